@@ -1,0 +1,195 @@
+//! `resolve`: the facts an event touched, joined into the snapshot planners read.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use crate::facts::{EndpointFact, Facts, Service, ServicePortFact, Slice, Touched};
+use crate::names::{Family, NsName, ObjectKind, ObjectRef, Text};
+use crate::snapshot::{
+    Delta, Endpoint, Host, Route, RouteCause, RouteKind, ServicePort, ServicePortKey, ServiceView, Snapshot,
+};
+
+/// The snapshot after `touched`, and which of its entries differ from `before`.
+///
+/// Cost follows `touched`: untouched entries are shared with `before`. From an empty snapshot and
+/// [`Facts::all`] this is the resolution from scratch; both ways end in the same snapshot.
+pub fn resolve(facts: &Facts, before: &Snapshot, touched: &Touched) -> (Snapshot, Delta) {
+    let mut after = before.clone();
+    let mut delta = Delta::default();
+    for name in &touched.namespaces {
+        let now = facts.namespaces.contains(name);
+        if now != after.namespaces.contains(name) {
+            match now {
+                true => after.namespaces.insert(name.clone()),
+                false => after.namespaces.remove(name),
+            };
+            delta.namespaces.insert(name.clone());
+        }
+    }
+    for name in &touched.nodes {
+        replace(&mut after.nodes, name, facts.nodes.get(name).cloned(), &mut delta.nodes);
+    }
+    for key in &touched.pods {
+        replace(&mut after.pods, key, facts.pods.get(key).cloned(), &mut delta.pods);
+    }
+    for key in &touched.attachments {
+        replace(&mut after.attachments, key, facts.attachments.get(key).cloned(), &mut delta.attachments);
+    }
+    for key in &touched.services {
+        replace(&mut after.services, key, view(facts, key).map(Arc::new), &mut delta.services);
+    }
+    for dst in route_candidates(facts, before, touched) {
+        replace(&mut after.routes, &dst, route(facts, &before.settings.node, dst).map(Arc::new), &mut delta.routes);
+    }
+    (after, delta)
+}
+
+fn replace<K: Ord + Clone, V: PartialEq>(
+    table: &mut imbl::OrdMap<K, Arc<V>>,
+    key: &K,
+    value: Option<Arc<V>>,
+    changed: &mut std::collections::BTreeSet<K>,
+) {
+    if table.get(key) == value.as_ref() {
+        return;
+    }
+    match value {
+        Some(value) => table.insert(key.clone(), value),
+        None => table.remove(key),
+    };
+    changed.insert(key.clone());
+}
+
+fn view(facts: &Facts, key: &NsName) -> Option<ServiceView> {
+    let spec = facts.services.get(key)?.clone();
+    let slices: Vec<&Slice> = facts
+        .slices_of
+        .get(key)
+        .into_iter()
+        .flatten()
+        .filter_map(|slice| facts.slices.get(slice).map(|s| &**s))
+        .collect();
+    let ports = service_ports(key, &spec, &slices);
+    let hosts = hosts(&slices);
+    Some(ServiceView { key: key.clone(), spec, ports, hosts })
+}
+
+fn service_ports(key: &NsName, spec: &Service, slices: &[&Slice]) -> Vec<ServicePort> {
+    spec.ports
+        .iter()
+        .map(|port| ServicePort {
+            key: ServicePortKey { service: key.clone(), port: port.name.clone(), proto: port.proto },
+            spec: port.clone(),
+            endpoints: endpoints(port, slices),
+        })
+        .collect()
+}
+
+/// Merges by `ip:port` over all slices. A `BTreeMap` keyed by that text gives kube-proxy's order.
+fn endpoints(port: &ServicePortFact, slices: &[&Slice]) -> Vec<Endpoint> {
+    let mut merged: BTreeMap<String, Endpoint> = BTreeMap::new();
+    for slice in slices {
+        let numbers = slice.ports.iter().filter(|p| p.name == port.name && p.proto == port.proto);
+        for number in numbers.map(|p| p.port).filter(|n| *n != 0) {
+            for fact in slice.endpoints.iter().filter(|e| Family::of(e.addr) == slice.family) {
+                let endpoint = endpoint(fact, number);
+                let text = endpoint.target();
+                let keep_old = merged.get(&text).is_some_and(|old| endpoint.terminating || !old.terminating);
+                if !keep_old {
+                    merged.insert(text, endpoint);
+                }
+            }
+        }
+    }
+    merged.into_values().collect()
+}
+
+fn endpoint(fact: &EndpointFact, port: u16) -> Endpoint {
+    Endpoint {
+        addr: fact.addr,
+        port,
+        ready: fact.ready,
+        serving: fact.serving,
+        terminating: fact.terminating,
+        node: fact.node.clone(),
+        pod: fact.pod.clone(),
+        zone_hints: fact.zone_hints.clone(),
+        node_hints: fact.node_hints.clone(),
+    }
+}
+
+/// Endpoints by address and name. The same endpoint in two slices (they move while slices are rebalanced) is one host
+/// with the ports of both, ready if either says so.
+fn hosts(slices: &[&Slice]) -> Vec<Host> {
+    let mut merged: BTreeMap<(IpAddr, Option<Text>), Host> = BTreeMap::new();
+    for slice in slices {
+        for fact in slice.endpoints.iter().filter(|e| Family::of(e.addr) == slice.family) {
+            let host = merged.entry((fact.addr, fact.hostname.clone())).or_insert_with(|| Host {
+                addr: fact.addr,
+                hostname: fact.hostname.clone(),
+                ready: false,
+                pod: None,
+                ports: Vec::new(),
+            });
+            host.ready |= fact.ready;
+            if host.pod.is_none() || (fact.pod.is_some() && fact.pod < host.pod) {
+                host.pod = fact.pod.clone();
+            }
+            host.ports.extend(slice.ports.iter().cloned());
+        }
+    }
+    let mut hosts: Vec<Host> = merged.into_values().collect();
+    for host in &mut hosts {
+        host.ports.sort();
+        host.ports.dedup();
+    }
+    hosts
+}
+
+/// Destinations whose route may have changed: of touched attachments (before and now), of our own Node's blocks, of
+/// touched learned prefixes.
+fn route_candidates(facts: &Facts, before: &Snapshot, touched: &Touched) -> std::collections::BTreeSet<IpNet> {
+    let mut found: std::collections::BTreeSet<IpNet> = touched.learned.iter().copied().collect();
+    for key in &touched.attachments {
+        let then = before.attachments.get(key);
+        let now = facts.attachments.get(key);
+        found.extend(then.into_iter().chain(now).flat_map(|a| a.addresses.iter().map(|addr| IpNet::from(*addr))));
+    }
+    if touched.nodes.contains(&before.settings.node) {
+        let then = before.own_node();
+        let now = facts.nodes.get(&before.settings.node);
+        found.extend(then.into_iter().chain(now).flat_map(|n| n.pod_cidrs.iter().map(IpNet::trunc)));
+    }
+    found
+}
+
+/// The route to `dst`: a local pod wins over our own block, our own block over what a peer says.
+fn route(facts: &Facts, node: &Text, dst: IpNet) -> Option<Route> {
+    pod_route(facts, dst).or_else(|| block_route(facts, node, dst)).or_else(|| learned_route(facts, dst))
+}
+
+/// Two attachments that claim one address: the first by name keeps it, whatever the order of events.
+fn pod_route(facts: &Facts, dst: IpNet) -> Option<Route> {
+    if dst.prefix_len() != dst.max_prefix_len() {
+        return None;
+    }
+    let (key, attachment) = facts.attachments.iter().find(|(_, a)| a.addresses.contains(&dst.addr()))?;
+    let cause = RouteCause::Object(ObjectRef { kind: ObjectKind::Pod, key: key.clone() });
+    Some(Route { dst, kind: RouteKind::Link { link: attachment.link.clone() }, cause })
+}
+
+fn block_route(facts: &Facts, node: &Text, dst: IpNet) -> Option<Route> {
+    let own = facts.nodes.get(node)?;
+    own.pod_cidrs.iter().find(|block| block.trunc() == dst)?;
+    let cause = RouteCause::Object(ObjectRef { kind: ObjectKind::Node, key: NsName::new("", node.clone()) });
+    Some(Route { dst, kind: RouteKind::Blackhole, cause })
+}
+
+fn learned_route(facts: &Facts, dst: IpNet) -> Option<Route> {
+    let learned = facts.learned.get(&dst)?;
+    let cause = RouteCause::Bgp { peer: learned.peer };
+    Some(Route { dst, kind: RouteKind::Via { gateway: learned.gateway }, cause })
+}

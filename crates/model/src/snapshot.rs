@@ -1,0 +1,234 @@
+//! The snapshot: facts resolved into what planners ask for, and the delta between two of them.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use imbl::{OrdMap, OrdSet};
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::facts::{Attachment, Node, Pod, Service, ServicePortFact};
+use crate::names::{Family, IfName, NsName, ObjectRef, Proto, Text};
+
+/// What an operator sets for a node; fixed while the agent runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// The node we are.
+    pub node: Text,
+    /// All pods' ranges, one per family: the local detector of the proxy and the exclusion of SNAT.
+    pub cluster_cidrs: Vec<IpNet>,
+    /// Service ranges.
+    pub service_cidrs: Vec<IpNet>,
+    /// Addresses of the kube-dns Service that this node answers itself; empty where DNS is another's.
+    pub cluster_dns: Vec<IpAddr>,
+    /// Cluster domain without the final dot, such as `cluster.local`.
+    pub cluster_domain: Text,
+}
+
+/// The cluster as one node must act on it. Cheap to clone; maps share what did not change.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Snapshot {
+    /// Operator's settings.
+    pub settings: Arc<Settings>,
+    /// All nodes.
+    pub nodes: OrdMap<Text, Arc<Node>>,
+    /// Namespaces that exist (pod records and NODATA ask).
+    pub namespaces: OrdSet<Text>,
+    /// Services with their endpoints.
+    pub services: OrdMap<NsName, Arc<ServiceView>>,
+    /// Pods of the whole cluster.
+    pub pods: OrdMap<NsName, Arc<Pod>>,
+    /// Pods attached to this node.
+    pub attachments: OrdMap<NsName, Arc<Attachment>>,
+    /// Routes this node's main table must hold.
+    pub routes: OrdMap<IpNet, Arc<Route>>,
+}
+
+impl Snapshot {
+    /// The snapshot of a cluster nobody told us anything of.
+    pub fn empty(settings: Arc<Settings>) -> Self {
+        Self {
+            settings,
+            nodes: OrdMap::new(),
+            namespaces: OrdSet::new(),
+            services: OrdMap::new(),
+            pods: OrdMap::new(),
+            attachments: OrdMap::new(),
+            routes: OrdMap::new(),
+        }
+    }
+
+    /// Our own Node, once it is known.
+    pub fn own_node(&self) -> Option<&Arc<Node>> {
+        self.nodes.get(&self.settings.node)
+    }
+
+    /// The cluster's pod range of `family`.
+    pub fn cluster_cidr(&self, family: Family) -> Option<IpNet> {
+        self.settings.cluster_cidrs.iter().copied().find(|net| Family::of(net.addr()) == family)
+    }
+}
+
+/// A Service joined with all its slices.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceView {
+    /// Its key.
+    pub key: NsName,
+    /// Its spec.
+    pub spec: Arc<Service>,
+    /// Its ports, in the object's order, each with the endpoints that listen for it.
+    pub ports: Vec<ServicePort>,
+    /// Its endpoints as hosts, ports aside: what DNS answers. One entry per address and name, sorted.
+    pub hosts: Vec<Host>,
+}
+
+/// The identity of a service port: what kube-proxy calls the service port name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ServicePortKey {
+    /// The Service.
+    pub service: NsName,
+    /// Port name; empty if none.
+    pub port: Text,
+    /// Transport.
+    pub proto: Proto,
+}
+
+/// Text form `ns/name:port`, or `ns/name` for a port without a name: what hashes and comments use.
+impl fmt::Display for ServicePortKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.port.is_empty() {
+            true => write!(f, "{}", self.service),
+            false => write!(f, "{}:{}", self.service, self.port),
+        }
+    }
+}
+
+/// One port of a Service with its endpoints.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServicePort {
+    /// Who it is.
+    pub key: ServicePortKey,
+    /// Port, node port.
+    pub spec: ServicePortFact,
+    /// Endpoints of both families, merged over all slices by address and port, sorted as plain text of `ip:port`
+    /// (kube-proxy's order: 10.0.0.10 before 10.0.0.9). A running entry wins over a terminating one.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// Where a packet may be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Address.
+    pub addr: IpAddr,
+    /// Port at the endpoint.
+    pub port: u16,
+    /// Ready for new connections.
+    pub ready: bool,
+    /// Still answers, even if terminating.
+    pub serving: bool,
+    /// Its pod is going away.
+    pub terminating: bool,
+    /// The node it runs on.
+    pub node: Option<Text>,
+    /// The Pod behind it.
+    pub pod: Option<NsName>,
+    /// Zone hints.
+    pub zone_hints: Vec<Text>,
+    /// Node hints.
+    pub node_hints: Vec<Text>,
+}
+
+impl Endpoint {
+    /// `ip:port`, IPv6 in brackets: as comments, hashes and DNAT targets write it.
+    pub fn target(&self) -> String {
+        std::net::SocketAddr::new(self.addr, self.port).to_string()
+    }
+}
+
+/// An endpoint as DNS sees it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Host {
+    /// Address.
+    pub addr: IpAddr,
+    /// `hostname` of the endpoint, if it has one.
+    pub hostname: Option<Text>,
+    /// Ready: in DNS.
+    pub ready: bool,
+    /// The Pod behind it.
+    pub pod: Option<NsName>,
+    /// Ports it offers: name, transport, number. Sorted.
+    pub ports: Vec<crate::facts::SlicePort>,
+}
+
+/// One route of the node's main table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Route {
+    /// Destination.
+    pub dst: IpNet,
+    /// Where to.
+    pub kind: RouteKind,
+    /// Why it is there.
+    pub cause: RouteCause,
+}
+
+/// Where a route leads.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RouteKind {
+    /// Out of `link`, scope link: a pod of this node.
+    Link {
+        /// Host end of the pod's veth.
+        link: IfName,
+    },
+    /// Over the LAN by a next hop.
+    Via {
+        /// Next hop.
+        gateway: IpAddr,
+    },
+    /// Dropped: addresses of our own block that no pod has.
+    Blackhole,
+}
+
+/// Which object a route stands for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RouteCause {
+    /// A local pod, or our own Node's block.
+    Object(ObjectRef),
+    /// A BGP peer's announcement.
+    Bgp {
+        /// The peer that told us.
+        peer: IpAddr,
+    },
+}
+
+/// Keys of the entries that differ between two snapshots (added, changed or gone).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Delta {
+    pub namespaces: BTreeSet<Text>,
+    pub nodes: BTreeSet<Text>,
+    pub services: BTreeSet<NsName>,
+    pub pods: BTreeSet<NsName>,
+    pub attachments: BTreeSet<NsName>,
+    pub routes: BTreeSet<IpNet>,
+}
+
+impl Delta {
+    /// Nothing differs.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Everything in `snapshot`, as if all of it were new: what a planner starts from.
+    pub fn all(snapshot: &Snapshot) -> Self {
+        Self {
+            namespaces: snapshot.namespaces.iter().cloned().collect(),
+            nodes: snapshot.nodes.keys().cloned().collect(),
+            services: snapshot.services.keys().cloned().collect(),
+            pods: snapshot.pods.keys().cloned().collect(),
+            attachments: snapshot.attachments.keys().cloned().collect(),
+            routes: snapshot.routes.keys().cloned().collect(),
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! Nodes and Pods.
+
+use k8s_openapi::api::core::v1 as core;
+use portolan_model as model;
+
+use crate::Complaints;
+use crate::addresses::{addresses, prefixes};
+
+const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+
+pub(crate) fn node(node: &core::Node, complaints: &mut Complaints) -> model::Node {
+    let spec = node.spec.clone().unwrap_or_default();
+    let status = node.status.as_ref();
+    let internal = status
+        .and_then(|s| s.addresses.as_ref())
+        .into_iter()
+        .flatten()
+        .filter(|a| a.type_ == "InternalIP")
+        .map(|a| &a.address);
+    let conditions = status.and_then(|s| s.conditions.as_ref()).into_iter().flatten();
+    let cidrs = spec.pod_cidrs.filter(|c| !c.is_empty()).or_else(|| spec.pod_cidr.map(|c| vec![c])).unwrap_or_default();
+    model::Node {
+        addresses: addresses(internal, "status.addresses", complaints),
+        pod_cidrs: prefixes(&cidrs, "spec.podCIDRs", complaints),
+        ready: conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True"),
+        zone: node.metadata.labels.as_ref().and_then(|l| l.get(ZONE_LABEL)).map(|z| z.as_str().into()),
+    }
+}
+
+pub(crate) fn pod(pod: &core::Pod, complaints: &mut Complaints) -> model::Pod {
+    let spec = pod.spec.as_ref();
+    let status = pod.status.as_ref();
+    let listed: Vec<String> = status.and_then(|s| s.pod_ips.as_ref()).into_iter().flatten().map(|p| p.ip.clone()).collect();
+    let single = status.and_then(|s| s.pod_ip.clone()).filter(|ip| !ip.is_empty());
+    let texts = if listed.is_empty() { single.into_iter().collect() } else { listed };
+    let phase = status.and_then(|s| s.phase.as_deref()).unwrap_or_default();
+    model::Pod {
+        uid: pod.metadata.uid.as_deref().unwrap_or_default().into(),
+        node: spec.and_then(|s| s.node_name.as_deref()).filter(|n| !n.is_empty()).map(Into::into),
+        addresses: addresses(&texts, "status.podIPs", complaints),
+        host_network: spec.and_then(|s| s.host_network).unwrap_or(false),
+        finished: matches!(phase, "Succeeded" | "Failed"),
+    }
+}

@@ -1,0 +1,252 @@
+//! Plan: the whole rule set of one family as fragments by service port, and the changes that an update makes to it.
+//!
+//! ```text
+//!  Snapshot + Delta ──► fragments of the touched Services ──┬─► own chains that differ ──────────────┬─► Vec<Change>
+//!                                                           └─► shared chains whose share differs ──┘
+//! ```
+//!
+//! The cost follows the change: an endpoint that comes or goes writes its Service's chains and no shared one. Services
+//! stand in the shared chains in the order of their keys, so the same cluster always gives the same rules.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use portolan_model::{Delta, Family, NsName, ServicePortKey, Snapshot};
+
+use crate::iptables::choose::Place;
+use crate::iptables::hooks;
+use crate::iptables::options::{DnsPath, Options};
+use crate::iptables::rule::{Chain, Change, Rule};
+use crate::iptables::service::{self, EndpointComments, Fragment, Surroundings};
+use crate::iptables::{fixed, names};
+
+/// Chains with their rules.
+pub type RuleSet = BTreeMap<Chain, Vec<Rule>>;
+
+/// The rules one node must hold in one family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Desired {
+    family: Family,
+    options: Options,
+    /// What all fragments were planned with; `None` before the first update.
+    around: Option<Surroundings>,
+    fixed: RuleSet,
+    dns: Vec<IpAddr>,
+    fragments: BTreeMap<ServicePortKey, Arc<Fragment>>,
+    /// Endpoints over all fragments.
+    endpoints: usize,
+}
+
+impl Desired {
+    /// Nothing planned yet: the first update gives the whole set.
+    pub fn new(family: Family, options: Options) -> Self {
+        Self {
+            family,
+            options,
+            around: None,
+            fixed: RuleSet::new(),
+            dns: Vec::new(),
+            fragments: BTreeMap::new(),
+            endpoints: 0,
+        }
+    }
+
+    /// The rules of `snapshot` from scratch.
+    pub fn of(family: Family, options: Options, snapshot: &Snapshot) -> Self {
+        let mut desired = Self::new(family, options);
+        desired.update(snapshot, &Delta::all(snapshot));
+        desired
+    }
+
+    /// Takes in what changed and says which chains change with it, by table and name. A change of our own Node's zone
+    /// or address, or a crossing of the comment limit, plans every Service again.
+    pub fn update(&mut self, snapshot: &Snapshot, delta: &Delta) -> Vec<Change> {
+        let touched = self.touched_total(snapshot, delta);
+        let around = self.surroundings(snapshot, touched);
+        let services = match self.around.as_ref() == Some(&around) {
+            true => delta.services.clone(),
+            false => self.every_service(snapshot, delta),
+        };
+        let mut writing = Writing::default();
+        if self.around.is_none() {
+            writing.dirty.extend(fixed::dispatch_chains());
+        }
+        for key in &services {
+            self.replan(snapshot, key, &around, &mut writing);
+        }
+        self.dns = self.dns_addresses(snapshot);
+        self.around = Some(around);
+        self.refresh_fixed(&mut writing);
+        self.finish(writing)
+    }
+
+    /// Says who answers cluster DNS from now on.
+    pub fn set_dns(&mut self, dns: DnsPath) -> Vec<Change> {
+        self.options.dns = dns;
+        let mut writing = Writing::default();
+        if self.around.is_some() {
+            self.refresh_fixed(&mut writing);
+        }
+        self.finish(writing)
+    }
+
+    /// Whose rules these are.
+    pub fn family(&self) -> Family {
+        self.family
+    }
+
+    /// What they were planned with.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// All chains of ours, without the built-in chains' hooks.
+    pub fn chains(&self) -> RuleSet {
+        let mut all = self.fixed.clone();
+        if self.around.is_some() {
+            all.extend(fixed::dispatch_chains().map(|chain| (chain.clone(), self.dispatch(&chain))));
+        }
+        for fragment in self.fragments.values() {
+            all.extend(fragment.own.iter().map(|(chain, rules)| (chain.clone(), rules.clone())));
+        }
+        all
+    }
+
+    /// All chains, with the hooks in their built-in chains as they stand when nobody else has rules there.
+    pub fn with_hooks(&self) -> RuleSet {
+        let mut all = self.chains();
+        for hook in hooks::wanted(self.family, &self.options) {
+            all.entry(hook.chain).or_default().insert(0, hook.rule);
+        }
+        all
+    }
+
+    /// Every chain as a change: what programs a kernel of which nothing is known.
+    pub fn all(&self) -> Vec<Change> {
+        self.chains().into_iter().map(|(chain, rules)| Change::Set { chain, rules }).collect()
+    }
+
+    /// The service port and its rules that `chain` belongs to, if it is one of a Service.
+    pub fn owner(&self, chain: &Chain) -> Option<&ServicePortKey> {
+        if !names::is_of_service(&chain.name) {
+            return None;
+        }
+        self.fragments.iter().find(|(_, fragment)| fragment.own.contains_key(chain)).map(|(key, _)| key)
+    }
+
+    /// Endpoints over all service ports after `delta`.
+    fn touched_total(&self, snapshot: &Snapshot, delta: &Delta) -> usize {
+        if self.around.is_none() {
+            return snapshot.services.values().map(|view| service::endpoint_count(view, self.family)).sum();
+        }
+        let before: usize = delta.services.iter().flat_map(|key| self.fragments_of(key)).map(|(_, f)| f.endpoints).sum();
+        let views = delta.services.iter().filter_map(|key| snapshot.services.get(key));
+        let after: usize = views.map(|view| service::endpoint_count(view, self.family)).sum();
+        self.endpoints - before + after
+    }
+
+    fn surroundings(&self, snapshot: &Snapshot, endpoints: usize) -> Surroundings {
+        let node = snapshot.own_node();
+        let addresses = node.map(|node| node.addresses.as_slice()).unwrap_or_default();
+        Surroundings {
+            family: self.family,
+            place: Place { node: snapshot.settings.node.clone(), zone: node.and_then(|node| node.zone.clone()) },
+            node_ip: addresses.iter().copied().find(|addr| Family::of(*addr) == self.family),
+            pod_range: snapshot.cluster_cidr(self.family),
+            masquerade_all: self.options.masquerade_all,
+            endpoint_comments: match endpoints > self.options.comment_limit {
+                true => EndpointComments::LeftOff,
+                false => EndpointComments::Written,
+            },
+        }
+    }
+
+    /// All Services there are and were, and those that are only now gone.
+    fn every_service(&self, snapshot: &Snapshot, delta: &Delta) -> BTreeSet<NsName> {
+        let known = self.fragments.keys().map(|key| key.service.clone());
+        snapshot.services.keys().chain(&delta.services).cloned().chain(known).collect()
+    }
+
+    fn dns_addresses(&self, snapshot: &Snapshot) -> Vec<IpAddr> {
+        let all = snapshot.settings.cluster_dns.iter().copied();
+        all.filter(|addr| Family::of(*addr) == self.family).collect()
+    }
+
+    fn replan(&mut self, snapshot: &Snapshot, service: &NsName, around: &Surroundings, writing: &mut Writing) {
+        let view = snapshot.services.get(service);
+        let mut planned = view.map(|view| service::fragments(view, around)).unwrap_or_default();
+        let known: Vec<ServicePortKey> = self.fragments_of(service).map(|(key, _)| key.clone()).collect();
+        for key in known {
+            let new = planned.remove(&key);
+            self.put(key, new, writing);
+        }
+        for (key, fragment) in planned {
+            self.put(key, Some(fragment), writing);
+        }
+    }
+
+    fn put(&mut self, key: ServicePortKey, new: Option<Fragment>, writing: &mut Writing) {
+        let old = self.fragments.get(&key).cloned().unwrap_or_default();
+        let fresh = new.clone().unwrap_or_default();
+        self.endpoints = self.endpoints - old.endpoints + fresh.endpoints;
+        writing.own_chains(&old.own, &fresh.own);
+        writing.shares(&old.shared, &fresh.shared);
+        match new {
+            Some(fragment) => self.fragments.insert(key, Arc::new(fragment)),
+            None => self.fragments.remove(&key),
+        };
+    }
+
+    fn fragments_of(&self, service: &NsName) -> impl Iterator<Item = (&ServicePortKey, &Arc<Fragment>)> {
+        let first = ServicePortKey { service: service.clone(), port: "".into(), proto: portolan_model::Proto::Tcp };
+        self.fragments.range(first..).take_while(move |(key, _)| key.service == *service)
+    }
+
+    fn refresh_fixed(&mut self, writing: &mut Writing) {
+        let pod_range = self.around.as_ref().and_then(|around| around.pod_range);
+        let new = fixed::chains(self.family, &self.options, pod_range, &self.dns);
+        writing.own_chains(&self.fixed, &new);
+        self.fixed = new;
+    }
+
+    fn dispatch(&self, chain: &Chain) -> Vec<Rule> {
+        let shares = self.fragments.values().filter_map(|fragment| fragment.shared.get(chain));
+        let mut rules: Vec<Rule> = shares.flatten().cloned().collect();
+        rules.extend(fixed::tail(chain, self.family, &self.options));
+        rules
+    }
+
+    fn finish(&self, writing: Writing) -> Vec<Change> {
+        let mut changes = writing.changes;
+        for chain in writing.dirty {
+            let rules = self.dispatch(&chain);
+            changes.insert(chain.clone(), Change::Set { chain, rules });
+        }
+        changes.into_values().collect()
+    }
+}
+
+/// What an update has to write.
+#[derive(Default)]
+struct Writing {
+    changes: BTreeMap<Chain, Change>,
+    /// Shared chains to put together again.
+    dirty: BTreeSet<Chain>,
+}
+
+impl Writing {
+    fn own_chains(&mut self, old: &RuleSet, new: &RuleSet) {
+        for (chain, rules) in new.iter().filter(|(chain, rules)| old.get(*chain) != Some(*rules)) {
+            self.changes.insert(chain.clone(), Change::Set { chain: chain.clone(), rules: rules.clone() });
+        }
+        for chain in old.keys().filter(|chain| !new.contains_key(*chain)) {
+            self.changes.insert(chain.clone(), Change::Remove { chain: chain.clone() });
+        }
+    }
+
+    fn shares(&mut self, old: &RuleSet, new: &RuleSet) {
+        let differs = |chain: &Chain| old.get(chain) != new.get(chain);
+        self.dirty.extend(fixed::dispatch_chains().into_iter().filter(differs));
+    }
+}

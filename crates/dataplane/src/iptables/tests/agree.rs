@@ -1,0 +1,77 @@
+//! Agreement: for every packet, what the rules may do is what the oracle allows, and what it allows can happen, with the
+//! same chance for every endpoint.
+
+use portolan_model::verdict::{Allowed, Outcome, Packet, judge};
+use portolan_model::{Family, Snapshot};
+use proptest::prelude::*;
+
+use super::world::{any_world, packets, rich, snapshot};
+use crate::iptables::trace::{World, chances, walk};
+use crate::iptables::{Desired, DnsPath, Options, RuleSet};
+
+/// What the walk of one packet gets wrong, if anything.
+fn disagreement(rules: &RuleSet, world: &World, packet: &Packet, allowed: &Allowed) -> Option<String> {
+    let found = chances(&walk(rules, world, packet));
+    let only_endpoints = allowed.iter().all(|outcome| matches!(outcome, Outcome::Dnat { .. }));
+    let forbidden = found.keys().find(|outcome| !allowed.contains(outcome));
+    let share = 1.0 / allowed.len() as f64;
+    let is_fair = |outcome| found.get(outcome).is_some_and(|chance| (chance - share).abs() < 1e-6);
+    let unfair = allowed.iter().find(|outcome| only_endpoints && !is_fair(outcome));
+    let sum: f64 = found.values().sum();
+    let wrong = forbidden.is_some() || unfair.is_some() || (sum - 1.0).abs() > 1e-9;
+    wrong.then(|| format!("{packet:?}: rules give {found:?}, allowed {allowed:?}"))
+}
+
+/// Packets of clients that `recent` remembers must come to the endpoint that remembers them, and to no other.
+fn forgotten(rules: &RuleSet, world: &World, packet: &Packet, allowed: &Allowed) -> Option<String> {
+    for way in walk(rules, world, packet) {
+        let Outcome::Dnat { to, .. } = way.outcome else { continue };
+        let last = way.path.iter().rev().find(|step| step.chain.name.starts_with("KUBE-SEP-"))?;
+        let remembers = rules[&last.chain][last.index].to_string().contains("--set");
+        let world = World { remembered_by: Some(last.chain.name.clone()), ..world.clone() };
+        let again = chances(&walk(rules, &world, packet));
+        let same = again.keys().all(|o| matches!(o, Outcome::Dnat { to: there, .. } if *there == to));
+        if remembers && !(same && again.keys().all(|o| allowed.contains(o))) {
+            return Some(format!("{packet:?}: remembered by {}, sent to {again:?}", last.chain.name));
+        }
+    }
+    None
+}
+
+/// All disagreements over all packets of a world, found as they are asked for.
+pub fn disagreements(snapshot: &Snapshot, desired: &Desired, rules: &RuleSet) -> impl Iterator<Item = String> {
+    let world = World::of(snapshot, desired);
+    packets(snapshot, desired.family()).into_iter().flat_map(move |packet| {
+        let allowed = judge(snapshot, &packet);
+        let wrong = disagreement(rules, &world, &packet, &allowed);
+        wrong.or_else(|| forgotten(rules, &world, &packet, &allowed))
+    })
+}
+
+fn agree(snapshot: &Snapshot, family: Family, dns: DnsPath) -> Vec<String> {
+    let desired = Desired::of(family, Options { dns, ..Options::default() }, snapshot);
+    disagreements(snapshot, &desired, &desired.with_hooks()).collect()
+}
+
+#[test]
+fn every_packet_of_the_rich_world_meets_what_the_oracle_allows() {
+    let snapshot = snapshot(&rich());
+    for family in Family::BOTH {
+        assert_eq!(agree(&snapshot, family, DnsPath::ThisNode), Vec::<String>::new());
+        assert_eq!(agree(&snapshot, family, DnsPath::Service), Vec::<String>::new());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_packet_of_any_world_meets_what_the_oracle_allows(facts in any_world(), ours in any::<bool>()) {
+        let snapshot = snapshot(&facts);
+        let dns = if ours { DnsPath::ThisNode } else { DnsPath::Service };
+        for family in Family::BOTH {
+            let found = agree(&snapshot, family, dns);
+            prop_assert!(found.is_empty(), "{family:?} {dns:?}: {}", found[0]);
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! The law: any order, split or doubling of facts ends in the same rules as one from scratch, the changes written on the
+//! way add up to the whole, and one endpoint costs what one endpoint costs.
+
+use std::collections::BTreeSet;
+
+use portolan_model::{Delta, Fact, Facts, Family, NsName, Proto, Service, ServiceKind, Snapshot, resolve};
+use proptest::prelude::*;
+
+use super::world::{any_world, empty, endpoint, ip, name, own_node, port, rich, slice, snapshot};
+use crate::iptables::{Chain, Change, Desired, Options, RuleSet, names};
+
+/// A kernel that does as it is told.
+#[derive(Default, Debug, PartialEq)]
+struct Kernel(RuleSet);
+
+impl Kernel {
+    fn apply(&mut self, changes: &[Change]) {
+        for change in changes {
+            match change.clone() {
+                Change::Set { chain, rules } => self.0.insert(chain, rules),
+                Change::Remove { chain } => self.0.remove(&chain),
+            };
+        }
+    }
+}
+
+/// An agent: facts come in portions, rules go out as changes.
+struct Agent {
+    facts: Facts,
+    snapshot: Snapshot,
+    desired: Desired,
+    kernel: Kernel,
+}
+
+impl Agent {
+    fn new(family: Family, options: Options) -> Self {
+        let desired = Desired::new(family, options);
+        Self { facts: Facts::default(), snapshot: empty(), desired, kernel: Kernel::default() }
+    }
+
+    fn take(&mut self, facts: &[Fact]) -> Vec<Change> {
+        let touched = self.facts.apply_all(facts.iter().cloned());
+        let (snapshot, delta) = resolve(&self.facts, &self.snapshot, &touched);
+        self.snapshot = snapshot;
+        let changes = self.desired.update(&self.snapshot, &delta);
+        self.kernel.apply(&changes);
+        changes
+    }
+}
+
+/// Facts with their opposites and repetitions among them, ending in `last`.
+fn any_history() -> impl Strategy<Value = (Vec<Vec<Fact>>, Vec<Fact>)> {
+    let worlds = proptest::collection::vec(any_world(), 1..3);
+    let order = (worlds, any_world().prop_shuffle(), any::<u64>());
+    order.prop_map(|(before, last, seed)| {
+        let mut steps: Vec<Fact> = before.concat();
+        let gone: BTreeSet<NsName> = services(&steps).difference(&services(&last)).cloned().collect();
+        let kept = slices(&last);
+        steps.extend(last.iter().cloned());
+        steps.extend(gone.into_iter().map(|key| Fact::Service(key, None)));
+        let stale: BTreeSet<NsName> = slices(&steps).difference(&kept).cloned().collect();
+        steps.extend(stale.into_iter().map(|key| Fact::Slice(key, None)));
+        if !last.iter().any(|fact| matches!(fact, Fact::Node(..))) {
+            steps.push(Fact::Node("node-1".into(), None));
+        }
+        (split(steps, seed), last)
+    })
+}
+
+fn services(facts: &[Fact]) -> BTreeSet<NsName> {
+    facts.iter().filter_map(|f| if let Fact::Service(key, _) = f { Some(key.clone()) } else { None }).collect()
+}
+
+fn slices(facts: &[Fact]) -> BTreeSet<NsName> {
+    facts.iter().filter_map(|f| if let Fact::Slice(key, _) = f { Some(key.clone()) } else { None }).collect()
+}
+
+/// Cuts the list into portions of 0 to 3 facts, some of them twice.
+fn split(facts: Vec<Fact>, mut seed: u64) -> Vec<Vec<Fact>> {
+    let mut portions = Vec::new();
+    let mut rest = facts.as_slice();
+    while !rest.is_empty() {
+        seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        let size = ((seed >> 33) % 4) as usize;
+        let (portion, after) = rest.split_at(size.min(rest.len()));
+        portions.push(portion.to_vec());
+        if (seed >> 40).is_multiple_of(3) {
+            portions.push(portion.to_vec());
+        }
+        rest = after;
+    }
+    portions
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_order_split_and_doubling_ends_as_from_scratch((portions, last) in any_history(), limit in 0usize..12) {
+        let scratch = snapshot(&last);
+        for family in Family::BOTH {
+            let options = Options { comment_limit: limit, ..Options::default() };
+            let mut agent = Agent::new(family, options.clone());
+            for portion in &portions {
+                agent.take(portion);
+            }
+            let desired = Desired::of(family, options, &scratch);
+            prop_assert_eq!(&agent.kernel.0, &desired.chains());
+            prop_assert_eq!(&agent.desired, &desired);
+        }
+    }
+
+    #[test]
+    fn an_update_without_news_writes_nothing(facts in any_world()) {
+        let mut agent = Agent::new(Family::V4, Options::default());
+        agent.take(&facts);
+        prop_assert_eq!(agent.take(&facts), vec![]);
+        let snapshot = agent.snapshot.clone();
+        prop_assert_eq!(agent.desired.update(&snapshot, &Delta::all(&snapshot)), vec![]);
+    }
+}
+
+fn written(changes: &[Change]) -> Vec<&str> {
+    changes.iter().map(|change| &*change.chain().name).collect()
+}
+
+fn big_cluster(services: usize) -> Vec<Fact> {
+    let mut facts = vec![own_node()];
+    for index in 0..services {
+        let service = Service {
+            kind: ServiceKind::NodePort,
+            cluster_ips: vec![ip(&format!("10.96.{}.{}", index / 250, index % 250 + 1))],
+            ports: vec![port("http", Proto::Tcp, 80, 30000 + index as u16)],
+            ..Service::default()
+        };
+        facts.push(Fact::Service(name(index), Some(service)));
+        facts.push(slice(&name(index), Family::V4, vec![endpoint("10.244.0.5", "node-1")]));
+    }
+    facts
+}
+
+#[test]
+fn one_endpoint_more_writes_its_services_list_and_its_own_chain_whatever_the_cluster() {
+    let more = slice(
+        &name(1),
+        Family::V4,
+        vec![endpoint("10.244.0.5", "node-1"), endpoint("10.244.1.6", "node-2")],
+    );
+    let fewer = slice(&name(1), Family::V4, vec![endpoint("10.244.0.5", "node-1")]);
+    for services in [2, 500] {
+        let mut agent = Agent::new(Family::V4, Options::default());
+        agent.take(&big_cluster(services));
+        let changes = agent.take(std::slice::from_ref(&more));
+        let names = written(&changes);
+        assert_eq!(names.len(), 2, "{names:?}");
+        assert!(names[0].starts_with("KUBE-SEP-") && names[1].starts_with("KUBE-SVC-"), "{names:?}");
+        let changes = agent.take(std::slice::from_ref(&fewer));
+        assert!(matches!(&changes[..], [Change::Remove { .. }, Change::Set { .. }]), "{changes:?}");
+    }
+}
+
+#[test]
+fn the_first_endpoint_also_turns_the_refusal_into_a_way() {
+    let mut agent = Agent::new(Family::V4, Options::default());
+    agent.take(&big_cluster(3));
+    agent.take(&[slice(&name(1), Family::V4, vec![])]);
+    let changes = agent.take(&[slice(&name(1), Family::V4, vec![endpoint("10.244.0.5", "node-1")])]);
+    let shared: Vec<Chain> = changes.iter().map(|c| c.chain().clone()).filter(|c| names::SHARED.contains(&&*c.name)).collect();
+    let expected = [
+        Chain::filter(names::EXTERNAL_SERVICES),
+        Chain::filter(names::SERVICES),
+        Chain::nat(names::NODE_PORTS),
+        Chain::nat(names::SERVICES),
+    ];
+    assert_eq!(shared, expected);
+    assert_eq!(changes.len(), 4 + 3, "SVC, EXT and SEP beside the shared ones");
+}
+
+#[test]
+fn a_service_that_goes_takes_all_its_chains_along() {
+    let facts = rich();
+    for family in Family::BOTH {
+        let mut agent = Agent::new(family, Options::default());
+        agent.take(&facts);
+        let gone: Vec<Fact> = services(&facts).into_iter().map(|key| Fact::Service(key, None)).collect();
+        agent.take(&gone);
+        let left: Vec<&Chain> = agent.kernel.0.keys().filter(|chain| names::is_of_service(&chain.name)).collect();
+        assert_eq!(left, Vec::<&Chain>::new());
+        assert_eq!(agent.kernel.0, Desired::of(family, Options::default(), &snapshot(&[own_node()])).chains());
+    }
+}

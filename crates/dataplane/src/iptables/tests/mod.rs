@@ -1,0 +1,10 @@
+//! Tests of the iptables room: names, text, golden, law, cost, and agreement with the verdict oracle.
+
+mod agree;
+mod faults;
+mod golden;
+mod law;
+mod names;
+mod special;
+mod text;
+mod world;

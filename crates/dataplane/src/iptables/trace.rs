@@ -1,0 +1,290 @@
+//! Trace: the way of a connection's first packet through a rule set, with every branch that chance may take.
+//!
+//! ```text
+//!  in:   raw PREROUTING → nat PREROUTING → (here?) filter INPUT
+//!                                        → (on?)   filter FORWARD → nat POSTROUTING
+//!  out:  raw OUTPUT → nat OUTPUT → filter OUTPUT → (here?) filter INPUT; nat POSTROUTING
+//! ```
+//!
+//! NAT sees only the first packet of a flow; conntrack repeats its decision for the rest. Not modelled: routing beyond
+//! "is it ours", the mangle table, foreign matches (they never match here).
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use portolan_model::verdict::{self, Outcome, Packet};
+use portolan_model::{Snapshot, Text};
+
+use crate::iptables::options::DnsPath;
+use crate::iptables::plan::{Desired, RuleSet};
+use crate::iptables::rule::{Chain, CtState, Match, Rule, Table, Target};
+
+/// What a packet meets besides rules.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct World {
+    /// Addresses on the node's interfaces; loopback is always among them.
+    pub local: Vec<IpAddr>,
+    /// List of `recent` that remembers the packet's source, if one does.
+    pub remembered_by: Option<Text>,
+}
+
+/// One way a packet may go.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Way {
+    /// How likely, 0 to 1.
+    pub chance: f64,
+    /// What becomes of it.
+    pub outcome: Outcome,
+    /// Rules that matched, in order.
+    pub path: Vec<Step>,
+}
+
+/// A rule that matched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// The chain it stands in.
+    pub chain: Chain,
+    /// Its place there, from 0.
+    pub index: usize,
+}
+
+impl World {
+    /// The node of `snapshot` under the rules of `desired`, which put the DNS address on it or not.
+    pub fn of(snapshot: &Snapshot, desired: &Desired) -> Self {
+        let mut local: Vec<IpAddr> = snapshot.own_node().map(|node| node.addresses.clone()).unwrap_or_default();
+        if desired.options().dns == DnsPath::ThisNode {
+            local.extend(&snapshot.settings.cluster_dns);
+        }
+        Self { local, remembered_by: None }
+    }
+
+    fn holds(&self, addr: IpAddr) -> bool {
+        addr.is_loopback() || self.local.contains(&addr)
+    }
+}
+
+/// Outcomes with their chances.
+pub fn chances(ways: &[Way]) -> BTreeMap<Outcome, f64> {
+    let mut sum = BTreeMap::new();
+    for way in ways {
+        *sum.entry(way.outcome).or_insert(0.0) += way.chance;
+    }
+    sum
+}
+
+/// All ways of `packet` through `rules` (hooks included: [`Desired::with_hooks`], or what the kernel holds).
+pub fn walk(rules: &RuleSet, world: &World, packet: &verdict::Packet) -> Vec<Way> {
+    let tracer = Tracer { rules, world };
+    let from_here = world.holds(packet.src);
+    let mut ended = Vec::new();
+    let mut live = vec![Branch::new(packet)];
+    for (table, chain) in first_half(from_here) {
+        live = tracer.pass(live, table, chain, &mut ended);
+    }
+    let (here, on): (Vec<Branch>, Vec<Branch>) = live.into_iter().partition(|branch| world.holds(branch.to.ip()));
+    live = tracer.second_half(here, on, from_here, &mut ended);
+    ended.extend(live);
+    ended.into_iter().map(Branch::way).collect()
+}
+
+fn first_half(from_here: bool) -> Vec<(Table, &'static str)> {
+    match from_here {
+        true => vec![(Table::Raw, "OUTPUT"), (Table::Nat, "OUTPUT"), (Table::Filter, "OUTPUT")],
+        false => vec![(Table::Raw, "PREROUTING"), (Table::Nat, "PREROUTING")],
+    }
+}
+
+struct Tracer<'a> {
+    rules: &'a RuleSet,
+    world: &'a World,
+}
+
+/// One possible state of the packet.
+#[derive(Clone, Debug)]
+struct Branch {
+    chance: f64,
+    packet: Packet,
+    to: SocketAddr,
+    mark: u32,
+    tracked: bool,
+    end: Option<End>,
+    masquerade: bool,
+    path: Vec<Step>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum End {
+    Reject,
+    Drop,
+}
+
+/// What a chain makes of branches: those that fall through it, and those that ended the table.
+#[derive(Default)]
+struct Flow {
+    fell: Vec<Branch>,
+    ended: Vec<Branch>,
+}
+
+impl Branch {
+    fn new(packet: &Packet) -> Self {
+        Self {
+            chance: 1.0,
+            packet: *packet,
+            to: SocketAddr::new(packet.dst, packet.dport),
+            mark: 0,
+            tracked: true,
+            end: None,
+            masquerade: false,
+            path: Vec::new(),
+        }
+    }
+
+    fn is_redirected(&self) -> bool {
+        self.to != SocketAddr::new(self.packet.dst, self.packet.dport)
+    }
+
+    fn with_chance(&self, share: f64) -> Self {
+        Self { chance: self.chance * share, ..self.clone() }
+    }
+
+    fn way(self) -> Way {
+        let outcome = match (self.end, self.is_redirected()) {
+            (Some(End::Reject), _) => Outcome::Reject,
+            (Some(End::Drop), _) => Outcome::Drop,
+            (None, true) => Outcome::Dnat { to: self.to, masquerade: self.masquerade },
+            (None, false) => Outcome::Untouched { masquerade: self.masquerade },
+        };
+        Way { chance: self.chance, outcome, path: self.path }
+    }
+}
+
+impl Tracer<'_> {
+    fn second_half(&self, here: Vec<Branch>, on: Vec<Branch>, from_here: bool, ended: &mut Vec<Branch>) -> Vec<Branch> {
+        let mut here = self.pass(here, Table::Filter, "INPUT", ended);
+        let mut on = match from_here {
+            true => on,
+            false => self.pass(on, Table::Filter, "FORWARD", ended),
+        };
+        // What comes in for the node itself never passes POSTROUTING; what it sends to itself does, on its way out.
+        if from_here {
+            on.append(&mut here);
+        }
+        let mut live = self.pass(on, Table::Nat, "POSTROUTING", ended);
+        live.append(&mut here);
+        live
+    }
+
+    /// Sends branches through a built-in chain: what a verdict dropped has ended, the others go on.
+    fn pass(&self, live: Vec<Branch>, table: Table, chain: &str, ended: &mut Vec<Branch>) -> Vec<Branch> {
+        let chain = Chain { table, name: chain.into() };
+        let mut on = Vec::new();
+        for branch in live {
+            if table == Table::Nat && !branch.tracked {
+                on.push(branch);
+                continue;
+            }
+            let flow = self.run(&chain, branch, 0);
+            let all = flow.fell.into_iter().chain(flow.ended);
+            let (gone, still): (Vec<Branch>, Vec<Branch>) = all.partition(|branch| branch.end.is_some());
+            ended.extend(gone);
+            on.extend(still);
+        }
+        on
+    }
+
+    fn run(&self, chain: &Chain, entry: Branch, depth: usize) -> Flow {
+        let mut flow = Flow::default();
+        let mut live = vec![entry];
+        // The kernel refuses loops; a dump from elsewhere might hold one.
+        let rules = self.rules.get(chain).filter(|_| depth < 32).map(Vec::as_slice).unwrap_or_default();
+        for (index, rule) in rules.iter().enumerate() {
+            let step = Step { chain: chain.clone(), index };
+            live = live.into_iter().flat_map(|branch| self.rule(rule, &step, branch, depth, &mut flow)).collect();
+        }
+        flow.fell.append(&mut live);
+        flow
+    }
+
+    /// Branches that go on to the next rule. What returns falls out of the chain, what is decided ends the table.
+    fn rule(&self, rule: &Rule, step: &Step, branch: Branch, depth: usize, flow: &mut Flow) -> Vec<Branch> {
+        let share: f64 = rule.matches.iter().map(|condition| self.share(condition, &branch)).product();
+        let mut next = Vec::new();
+        if share < 1.0 {
+            next.push(branch.with_chance(1.0 - share));
+        }
+        if share > 0.0 {
+            let mut hit = branch.with_chance(share);
+            hit.path.push(step.clone());
+            self.act(rule.target.as_ref(), step.chain.table, hit, depth, flow, &mut next);
+        }
+        next
+    }
+
+    fn act(
+        &self,
+        target: Option<&Target>,
+        table: Table,
+        mut hit: Branch,
+        depth: usize,
+        flow: &mut Flow,
+        next: &mut Vec<Branch>,
+    ) {
+        match target {
+            Some(Target::Jump(name)) => {
+                let inner = self.run(&Chain { table, name: name.clone() }, hit, depth + 1);
+                next.extend(inner.fell);
+                flow.ended.extend(inner.ended);
+                return;
+            }
+            Some(Target::Return) => return flow.fell.push(hit),
+            Some(Target::MarkOr(bits)) => hit.mark |= bits,
+            Some(Target::MarkXor(bits)) => hit.mark ^= bits,
+            Some(Target::NoTrack) => hit.tracked = false,
+            Some(Target::Other(_)) | None => {}
+            Some(Target::Accept) => return flow.ended.push(hit),
+            Some(Target::Drop) => hit.end = Some(End::Drop),
+            Some(Target::Reject) => hit.end = Some(End::Reject),
+            Some(Target::Masquerade { .. }) => hit.masquerade = true,
+            Some(Target::Dnat(to)) => hit.to = *to,
+        }
+        let decides = matches!(
+            target,
+            Some(Target::Drop | Target::Reject | Target::Masquerade { .. } | Target::Dnat(_))
+        );
+        match decides {
+            true => flow.ended.push(hit),
+            false => next.push(hit),
+        }
+    }
+
+    /// The share of such packets that `condition` matches: 0, 1, or a chance.
+    fn share(&self, condition: &Match, branch: &Branch) -> f64 {
+        let holds = match condition {
+            Match::Random(probability) => return probability.fraction(),
+            Match::Comment(_) | Match::Remember(_) => true,
+            Match::Proto(proto) => branch.packet.proto == *proto,
+            Match::Src(sign, at) => sign.applies(at.net().contains(&branch.packet.src)),
+            Match::Dst(sign, at) => sign.applies(at.net().contains(&branch.to.ip())),
+            Match::Dport(port) => branch.to.port() == *port,
+            // A client's own port is never a well-known one.
+            Match::Sport(_) => false,
+            Match::SrcLocal => self.world.holds(branch.packet.src),
+            Match::DstLocal => self.world.holds(branch.to.ip()),
+            Match::State(sign, states) => sign.applies(states.iter().any(|state| is_in(*state, branch))),
+            Match::Marked(sign, bits) => sign.applies(branch.mark & bits == *bits),
+            Match::Remembered { list, .. } => self.world.remembered_by.as_ref() == Some(list),
+            Match::Other(_) => false,
+        };
+        if holds { 1.0 } else { 0.0 }
+    }
+}
+
+/// What conntrack says of the first packet of a flow.
+fn is_in(state: CtState, branch: &Branch) -> bool {
+    match state {
+        CtState::New => branch.tracked,
+        CtState::Untracked => !branch.tracked,
+        CtState::Dnat => branch.is_redirected(),
+        CtState::Invalid | CtState::Related | CtState::Established | CtState::Snat => false,
+    }
+}

@@ -1,0 +1,160 @@
+//! The rules in a real kernel: what `iptables-restore` takes, `iptables-save` gives back as planned.
+//!
+//! Each test makes a network namespace of its own that ends with its one process, as root. The tools are those of
+//! `PORTOLAN_IPTABLES_DIR`, of `target/deb/bin`, or of `PATH`, in this order.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Arc;
+
+use portolan_dataplane::iptables::{Change, Desired, DnsPath, Options, Repair, Saved, compare, parse, render};
+use portolan_model::{
+    EndpointFact, ExternalPolicy, Fact, Facts, Family, Node, NsName, Proto, Service, ServiceKind, ServicePortFact,
+    Settings, Slice, SlicePort, Snapshot, resolve,
+};
+
+/// Feeds `texts` to `iptables-restore --noflush` one after the other in a fresh namespace; says what is there after.
+fn load(family: Family, texts: &[&str]) -> Saved {
+    let tool = if family == Family::V4 { "iptables" } else { "ip6tables" };
+    let mut script = String::from("set -e\n");
+    let mut command = Command::new("unshare");
+    for (index, text) in texts.iter().enumerate() {
+        script.push_str(&format!("printf '%s' \"$TEXT{index}\" | {tool}-restore --noflush\n"));
+        command.env(format!("TEXT{index}"), text);
+    }
+    script.push_str(&format!("{tool}-save\n"));
+    command.args(["-n", "sh", "-c", &script]).env("PATH", tool_path());
+    let output = command.output().expect("unshare and sh are on PATH");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "as root, with iptables by scripts/fetch-debs.sh: {error}");
+    parse(&String::from_utf8_lossy(&output.stdout)).expect("iptables-save prints what we can read")
+}
+
+fn tool_path() -> std::ffi::OsString {
+    let fetched = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../target/deb/bin");
+    let told = std::env::var_os("PORTOLAN_IPTABLES_DIR").map(PathBuf::from);
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let rest: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    let all = told.into_iter().chain([fetched]).chain(rest);
+    std::env::join_paths(all).expect("no folder of PATH has a colon in its name")
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect("a literal address")
+}
+
+fn key(index: usize) -> NsName {
+    NsName::new("default", format!("svc-{index}"))
+}
+
+/// Services of every shape the planner knows, on three protocols.
+fn facts() -> Vec<Fact> {
+    let node = Node { addresses: vec![ip("172.18.0.11"), ip("fd00:18::11")], ready: true, ..Node::default() };
+    let mut facts = vec![Fact::Node("node-1".into(), Some(node))];
+    for (index, proto) in [Proto::Tcp, Proto::Udp, Proto::Sctp].into_iter().cycle().take(12).enumerate() {
+        facts.push(Fact::Service(key(index), Some(service(index, proto))));
+        for family in Family::BOTH {
+            facts.push(slice(index, proto, family, index % 4));
+        }
+    }
+    facts
+}
+
+fn service(index: usize, proto: Proto) -> Service {
+    let name = if index.is_multiple_of(5) { "" } else { "http" };
+    let port = ServicePortFact { name: name.into(), proto, port: 80, node_port: 30000 + index as u16 };
+    let ranges = if index.is_multiple_of(2) { vec!["192.0.2.0/24", "172.18.0.0/24", "2001:db8::/32"] } else { vec![] };
+    Service {
+        kind: ServiceKind::LoadBalancer,
+        cluster_ips: vec![ip(&format!("10.96.0.{}", 20 + index)), ip(&format!("fd00:10:96::{}", 20 + index))],
+        external_ips: vec![ip(&format!("203.0.113.{index}")), ip(&format!("2001:db8:e::{index}"))],
+        load_balancer_ips: vec![ip(&format!("198.51.100.{index}")), ip(&format!("2001:db8:f::{index}"))],
+        source_ranges: ranges.iter().map(|range| range.parse().expect("a literal prefix")).collect(),
+        ports: vec![port],
+        internal_local: index.is_multiple_of(3),
+        external_policy: if index.is_multiple_of(4) { ExternalPolicy::Local } else { ExternalPolicy::Cluster },
+        affinity_secs: index.is_multiple_of(3).then_some(10800),
+        foreign_proxy: false,
+    }
+}
+
+fn slice(index: usize, proto: Proto, family: Family, endpoints: usize) -> Fact {
+    let name = if index.is_multiple_of(5) { "" } else { "http" };
+    let prefix = if family == Family::V4 { "10.244.0." } else { "fd00:10:244::" };
+    let endpoint = |n| EndpointFact {
+        node: Some(format!("node-{n}").into()),
+        ..EndpointFact::ready_at(ip(&format!("{prefix}{}", n + 4)))
+    };
+    let ports = vec![SlicePort { name: name.into(), proto, port: 8080 }];
+    let slice = Slice { service: key(index), family, ports, endpoints: (1..=endpoints).map(endpoint).collect() };
+    Fact::Slice(NsName::new("default", format!("slice-{index}-{family:?}")), Some(slice))
+}
+
+fn empty() -> Snapshot {
+    let nets = |list: [&str; 2]| list.map(|net| net.parse().expect("a literal prefix")).to_vec();
+    Snapshot::empty(Arc::new(Settings {
+        node: "node-1".into(),
+        cluster_cidrs: nets(["10.244.0.0/16", "fd00:10:244::/56"]),
+        service_cidrs: nets(["10.96.0.0/12", "fd00:10:96::/112"]),
+        cluster_dns: vec![ip("10.96.0.10"), ip("fd00:10:96::a")],
+        cluster_domain: "cluster.local".into(),
+    }))
+}
+
+fn differences(desired: &Desired, saved: &Saved) -> Vec<String> {
+    compare(&desired.chains(), &saved.chains).iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn the_kernel_gives_back_what_it_was_given_and_a_restart_writes_nothing() {
+    let mut told = Facts::default();
+    let touched = told.apply_all(facts());
+    let (snapshot, _) = resolve(&told, &empty(), &touched);
+    for family in Family::BOTH {
+        let options = Options { dns: DnsPath::ThisNode, ..Options::default() };
+        let desired = Desired::of(family, options, &snapshot);
+        let first = Repair::of(&desired, &Saved::default()).render();
+        let again = render::restore(&desired.all());
+        let saved = load(family, &[&first, &again]);
+        assert_eq!(differences(&desired, &saved), Vec::<String>::new());
+        assert!(Repair::of(&desired, &saved).is_empty(), "{family:?}");
+        let loaded = load(family, &[&render::full(&desired.with_hooks())]);
+        assert!(Repair::of(&desired, &loaded).is_empty(), "{family:?}");
+    }
+}
+
+#[test]
+fn the_kernel_follows_changes_to_the_same_rules_as_from_scratch() {
+    for family in Family::BOTH {
+        let (texts, desired) = a_history(family);
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let saved = load(family, &texts);
+        assert_eq!(differences(&desired, &saved), Vec::<String>::new());
+        assert!(Repair::of(&desired, &saved).is_empty(), "{family:?}");
+    }
+}
+
+/// All services at once, then some gone, some without endpoints, some with more; the texts that were written.
+fn a_history(family: Family) -> (Vec<String>, Desired) {
+    let mut told = Facts::default();
+    let mut snapshot = empty();
+    let mut desired = Desired::new(family, Options::default());
+    let mut texts = Vec::new();
+    let portions = [
+        vec![],
+        facts(),
+        (0..6).map(|index| Fact::Service(key(index), None)).collect(),
+        (6..9).map(|index| slice(index, [Proto::Tcp, Proto::Udp, Proto::Sctp][index % 3], family, 0)).collect(),
+        (6..12).map(|index| slice(index, [Proto::Tcp, Proto::Udp, Proto::Sctp][index % 3], family, 3)).collect(),
+    ];
+    for (index, portion) in portions.into_iter().enumerate() {
+        let touched = told.apply_all(portion);
+        let (after, delta) = resolve(&told, &snapshot, &touched);
+        let changes: Vec<Change> = desired.update(&after, &delta);
+        let first = Repair::of(&desired, &Saved::default()).hooks;
+        texts.push(render::program(&changes, if index == 0 { &first } else { &[] }));
+        snapshot = after;
+    }
+    (texts, desired)
+}

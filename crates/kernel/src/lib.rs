@@ -1,0 +1,27 @@
+//! The kernel's edge: everything that reads or changes the state of one network namespace.
+//!
+//! ```text
+//!   plans (values) ──► ops::Network ──► netlink::Netlink ──► links, addresses, routes, neighbours
+//!                      ops::Rules   ──► iptables::Tool   ──► iptables-restore / iptables-save
+//!                                       conntrack        ──► flows, both tuples
+//!   agent ◄── netlink::Monitor (what others changed)         sysctl, netns
+//! ```
+//!
+//! Every call acts on the network namespace of the *calling thread*; [`netns::run_in`] gives a
+//! closure a thread in another one. Nothing here decides: it carries out values and reports what
+//! the kernel answered. No Kubernetes object is known below this line.
+
+pub mod conntrack;
+pub mod fake;
+pub mod iptables;
+pub mod netlink;
+pub mod netns;
+pub mod nlsock;
+pub mod ops;
+pub mod sysctl;
+
+pub use netlink::{
+    AddressInfo, KernelRoute, LinkInfo, LinkKind, Monitor, NetEvent, Netlink, NetlinkError, RouteAnswer,
+    RouteKind, VethSpec,
+};
+pub use ops::{Network, Rules};

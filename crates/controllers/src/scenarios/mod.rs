@@ -1,0 +1,6 @@
+//! What users and nodes do, and what the controllers make of it.
+
+mod clean_up;
+mod nodes;
+mod replica_sets;
+mod scheduling;

@@ -1,0 +1,72 @@
+//! What agent and shim say to each other. One request, one reply; `Watch` and `Exec` are followed by more.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::state::PodState;
+
+/// Raised when an older peer could not understand; both sides refuse another's version.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// Asked by the agent.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "snake_case")]
+pub enum Request {
+    /// First on every connection; answered by `State`.
+    Hello { version: u32 },
+    /// Make the sandbox, once. `hostname` `None`: keep the node's UTS and network namespace.
+    Sandbox { hostname: Option<String> },
+    /// Remember something for a later agent.
+    Note { key: String, value: String },
+    /// Create and start a container. A failure to start is recorded as a run that ended.
+    Start(Box<StartContainer>),
+    /// Signal a container's init.
+    Signal { name: String, signal: i32 },
+    /// Run another process in a container; three fds (stdin, stdout, stderr) come with it.
+    Exec {
+        name: String,
+        /// `process` of the OCI runtime spec.
+        process: serde_json::Value,
+        tty: bool,
+    },
+    /// Send `State` now and after each change.
+    Watch,
+    /// Kill everything and end.
+    Quit,
+}
+
+/// A container to run.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct StartContainer {
+    /// The container's name in the pod.
+    pub name: String,
+    /// How many runs came before.
+    pub attempt: u32,
+    /// Quick restarts in a row, kept for back-off.
+    pub streak: u32,
+    /// The OCI runtime spec, but for root and namespaces, which the shim fills in.
+    pub spec: serde_json::Value,
+    /// The image's flattened root, lower directory of the overlay.
+    pub lower: PathBuf,
+    /// Where output goes, in CRI's log format.
+    pub log: PathBuf,
+    /// Image name and id, for status.
+    pub image: String,
+    pub image_id: String,
+    /// Signal that asks it to stop.
+    pub stop_signal: i32,
+}
+
+/// Answered by the shim.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "is", rename_all = "snake_case")]
+pub enum Reply {
+    Done,
+    Failed { message: String },
+    State { state: Box<PodState> },
+    /// An exec began.
+    Began,
+    /// An exec ended; 128+n if killed by signal n.
+    Ended { code: i32 },
+}

@@ -1,0 +1,277 @@
+//! The node's own HTTPS API on :10250: kubelet's paths for the API server, ours below `/portolan/v1`.
+//!
+//! Everything but `/healthz` wants the API server's client certificate: one of our authority whose organisation is
+//! `system:masters`. Other certificates of that authority (other nodes') get 403.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::ws::WebSocketUpgrade;
+use axum::extract::{Path, Query, RawQuery, Request, State};
+use axum::http::StatusCode;
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::service::TowerToHyperService;
+use portolan_pods::{ExecRequest, Kubelet, LogOptions};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, oneshot};
+use tokio_rustls::TlsAcceptor;
+use tracing::{debug, info};
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use crate::node::NODE_API_PORT;
+use crate::status::Progress;
+use crate::{AgentError, Config, bgp, dns, exec};
+
+/// Organisation of the certificates that may ask for everything.
+const ADMIN_GROUP: &str = "system:masters";
+
+/// What the API shows and reaches.
+pub(crate) struct NodeApi {
+    pub(crate) kubelet: Arc<Kubelet>,
+    pub(crate) progress: Arc<Progress>,
+    pub(crate) to_dns: mpsc::UnboundedSender<dns::Told>,
+    pub(crate) to_bgp: mpsc::UnboundedSender<bgp::Command>,
+}
+
+/// Whether the caller showed the API server's certificate; put into each request by its connection.
+#[derive(Clone, Copy)]
+struct Caller {
+    is_admin: bool,
+}
+
+/// Serves on every address of the node until the process ends.
+pub(crate) async fn serve(api: NodeApi, config: &Config) -> Result<(), AgentError> {
+    let acceptor = TlsAcceptor::from(Arc::new(tls(config)?));
+    let router = router(Arc::new(api));
+    let mut serving = Vec::new();
+    for addr in &config.addresses {
+        let addr = SocketAddr::new(*addr, NODE_API_PORT);
+        let listener = TcpListener::bind(addr).await.map_err(|e| AgentError::Api(format!("cannot bind {addr}/tcp: {e}")))?;
+        info!(%addr, "the node's API answers");
+        serving.push(tokio::spawn(accept(listener, acceptor.clone(), router.clone())));
+    }
+    let (ended, ..) = futures::future::select_all(serving).await;
+    ended.map_err(|e| AgentError::Api(e.to_string()))
+}
+
+fn router(api: Arc<NodeApi>) -> Router {
+    Router::new()
+        .route("/containerLogs/{namespace}/{pod}/{container}", get(logs))
+        .route("/exec/{namespace}/{pod}/{container}", get(run).post(spdy))
+        .route("/metrics", get(metrics))
+        .route("/portolan/v1/status", get(status))
+        .layer(from_fn(admins_only))
+        .route("/healthz", get(|| async { "ok" }))
+        .with_state(api)
+}
+
+fn tls(config: &Config) -> Result<rustls::ServerConfig, AgentError> {
+    let bad = |path: &std::path::Path| {
+        let path = path.to_owned();
+        move |e: rustls::pki_types::pem::Error| AgentError::Api(format!("{}: {e}", path.display()))
+    };
+    let mut roots = rustls::RootCertStore::empty();
+    for authority in CertificateDer::pem_file_iter(&config.client_ca).map_err(bad(&config.client_ca))? {
+        let authority = authority.map_err(bad(&config.client_ca))?;
+        roots.add(authority).map_err(|e| AgentError::Api(format!("{}: {e}", config.client_ca.display())))?;
+    }
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(&config.tls_cert).map_err(bad(&config.tls_cert))?.collect();
+    let key = PrivateKeyDer::from_pem_file(&config.tls_key).map_err(bad(&config.tls_key))?;
+    let verifier = rustls::server::WebPkiClientVerifier::builder(Arc::new(roots))
+        .allow_unauthenticated()
+        .build()
+        .map_err(|e| AgentError::Api(e.to_string()))?;
+    rustls::ServerConfig::builder()
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(chain.map_err(bad(&config.tls_cert))?, key)
+        .map_err(|e| AgentError::Api(e.to_string()))
+}
+
+async fn accept(listener: TcpListener, acceptor: TlsAcceptor, router: Router) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, from)) => {
+                let (acceptor, router) = (acceptor.clone(), router.clone());
+                tokio::spawn(async move {
+                    if let Err(error) = serve_one(stream, acceptor, router).await {
+                        debug!(%from, %error, "a connection to the node's API ended");
+                    }
+                });
+            }
+            Err(error) => {
+                debug!(%error, "accepting on the node's API");
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+async fn serve_one(
+    stream: TcpStream,
+    acceptor: TlsAcceptor,
+    router: Router,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let stream = acceptor.accept(stream).await?;
+    let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+    let caller = Caller { is_admin: certificate.is_some_and(is_admin) };
+    let router = router.layer(axum::Extension(caller));
+    let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+    builder.serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(router)).await
+}
+
+fn is_admin(certificate: &CertificateDer<'_>) -> bool {
+    let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return false };
+    parsed.subject().iter_organization().any(|o| o.as_str().is_ok_and(|name| name == ADMIN_GROUP))
+}
+
+async fn admins_only(request: Request, next: Next) -> Response {
+    match request.extensions().get::<Caller>() {
+        Some(Caller { is_admin: true }) => next.run(request).await,
+        _ => (StatusCode::FORBIDDEN, "this path is for the API server's client certificate only\n").into_response(),
+    }
+}
+
+/// Query of kubelet's containerLogs.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct LogQuery {
+    follow: bool,
+    previous: bool,
+    timestamps: bool,
+    tail_lines: Option<u64>,
+    since_seconds: Option<i64>,
+    limit_bytes: Option<u64>,
+}
+
+async fn logs(
+    State(api): State<Arc<NodeApi>>,
+    Path((namespace, pod, container)): Path<(String, String, String)>,
+    Query(query): Query<LogQuery>,
+) -> Response {
+    let since = query.since_seconds.map(|secs| jiff::Timestamp::now() - jiff::SignedDuration::from_secs(secs));
+    let options = LogOptions {
+        follow: query.follow,
+        previous: query.previous,
+        timestamps: query.timestamps,
+        tail_lines: query.tail_lines,
+        since,
+        limit_bytes: query.limit_bytes,
+    };
+    match api.kubelet.logs(&namespace, &pod, &container, options).await {
+        Ok(lines) => ([("content-type", "text/plain")], Body::from_stream(lines)).into_response(),
+        Err(error) => (StatusCode::BAD_REQUEST, error.to_string()).into_response(),
+    }
+}
+
+async fn run(
+    State(api): State<Arc<NodeApi>>,
+    Path((namespace, pod, container)): Path<(String, String, String)>,
+    RawQuery(query): RawQuery,
+    upgrade: WebSocketUpgrade,
+) -> Response {
+    let request = exec_request(query.as_deref().unwrap_or_default());
+    match api.kubelet.exec(&namespace, &pod, &container, request).await {
+        Ok(session) => upgrade.protocols(exec::PROTOCOLS).on_upgrade(move |socket| exec::serve(socket, session)),
+        Err(error) => (StatusCode::BAD_REQUEST, error.to_string()).into_response(),
+    }
+}
+
+/// Old clients begin with SPDY, by POST.
+async fn spdy() -> Response {
+    let message = "exec is served over WebSocket only; use kubectl 1.31 or newer\n";
+    (StatusCode::UPGRADE_REQUIRED, message).into_response()
+}
+
+/// `command=a&command=b&stdin=true&tty=true`; `command` repeats, in order.
+fn exec_request(query: &str) -> ExecRequest {
+    let mut request = ExecRequest::default();
+    for (name, value) in form_pairs(query) {
+        let yes = matches!(value.as_str(), "true" | "1");
+        match name.as_str() {
+            "command" => request.command.push(value),
+            "stdin" | "input" => request.stdin = yes,
+            "tty" => request.tty = yes,
+            _ => {}
+        }
+    }
+    request
+}
+
+/// Splits a query and undoes its percent-encoding (application/x-www-form-urlencoded).
+fn form_pairs(query: &str) -> Vec<(String, String)> {
+    let pairs = query.split('&').filter(|pair| !pair.is_empty());
+    pairs
+        .map(|pair| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (decoded(name), decoded(value))
+        })
+        .collect()
+}
+
+fn decoded(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&first, tail)) = rest.split_first() {
+        let hex = tail.get(..2).and_then(|two| std::str::from_utf8(two).ok()).and_then(|two| u8::from_str_radix(two, 16).ok());
+        match (first, hex) {
+            (b'%', Some(byte)) => {
+                bytes.push(byte);
+                rest = &tail[2..];
+            }
+            (b'+', _) => {
+                bytes.push(b' ');
+                rest = tail;
+            }
+            _ => {
+                bytes.push(first);
+                rest = tail;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+async fn metrics(State(api): State<Arc<NodeApi>>) -> String {
+    api.progress.metrics()
+}
+
+async fn status(State(api): State<Arc<NodeApi>>) -> axum::Json<Value> {
+    let (bgp_reply, bgp) = oneshot::channel();
+    let (dns_reply, dns) = oneshot::channel();
+    // A task that has ended answers nothing; its part is null then.
+    let _ = api.to_bgp.send(bgp::Command::Status(bgp_reply));
+    let _ = api.to_dns.send(dns::Told::Status(dns_reply));
+    axum::Json(json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "core": api.progress.json(),
+        "bgp": bgp.await.unwrap_or(Value::Null),
+        "dns": dns.await.unwrap_or(Value::Null),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_exec_query_keeps_the_commands_words_in_order_and_whole() {
+        let request = exec_request("command=sh&command=-c&command=echo+a%26b%3D%C3%A9&stdin=true&stdout=true&tty=false");
+        assert_eq!(request.command, ["sh", "-c", "echo a&b=é"]);
+        assert!(request.stdin && !request.tty);
+    }
+
+    #[test]
+    fn a_broken_escape_is_taken_as_it_stands() {
+        assert_eq!(decoded("100%"), "100%");
+        assert_eq!(decoded("%zz%4"), "%zz%4");
+    }
+}

@@ -1,0 +1,75 @@
+//! This node's DNS at the cluster address: on `lo`, out of conntrack, and shown in the cluster as a mirror pod.
+//!
+//! Order matters. First the zones are whole, then the address is on `lo` and bound, then NOTRACK sends queries there,
+//! and last the mirror pod makes this node one of the kube-dns endpoints.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use kube::Client;
+use portolan_dataplane::iptables::DnsPath;
+use portolan_kernel::Netlink;
+use tokio::sync::mpsc::UnboundedSender;
+use tracing::{info, warn};
+
+use crate::core::{Input, ToCore};
+use crate::dns::{Listener, Told};
+use crate::node::{self, NodeIdentity};
+use crate::status::Progress;
+
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+const RETRY: Duration = Duration::from_millis(500);
+
+pub(crate) struct ClusterDns {
+    pub(crate) client: Client,
+    pub(crate) identity: NodeIdentity,
+    pub(crate) addresses: Vec<IpAddr>,
+    pub(crate) progress: Arc<Progress>,
+    pub(crate) core: ToCore,
+    pub(crate) to_dns: UnboundedSender<Told>,
+}
+
+impl ClusterDns {
+    /// Gets there, trying until it does. Without addresses, DNS is another's.
+    pub(crate) async fn answer_at_cluster_address(self) {
+        if self.addresses.is_empty() {
+            return;
+        }
+        while !self.progress.is_programmed() {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        for address in &self.addresses {
+            while let Err(reason) = self.answer_at(*address).await {
+                warn!("{reason}");
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+        self.core.send(Input::DnsPath(DnsPath::ThisNode));
+        info!(addresses = ?self.addresses, "cluster DNS answers on this node");
+        while let Err(error) = node::show_dns(&self.client, &self.identity).await {
+            warn!(%error, "the DNS mirror pod is not written yet");
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    async fn answer_at(&self, address: IpAddr) -> Result<(), String> {
+        put_on_lo(address)?;
+        let listener = Listener::bind((address, 53).into()).await.map_err(|e| e.to_string())?;
+        // The DNS task ends only with the process.
+        let _ = self.to_dns.send(Told::Listen(listener));
+        Ok(())
+    }
+}
+
+fn put_on_lo(address: IpAddr) -> Result<(), String> {
+    let failed = |e| format!("cannot put {address} on lo: {e}");
+    let mut netlink = Netlink::open().map_err(failed)?;
+    let lo = netlink.link("lo").map_err(failed)?.index;
+    let wanted = IpNet::from(address);
+    if netlink.addrs().map_err(failed)?.iter().any(|a| a.link_index == lo && a.net == wanted) {
+        return Ok(());
+    }
+    netlink.add_addr(lo, wanted).map_err(failed)
+}

@@ -1,0 +1,223 @@
+//! The heart of a node: one thread that takes events in, plans, and writes to the kernel.
+//!
+//! ```text
+//!  Input ──► ingest ──► resolve ──► plan (rules, routes) ──► kernel
+//!                          └──────► (Snapshot, Delta) ──► DNS, BGP
+//! ```
+//!
+//! Events that came together are taken together; the first one is never made to wait. Nothing is programmed until
+//! Services, EndpointSlices and Nodes have each been told whole once, so that a start never takes away rules that a
+//! half-read cluster does not explain.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
+
+use ipnet::IpNet;
+use portolan_dataplane::iptables::DnsPath;
+use portolan_ingest::{Event, ingest};
+use portolan_model::{
+    Attachment, Delta, Fact, Facts, LearnedRoute, NsName, ObjectKind, Settings, Snapshot, Touched, resolve,
+};
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::{oneshot, watch};
+use tracing::{info, warn};
+
+use crate::dns::Told;
+use crate::routes::RouteWriter;
+use crate::rules::RuleWriter;
+use crate::status::Progress;
+
+/// How long a write that failed waits before everything is compared and written again.
+const RETRY: Duration = Duration::from_secs(1);
+/// Kinds that must have been told whole before the first write.
+const NEEDED: [ObjectKind; 3] = [ObjectKind::Service, ObjectKind::EndpointSlice, ObjectKind::Node];
+
+/// What the core is told.
+pub(crate) enum Input {
+    /// A watch event.
+    Cluster(Event),
+    /// All objects of a kind have been told.
+    Synced(ObjectKind),
+    /// A pod was attached to this node's network, or detached. The sender hears when its route was written.
+    Attachment(NsName, Option<Attachment>, Option<oneshot::Sender<()>>),
+    /// The best path to a prefix changed.
+    Learned(IpNet, Option<LearnedRoute>),
+    /// Routes of a former agent that nobody claimed until now may go.
+    RoutesSettled,
+    /// This node's DNS answers at the cluster address, or does not.
+    DnsPath(DnsPath),
+}
+
+/// Those who hear of each new snapshot.
+pub(crate) struct Listeners {
+    /// The DNS server: what changed, and whether the cluster has been told whole.
+    pub(crate) dns: UnboundedSender<Told>,
+    /// The BGP speaker: peers and exports.
+    pub(crate) bgp: UnboundedSender<crate::bgp::Command>,
+    /// The pod network: this node's own blocks.
+    pub(crate) blocks: watch::Sender<Vec<IpNet>>,
+}
+
+/// The core's state; [`Core::run`] is its thread.
+pub(crate) struct Core {
+    facts: Facts,
+    snapshot: Arc<Snapshot>,
+    synced: BTreeSet<ObjectKind>,
+    rules: Vec<RuleWriter>,
+    routes: RouteWriter,
+    listeners: Listeners,
+    progress: Arc<Progress>,
+    programmed: bool,
+    mesh: (BTreeSet<IpAddr>, BTreeSet<IpNet>),
+}
+
+impl Core {
+    pub(crate) fn new(
+        settings: Arc<Settings>,
+        rules: Vec<RuleWriter>,
+        routes: RouteWriter,
+        listeners: Listeners,
+        progress: Arc<Progress>,
+    ) -> Self {
+        Self {
+            facts: Facts::default(),
+            snapshot: Arc::new(Snapshot::empty(settings)),
+            synced: BTreeSet::new(),
+            rules, routes, listeners, progress,
+            programmed: false,
+            mesh: (BTreeSet::new(), BTreeSet::new()),
+        }
+    }
+
+    /// Runs until every sender is gone.
+    pub(crate) fn run(mut self, inputs: &Receiver<Input>) {
+        let mut retry_at: Option<Instant> = None;
+        loop {
+            let first = match retry_at {
+                Some(at) => inputs.recv_timeout(at.saturating_duration_since(Instant::now())),
+                None => inputs.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            let batch: Vec<Input> = match first {
+                Ok(input) => std::iter::once(input).chain(inputs.try_iter()).collect(),
+                Err(RecvTimeoutError::Timeout) => Vec::new(),
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            let began = Instant::now();
+            let written = self.take(batch);
+            self.progress.batch(began.elapsed());
+            retry_at = (!written).then(|| Instant::now() + RETRY);
+        }
+    }
+
+    /// Takes a batch in and writes what follows from it. `false` if a write failed and is to be tried again.
+    fn take(&mut self, batch: Vec<Input>) -> bool {
+        let mut touched = Touched::default();
+        let (mut paths, mut waiting) = (Vec::new(), Vec::new());
+        for input in batch {
+            match input {
+                Input::Cluster(event) => {
+                    let (found, complaints) = ingest(&mut self.facts, [event]);
+                    complaints.iter().for_each(|c| warn!(object = %c.object, reason = %c.reason, "{}", c.message));
+                    touched.merge(found);
+                }
+                Input::Attachment(key, value, written) => {
+                    touched.merge(self.facts.apply(Fact::Attachment(key, value)));
+                    waiting.extend(written);
+                }
+                Input::Learned(prefix, value) => touched.merge(self.facts.apply(Fact::Learned(prefix, value))),
+                Input::Synced(kind) => drop(self.synced.insert(kind)),
+                Input::RoutesSettled => self.routes.settled(),
+                Input::DnsPath(path) => paths.push(path),
+            }
+        }
+        let (after, delta) = resolve(&self.facts, &self.snapshot, &touched);
+        self.snapshot = Arc::new(after);
+        self.tell(&delta);
+        paths.into_iter().for_each(|path| self.rules.iter_mut().for_each(|rules| rules.set_dns(path)));
+        let written = self.write(&delta);
+        for sender in waiting {
+            // Whoever waits may have given up.
+            let _ = sender.send(());
+        }
+        written
+    }
+
+    fn tell(&mut self, delta: &Delta) {
+        let whole = self.is_told_whole();
+        // A listener that is gone means the process is ending.
+        let _ = self.listeners.dns.send(Told::Snapshot(self.snapshot.clone(), delta.clone(), whole));
+        let mesh = (self.peers(), self.exports());
+        if mesh != self.mesh {
+            self.mesh = mesh.clone();
+            self.listeners.blocks.send_replace(mesh.1.iter().copied().collect());
+            let _ = self.listeners.bgp.send(crate::bgp::Command::Cluster { peers: mesh.0, exports: mesh.1 });
+        }
+    }
+
+    fn is_told_whole(&self) -> bool {
+        NEEDED.iter().all(|kind| self.synced.contains(kind))
+    }
+
+    /// The other nodes' first addresses of our own first address's family.
+    fn peers(&self) -> BTreeSet<IpAddr> {
+        let own = self.snapshot.own_node().and_then(|n| n.addresses.first().copied());
+        let others = self.snapshot.nodes.iter().filter(|(name, _)| **name != self.snapshot.settings.node);
+        others
+            .filter_map(|(_, node)| node.addresses.iter().find(|a| own.is_some_and(|o| o.is_ipv4() == a.is_ipv4())).copied())
+            .collect()
+    }
+
+    fn exports(&self) -> BTreeSet<IpNet> {
+        self.snapshot.own_node().map(|node| node.pod_cidrs.iter().copied().collect()).unwrap_or_default()
+    }
+
+    fn write(&mut self, delta: &Delta) -> bool {
+        let mut written = self.routes.update(&self.snapshot, delta);
+        if !self.is_told_whole() {
+            return written;
+        }
+        for rules in &mut self.rules {
+            written &= rules.update(&self.snapshot, delta);
+        }
+        if !self.programmed && written {
+            self.programmed = true;
+            info!(services = self.snapshot.services.len(), "the node is programmed");
+            self.progress.programmed();
+        }
+        written
+    }
+}
+
+/// The sender's side, for watches and others.
+#[derive(Clone)]
+pub(crate) struct ToCore(pub(crate) Sender<Input>);
+
+impl ToCore {
+    pub(crate) fn send(&self, input: Input) {
+        // The core ends only with the process.
+        let _ = self.0.send(input);
+    }
+}
+
+impl crate::source::Sink for ToCore {
+    fn event(&self, event: Event) {
+        self.send(Input::Cluster(event));
+    }
+
+    fn synced(&self, kind: ObjectKind) {
+        self.send(Input::Synced(kind));
+    }
+}
+
+impl crate::bgp::RouteSink for ToCore {
+    fn learned(&self, prefix: IpNet, route: Option<LearnedRoute>) {
+        self.send(Input::Learned(prefix, route));
+    }
+
+    fn settled(&self) {
+        self.send(Input::RoutesSettled);
+    }
+}

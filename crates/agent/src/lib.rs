@@ -1,0 +1,270 @@
+//! One node: what the cluster says becomes rules, records, routes and pods, and nothing else does.
+//!
+//! ```text
+//!  API server ──► source ──┐                        ┌─► rules, routes ──► kernel
+//!  pods: attach, detach ───┼─► core (one thread) ───┼─► dns (task) ◄──► :53
+//!  bgp (task) ◄──► :179 ───┘                        └─► bgp, network: peers, blocks
+//!  pods ◄──► shims          api ◄── API server, :10250
+//! ```
+//!
+//! This room wires pure rooms to sockets, files and the kernel; it decides nothing that a test without them could not
+//! judge. It learns the cluster from the Kubernetes API alone. Killed at any time, it starts again from what the
+//! kernel, the ledger and the pods' shims hold, and writes only what differs.
+
+mod api;
+mod bgp;
+mod cluster_dns;
+mod core;
+pub mod dns;
+mod exec;
+mod network;
+mod node;
+mod pod_api;
+mod pod_watch;
+mod routes;
+mod rules;
+mod source;
+mod status;
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use k8s_openapi::api::core::v1::{Namespace, Node, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::Client;
+use kube::runtime::watcher;
+use portolan_bgp::{NextHops, SpeakerConfig};
+use portolan_dataplane::iptables::Options;
+use portolan_dns::records::Records;
+use portolan_ingest::Object;
+use portolan_kernel::iptables::Tool;
+use portolan_kernel::sysctl::{self, Key};
+use portolan_kernel::{Netlink, Network};
+use portolan_model::{Family, ObjectKind, Settings, Snapshot};
+use tokio::sync::{mpsc, watch};
+use tracing::warn;
+
+use crate::core::{Core, Listeners, ToCore};
+use crate::network::ClusterNetwork;
+use crate::node::NodeIdentity;
+use crate::routes::RouteWriter;
+use crate::rules::RuleWriter;
+use crate::status::Progress;
+
+/// What an operator sets for a node.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Ranges and names of the cluster, and our own name.
+    pub settings: Settings,
+    /// This node's addresses on the LAN, one per family.
+    pub addresses: Vec<IpAddr>,
+    /// Where pods, leases and sockets are kept; survives the agent, not the machine.
+    pub state_dir: PathBuf,
+    /// The store of container images.
+    pub image_store: PathBuf,
+    /// The link to the other nodes.
+    pub lan_interface: String,
+    /// Certificate of the node's own API, PEM.
+    pub tls_cert: PathBuf,
+    /// Its key, PEM.
+    pub tls_key: PathBuf,
+    /// Authority of client certificates, PEM.
+    pub client_ca: PathBuf,
+    /// Upstreams of this node's DNS.
+    pub resolv_conf: PathBuf,
+    /// Between two renewals of the node's Lease.
+    pub heartbeat: Duration,
+    /// Hold time proposed to BGP peers, at least 3 s.
+    pub bgp_hold_time_secs: u16,
+    /// MTU of pods' links in bytes; `None` takes the LAN link's.
+    pub mtu_bytes: Option<u32>,
+    /// Who is asked for images of a registry: registry as images name it, and `HOST[:PORT]`. A registry without a row is
+    /// never asked.
+    pub registry_mirrors: Vec<(String, String)>,
+    /// TTL of cluster records in seconds.
+    pub dns_ttl_secs: u32,
+    /// This program, which pods' shims are made from.
+    pub exe: PathBuf,
+}
+
+/// Why an agent cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// A file or folder that must be there is not.
+    #[error("{what} {path}: {source}")]
+    File {
+        /// What was tried.
+        what: &'static str,
+        /// On which.
+        path: PathBuf,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// The kernel refused something basic.
+    #[error("the kernel: {0}")]
+    Kernel(#[from] portolan_kernel::NetlinkError),
+    /// The link to the LAN is not there.
+    #[error("there is no link {name}; name the link to the other nodes with --lan-interface")]
+    NoLan {
+        /// As configured.
+        name: String,
+    },
+    /// DNS cannot be served.
+    #[error(transparent)]
+    Dns(#[from] dns::DnsError),
+    /// Addresses of pods are not known.
+    #[error("{0}")]
+    Ledger(String),
+    /// The node's API cannot be served.
+    #[error("the node's API: {0}")]
+    Api(String),
+}
+
+/// How long routes outlive a BGP session that broke without a word: an agent is back by then.
+const STALE_GRACE: Duration = Duration::from_secs(8);
+
+/// Runs the node. Ends only with an error.
+pub fn run(client: Client, config: Config) -> BoxFuture<'static, Result<(), AgentError>> {
+    async move { Agent::start(client, config).await?.serve().await }.boxed()
+}
+
+struct Agent {
+    client: Client,
+    config: Config,
+    identity: NodeIdentity,
+    core: ToCore,
+    progress: Arc<Progress>,
+    to_dns: mpsc::UnboundedSender<dns::Told>,
+    to_bgp: mpsc::UnboundedSender<bgp::Command>,
+    network: Arc<ClusterNetwork>,
+}
+
+impl Agent {
+    /// Everything that needs no cluster: state, sockets, the core's thread.
+    async fn start(client: Client, config: Config) -> Result<Self, AgentError> {
+        std::fs::create_dir_all(&config.state_dir)
+            .map_err(|source| AgentError::File { what: "cannot make", path: config.state_dir.clone(), source })?;
+        prepare_node();
+        let mtu_bytes = lan_mtu(&config)?;
+        let progress = Arc::new(Progress::default());
+        let (to_core, inputs) = std::sync::mpsc::channel();
+        let core = ToCore(to_core);
+        let (to_dns, from_others) = mpsc::unbounded_channel();
+        let (to_bgp, commands) = mpsc::unbounded_channel();
+        let (blocks_sender, blocks) = watch::channel(Vec::new());
+        let listeners = Listeners { dns: to_dns.clone(), bgp: to_bgp.clone(), blocks: blocks_sender };
+        spawn_core(&config, &progress, listeners, inputs)?;
+        start_dns(&config, from_others).await?;
+        if let Some(bgp) = bgp_config(&config) {
+            tokio::spawn(bgp::run(bgp, commands, core.clone()));
+        }
+        let network = ClusterNetwork::open(&config.state_dir, blocks, core.clone(), mtu_bytes).map_err(AgentError::Ledger)?;
+        let identity = NodeIdentity {
+            name: config.settings.node.to_string(),
+            addresses: config.addresses.clone(),
+            heartbeat: config.heartbeat,
+        };
+        Ok(Self { client, config, identity, core, progress, to_dns, to_bgp, network: Arc::new(network) })
+    }
+
+    /// Everything that follows the cluster; the node's API is what ends it.
+    async fn serve(self) -> Result<(), AgentError> {
+        self.follow_cluster();
+        let kubelet = pod_watch::start(&self.client, &self.config, self.network.clone())?;
+        tokio::spawn(node::keep_alive(self.client.clone(), self.identity.clone()));
+        let dns = cluster_dns::ClusterDns {
+            client: self.client.clone(),
+            identity: self.identity.clone(),
+            addresses: self.config.settings.cluster_dns.clone(),
+            progress: self.progress.clone(),
+            core: self.core.clone(),
+            to_dns: self.to_dns.clone(),
+        };
+        tokio::spawn(dns.answer_at_cluster_address());
+        let api = api::NodeApi { kubelet, progress: self.progress, to_dns: self.to_dns, to_bgp: self.to_bgp };
+        api::serve(api, &self.config).await
+    }
+
+    fn follow_cluster(&self) {
+        let everything = watcher::Config::default();
+        let (client, core) = (&self.client, &self.core);
+        let follow = source::follow::<Namespace>;
+        tokio::spawn(follow(client.clone(), everything.clone(), ObjectKind::Namespace, Object::Namespace, core.clone()));
+        let follow = source::follow::<Node>;
+        tokio::spawn(follow(client.clone(), everything.clone(), ObjectKind::Node, Object::Node, core.clone()));
+        let follow = source::follow::<Service>;
+        tokio::spawn(follow(client.clone(), everything.clone(), ObjectKind::Service, Object::Service, core.clone()));
+        let follow = source::follow::<EndpointSlice>;
+        tokio::spawn(follow(client.clone(), everything, ObjectKind::EndpointSlice, Object::EndpointSlice, core.clone()));
+    }
+}
+
+fn spawn_core(
+    config: &Config,
+    progress: &Arc<Progress>,
+    listeners: Listeners,
+    inputs: std::sync::mpsc::Receiver<core::Input>,
+) -> Result<(), AgentError> {
+    let settings = Arc::new(config.settings.clone());
+    let tool = Arc::new(Tool::from_environment());
+    let mut families: Vec<Family> = settings.cluster_cidrs.iter().map(|net| Family::of(net.addr())).collect();
+    families.sort();
+    families.dedup();
+    let writer = |family| RuleWriter::new(family, Options::default(), tool.clone(), progress.clone());
+    let rules = families.into_iter().map(writer).collect();
+    let network: Box<dyn Network> = Box::new(Netlink::open()?);
+    let routes = RouteWriter::open(network, &config.lan_interface, progress.clone())?;
+    let core = Core::new(settings, rules, routes, listeners, progress.clone());
+    std::thread::Builder::new()
+        .name("core".to_owned())
+        .spawn(move || core.run(&inputs))
+        .map_err(|source| AgentError::File { what: "cannot start a thread for", path: "core".into(), source })?;
+    Ok(())
+}
+
+async fn start_dns(config: &Config, told: mpsc::UnboundedReceiver<dns::Told>) -> Result<(), AgentError> {
+    let empty = Snapshot::empty(Arc::new(config.settings.clone()));
+    let mut zones = dns::zone_config(&empty)?;
+    zones.ttl_secs = config.dns_ttl_secs;
+    let mut listeners = Vec::new();
+    if !config.settings.cluster_dns.is_empty() {
+        for addr in &config.addresses {
+            listeners.push(dns::Listener::bind((*addr, 53).into()).await?);
+        }
+    }
+    let own = config.addresses.iter().chain(&config.settings.cluster_dns).copied().collect();
+    tokio::spawn(dns::run(Records::new(zones), listeners, config.resolv_conf.clone(), own, told));
+    Ok(())
+}
+
+/// The mesh runs over the first address; a node without an IPv4 address has no BGP Identifier and no mesh.
+fn bgp_config(config: &Config) -> Option<bgp::BgpConfig> {
+    let local = *config.addresses.first()?;
+    let next_hops = NextHops::of(&config.addresses);
+    let mut speaker = SpeakerConfig::new(next_hops.v4?, next_hops);
+    speaker.hold_time_secs = config.bgp_hold_time_secs;
+    speaker.connect_retry = Duration::from_millis(200);
+    speaker.connect_retry_max = Duration::from_secs(2);
+    speaker.accept_within = config.settings.cluster_cidrs.clone();
+    Some(bgp::BgpConfig { local, speaker, stale_grace: STALE_GRACE })
+}
+
+/// Settings of this network namespace that a node cannot do without.
+fn prepare_node() {
+    for (key, value) in [(Key::Ipv4Forward, 1), (Key::Ipv6Forwarding("all"), 1), (Key::RouteLocalnet("all"), 1)] {
+        if let Err(error) = sysctl::set(key, value) {
+            warn!(%error, "a setting of the node was not written");
+        }
+    }
+}
+
+fn lan_mtu(config: &Config) -> Result<u32, AgentError> {
+    let links = Netlink::open()?.links()?;
+    let lan = links.iter().find(|link| link.name == config.lan_interface);
+    let lan = lan.ok_or_else(|| AgentError::NoLan { name: config.lan_interface.clone() })?;
+    Ok(config.mtu_bytes.unwrap_or(lan.mtu_bytes))
+}

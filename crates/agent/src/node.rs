@@ -1,0 +1,262 @@
+//! This node in the cluster: its Node object, its heartbeat, and the mirror pod that stands for the agent's DNS.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::api::core::v1::{
+    Container, ContainerPort, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeStatus,
+    NodeSystemInfo, Pod, PodCondition, PodIP, PodSpec, PodStatus,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, Time};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::{Api, Client};
+use serde_json::json;
+use tracing::{debug, info, warn};
+
+use crate::pod_api::is_status;
+
+/// Port of the agent's own HTTPS API, where the API server finds kubelet's paths.
+pub(crate) const NODE_API_PORT: u16 = 10250;
+/// Annotation by which the pod loop and others know a pod that nobody has to run.
+pub(crate) const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
+const LEASE_NAMESPACE: &str = "kube-node-lease";
+
+/// What a node says of itself.
+#[derive(Clone, Debug)]
+pub(crate) struct NodeIdentity {
+    pub(crate) name: String,
+    pub(crate) addresses: Vec<IpAddr>,
+    /// How often the Lease is renewed.
+    pub(crate) heartbeat: Duration,
+}
+
+/// Registers the node, then renews its Lease until the process ends.
+pub(crate) async fn keep_alive(client: Client, identity: NodeIdentity) {
+    let nodes: Api<Node> = Api::all(client.clone());
+    let leases: Api<Lease> = Api::namespaced(client, LEASE_NAMESPACE);
+    let mut registered = false;
+    loop {
+        if !registered {
+            match register(&nodes, &identity).await {
+                Ok(()) => registered = true,
+                Err(error) => warn!(node = identity.name, %error, "cannot register the node yet"),
+            }
+        }
+        if let Err(error) = renew(&leases, &identity).await {
+            warn!(node = identity.name, %error, "cannot renew the node's lease");
+            registered = false;
+        }
+        let pause = if registered { identity.heartbeat } else { Duration::from_millis(200) };
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// Creates the Node if it is not there and writes its status, Ready included.
+async fn register(nodes: &Api<Node>, identity: &NodeIdentity) -> Result<(), kube::Error> {
+    if nodes.get_opt(&identity.name).await?.is_none() {
+        match nodes.create(&PostParams::default(), &node(identity)).await {
+            Ok(_) => info!(node = identity.name, "the node is registered"),
+            Err(error) if is_status(&error, &[409]) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let patch = json!({ "status": status(identity) });
+    nodes.patch_status(&identity.name, &PatchParams::default(), &Patch::Merge(&patch)).await.map(|_| ())
+}
+
+async fn renew(leases: &Api<Lease>, identity: &NodeIdentity) -> Result<(), kube::Error> {
+    let spec = LeaseSpec {
+        holder_identity: Some(identity.name.clone()),
+        lease_duration_seconds: i32::try_from(identity.heartbeat.as_secs() * 4).ok(),
+        renew_time: Some(MicroTime(Timestamp::now())),
+        ..LeaseSpec::default()
+    };
+    let patch = Patch::Merge(json!({ "spec": spec }));
+    match leases.patch(&identity.name, &PatchParams::default(), &patch).await {
+        Ok(_) => Ok(()),
+        Err(error) if is_status(&error, &[404]) => {
+            let metadata = ObjectMeta { name: Some(identity.name.clone()), ..ObjectMeta::default() };
+            let lease = Lease { metadata, spec: Some(spec) };
+            leases.create(&PostParams::default(), &lease).await.map(|_| ())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn node(identity: &NodeIdentity) -> Node {
+    let labels = [
+        ("kubernetes.io/hostname", identity.name.as_str()),
+        ("kubernetes.io/os", "linux"),
+        ("kubernetes.io/arch", architecture()),
+    ];
+    Node {
+        metadata: ObjectMeta {
+            name: Some(identity.name.clone()),
+            labels: Some(labels.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect()),
+            ..ObjectMeta::default()
+        },
+        ..Node::default()
+    }
+}
+
+fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+fn status(identity: &NodeIdentity) -> NodeStatus {
+    let mut addresses: Vec<NodeAddress> = identity
+        .addresses
+        .iter()
+        .map(|addr| NodeAddress { type_: "InternalIP".into(), address: addr.to_string() })
+        .collect();
+    addresses.push(NodeAddress { type_: "Hostname".into(), address: identity.name.clone() });
+    let capacity = capacity();
+    NodeStatus {
+        addresses: Some(addresses),
+        conditions: Some(conditions()),
+        allocatable: Some(capacity.clone()),
+        capacity: Some(capacity),
+        daemon_endpoints: Some(NodeDaemonEndpoints {
+            kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(NODE_API_PORT) }),
+        }),
+        node_info: Some(node_info()),
+        ..NodeStatus::default()
+    }
+}
+
+fn conditions() -> Vec<NodeCondition> {
+    let now = Time(Timestamp::now());
+    let row = |type_: &str, status: &str, reason: &str, message: &str| NodeCondition {
+        type_: type_.into(),
+        status: status.into(),
+        reason: Some(reason.into()),
+        message: Some(message.into()),
+        last_heartbeat_time: Some(now.clone()),
+        last_transition_time: Some(now.clone()),
+    };
+    vec![
+        row("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+        row("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+        row("PIDPressure", "False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+        row("Ready", "True", "KubeletReady", "portolan agent is posting ready status"),
+    ]
+}
+
+fn capacity() -> BTreeMap<String, Quantity> {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let memory = rustix::system::sysinfo().totalram / 1024;
+    [("cpu", cpus.to_string()), ("memory", format!("{memory}Ki")), ("pods", "61".to_owned())]
+        .into_iter()
+        .map(|(name, amount)| (name.to_owned(), Quantity(amount)))
+        .collect()
+}
+
+fn node_info() -> NodeSystemInfo {
+    let uname = rustix::system::uname();
+    NodeSystemInfo {
+        architecture: architecture().into(),
+        operating_system: "linux".into(),
+        kernel_version: uname.release().to_string_lossy().into_owned(),
+        os_image: "Portolan".into(),
+        container_runtime_version: concat!("portolan://", env!("CARGO_PKG_VERSION")).into(),
+        kubelet_version: "v1.33.0".into(),
+        ..NodeSystemInfo::default()
+    }
+}
+
+/// The name of the mirror pod of `node`.
+pub(crate) fn mirror_name(node: &str) -> String {
+    format!("portolan-{node}")
+}
+
+/// Makes the mirror pod say that this node's DNS answers, so that slices and `kubectl get pods` know.
+pub(crate) async fn show_dns(client: &Client, identity: &NodeIdentity) -> Result<(), kube::Error> {
+    let pods: Api<Pod> = Api::namespaced(client.clone(), "kube-system");
+    let name = mirror_name(&identity.name);
+    if pods.get_opt(&name).await?.is_none() {
+        let created = pods.create(&PostParams::default(), &mirror(identity, &name)).await;
+        if let Err(error) = created
+            && !is_status(&error, &[409])
+        {
+            return Err(error);
+        }
+    }
+    let patch = json!({ "status": mirror_status(identity) });
+    pods.patch_status(&name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
+    debug!("the mirror pod is written");
+    Ok(())
+}
+
+fn mirror(identity: &NodeIdentity, name: &str) -> Pod {
+    let port = |name: &str, protocol: &str, number: i32| ContainerPort {
+        name: Some(name.into()),
+        protocol: Some(protocol.into()),
+        container_port: number,
+        ..ContainerPort::default()
+    };
+    let container = Container {
+        name: "portolan".into(),
+        image: Some(concat!("portolan:", env!("CARGO_PKG_VERSION")).into()),
+        ports: Some(vec![port("dns", "UDP", 53), port("dns-tcp", "TCP", 53)]),
+        ..Container::default()
+    };
+    let map = |k: &str, v: &str| Some(BTreeMap::from([(k.to_owned(), v.to_owned())]));
+    Pod {
+        metadata: ObjectMeta {
+            name: Some(name.into()),
+            namespace: Some("kube-system".into()),
+            labels: map("k8s-app", "kube-dns"),
+            annotations: map(MIRROR_ANNOTATION, &identity.name),
+            ..ObjectMeta::default()
+        },
+        spec: Some(PodSpec {
+            node_name: Some(identity.name.clone()),
+            host_network: Some(true),
+            containers: vec![container],
+            ..PodSpec::default()
+        }),
+        status: None,
+    }
+}
+
+fn mirror_status(identity: &NodeIdentity) -> PodStatus {
+    let now = Time(Timestamp::now());
+    let condition = |type_: &str| PodCondition {
+        type_: type_.into(),
+        status: "True".into(),
+        last_transition_time: Some(now.clone()),
+        ..PodCondition::default()
+    };
+    let ip = identity.addresses.first().map(ToString::to_string);
+    PodStatus {
+        phase: Some("Running".into()),
+        conditions: Some(vec![condition("ContainersReady"), condition("Ready")]),
+        pod_ip: ip.clone(),
+        host_ip: ip,
+        pod_ips: Some(identity.addresses.iter().map(|a| PodIP { ip: a.to_string() }).collect()),
+        start_time: Some(now.clone()),
+        container_statuses: Some(vec![container_status(&now)]),
+        ..PodStatus::default()
+    }
+}
+
+fn container_status(now: &Time) -> k8s_openapi::api::core::v1::ContainerStatus {
+    use k8s_openapi::api::core::v1::{ContainerState, ContainerStateRunning, ContainerStatus};
+    let running = ContainerStateRunning { started_at: Some(now.clone()) };
+    ContainerStatus {
+        name: "portolan".into(),
+        ready: true,
+        started: Some(true),
+        image: concat!("portolan:", env!("CARGO_PKG_VERSION")).into(),
+        state: Some(ContainerState { running: Some(running), ..ContainerState::default() }),
+        ..ContainerStatus::default()
+    }
+}

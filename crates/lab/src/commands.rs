@@ -1,0 +1,91 @@
+//! The command lines of what init starts. Values only.
+
+use std::path::Path;
+
+use crate::config::{Files, LabConfig};
+use crate::topology::{API_PORT, HostSpec, node_name};
+
+/// Where a place sees its own folder of the lab's files.
+pub(crate) const PLACE_DIR: &str = "/run/lab";
+/// Where the API server finds the machine's listener.
+pub(crate) const LISTEN_FD: i32 = 3;
+
+/// `portolan server …`, in its own network namespace.
+pub(crate) fn server(config: &LabConfig, files: &Files, host: &HostSpec) -> Vec<String> {
+    let address = host.address.addr();
+    words(&[
+        ("server", String::new()),
+        ("--data-dir", text(&files.data())),
+        ("--listen-fd", LISTEN_FD.to_string()),
+        ("--listen", format!("{address}:{API_PORT}")),
+        ("--advertise", address.to_string()),
+        ("--service-cidr", config.service_cidr.to_string()),
+        ("--cluster-cidr", config.cluster_cidr.to_string()),
+        ("--cluster-domain", config.cluster_domain.clone()),
+        ("--pki-dir", text(&files.pki())),
+    ])
+}
+
+/// `portolan agent …`, inside the node.
+pub(crate) fn agent(config: &LabConfig, host: &HostSpec) -> Vec<String> {
+    let own = |name: &str| format!("{PLACE_DIR}/{name}");
+    words(&[
+        ("agent", String::new()),
+        ("--node", host.name.clone()),
+        ("--node-ip", host.address.addr().to_string()),
+        ("--kubeconfig", own("kubeconfig")),
+        ("--state-dir", "/run/portolan".to_owned()),
+        ("--image-store", text(&config.image_store)),
+        ("--cluster-cidr", config.cluster_cidr.to_string()),
+        ("--service-cidr", config.service_cidr.to_string()),
+        ("--cluster-dns", config.cluster_dns.to_string()),
+        ("--cluster-domain", config.cluster_domain.clone()),
+        ("--lan-interface", "eth0".to_owned()),
+        ("--tls-cert", own("tls.crt")),
+        ("--tls-key", own("tls.key")),
+        ("--client-ca", own("ca.crt")),
+    ])
+}
+
+/// The upstream resolver and web echo on `outside`.
+pub(crate) fn upstream(files: &Files) -> Vec<String> {
+    words(&[("lab-upstream", text(&files.dir))])
+}
+
+pub(crate) fn agent_unit(number: usize) -> String {
+    format!("agent-{}", node_name(number))
+}
+
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+fn words(pairs: &[(&str, String)]) -> Vec<String> {
+    let both = pairs.iter().flat_map(|(flag, value)| [(*flag).to_owned(), value.clone()]);
+    both.filter(|word| !word.is_empty()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agents_command_line_names_its_node_and_its_own_files() {
+        let config = LabConfig::new("lab", 2, "/exe".into(), "/images".into());
+        let line = agent(&config, &config.topology().node(2)).join(" ");
+        let expected = "agent --node node-2 --node-ip 172.18.0.12 --kubeconfig /run/lab/kubeconfig \
+                        --state-dir /run/portolan --image-store /images --cluster-cidr 10.244.0.0/16 \
+                        --service-cidr 10.96.0.0/12 --cluster-dns 10.96.0.10 --cluster-domain cluster.local \
+                        --lan-interface eth0 --tls-cert /run/lab/tls.crt --tls-key /run/lab/tls.key \
+                        --client-ca /run/lab/ca.crt";
+        assert_eq!(line, expected);
+    }
+
+    #[test]
+    fn the_servers_command_line_names_both_its_listeners() {
+        let config = LabConfig::new("lab", 1, "/exe".into(), "/images".into());
+        let files = Files::new(Path::new("/state"));
+        let line = server(&config, &files, &config.topology().api_server()).join(" ");
+        assert!(line.starts_with("server --data-dir /state/data --listen-fd 3 --listen 172.18.0.2:6443"), "{line}");
+    }
+}

@@ -1,0 +1,198 @@
+//! What a lab is asked to be, and where its files are.
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{LabError, file};
+use crate::topology::{MOST_NODES, Topology};
+
+/// The lab's name if none is given.
+pub const DEFAULT_NAME: &str = "lab";
+
+/// When `up` counts the lab as up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ready {
+    /// The lab's processes were started.
+    Started,
+    /// Every Node object is Ready, within this time.
+    Nodes(Duration),
+}
+
+/// Whether a lab ends with the process that started it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attachment {
+    /// It ends when the handle is dropped or the process that holds it dies.
+    Attached,
+    /// It stays until `down`.
+    Detached,
+}
+
+/// One lab.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LabConfig {
+    pub name: String,
+    /// Number of virtual nodes, 1 to 200.
+    pub nodes: usize,
+    /// The program the lab's processes are started from: this one, as a rule.
+    pub exe: PathBuf,
+    /// This lab's folder on the machine; made by `up`, removed by `down`.
+    pub state_dir: PathBuf,
+    /// Folder of images, shared by all nodes and kept.
+    pub image_store: PathBuf,
+    /// Folder of the iptables programs; put in front of PATH in the lab. `None`: the machine's PATH.
+    pub iptables_dir: Option<PathBuf>,
+    pub service_cidr: IpNet,
+    pub cluster_cidr: IpNet,
+    pub cluster_dns: IpAddr,
+    pub cluster_domain: String,
+    /// Added to the environment of the API server and the agents.
+    pub env: Vec<(String, String)>,
+    pub ready: Ready,
+}
+
+impl LabConfig {
+    /// The field's defaults, with the state below [`state_root`].
+    pub fn new(name: &str, nodes: usize, exe: PathBuf, image_store: PathBuf) -> LabConfig {
+        LabConfig {
+            name: name.to_owned(),
+            nodes,
+            exe,
+            state_dir: state_root().join(name),
+            image_store,
+            iptables_dir: None,
+            service_cidr: "10.96.0.0/12".parse().expect("a CIDR"),
+            cluster_cidr: "10.244.0.0/16".parse().expect("a CIDR"),
+            cluster_dns: "10.96.0.10".parse().expect("an address"),
+            cluster_domain: "cluster.local".to_owned(),
+            env: Vec::new(),
+            ready: Ready::Nodes(Duration::from_secs(60)),
+        }
+    }
+
+    pub fn topology(&self) -> Topology {
+        Topology { nodes: self.nodes, service_cidr: self.service_cidr }
+    }
+
+    pub(crate) fn validate(&self) -> Result<(), LabError> {
+        let letters = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        let starts_well = self.name.starts_with(|c: char| c.is_ascii_lowercase());
+        if !starts_well || self.name.len() > 32 || !self.name.chars().all(letters) {
+            return Err(LabError::BadName { name: self.name.clone() });
+        }
+        if self.nodes == 0 || self.nodes > MOST_NODES {
+            return Err(LabError::BadNodes { nodes: self.nodes, most: MOST_NODES });
+        }
+        Ok(())
+    }
+}
+
+/// Where labs keep their state: `/run/portolan/labs` for root, below `$XDG_RUNTIME_DIR` for others.
+pub fn state_root() -> PathBuf {
+    let own = std::env::var_os("XDG_RUNTIME_DIR").filter(|_| !rustix::process::geteuid().is_root());
+    own.map_or_else(|| PathBuf::from("/run"), PathBuf::from).join("portolan/labs")
+}
+
+/// The files of a lab, below its state folder.
+#[derive(Debug, Clone)]
+pub(crate) struct Files {
+    pub dir: PathBuf,
+}
+
+impl Files {
+    pub fn new(dir: &Path) -> Files {
+        Files { dir: dir.to_owned() }
+    }
+
+    pub fn lab(&self) -> PathBuf {
+        self.dir.join("lab.json")
+    }
+
+    pub fn keeper_pid(&self) -> PathBuf {
+        self.dir.join("keeper.pid")
+    }
+
+    pub fn control(&self) -> PathBuf {
+        self.dir.join("control.sock")
+    }
+
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.dir.join("admin.kubeconfig")
+    }
+
+    pub fn pki(&self) -> PathBuf {
+        self.dir.join("pki")
+    }
+
+    /// The API server's objects.
+    pub fn data(&self) -> PathBuf {
+        self.dir.join("data")
+    }
+
+    pub fn logs(&self) -> PathBuf {
+        self.dir.join("logs")
+    }
+
+    pub fn log(&self, unit: &str) -> PathBuf {
+        self.logs().join(format!("{unit}.log"))
+    }
+
+    /// One line a question: `TIME server=ADDRESS from=ADDRESS NAME TYPE`.
+    pub fn upstream_queries(&self) -> PathBuf {
+        self.logs().join("upstream-queries.log")
+    }
+
+    /// What a place sees as /run/lab.
+    pub fn place(&self, name: &str) -> PathBuf {
+        self.dir.join("places").join(name)
+    }
+}
+
+/// What `up` tells keeper and init, as `lab.json`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct LabFile {
+    pub config: LabConfig,
+    /// Port of the API on 127.0.0.1.
+    pub api_port: u16,
+}
+
+impl LabFile {
+    pub fn load(dir: &Path) -> Result<LabFile, LabError> {
+        let path = Files::new(dir).lab();
+        let bytes = fs::read(&path).map_err(file("cannot read", &path))?;
+        serde_json::from_slice(&bytes).map_err(|e| file("cannot read", &path)(e.into()))
+    }
+
+    pub fn save(&self) -> Result<(), LabError> {
+        let path = Files::new(&self.config.state_dir).lab();
+        let text = serde_json::to_string_pretty(self).expect("the lab's description has text keys only");
+        fs::write(&path, text).map_err(file("cannot write", &path))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(name: &str, nodes: usize) -> LabConfig {
+        LabConfig::new(name, nodes, "/exe".into(), "/images".into())
+    }
+
+    #[test]
+    fn names_that_would_not_do_as_a_folder_or_a_label_are_refused() {
+        for name in ["", "Lab", "../up", "a/b", "1a", "-a", "a b", "a-name-that-is-much-longer-than-it-may-be"] {
+            assert!(matches!(config(name, 2).validate(), Err(LabError::BadName { .. })), "{name:?}");
+        }
+        assert!(config("lab-2", 2).validate().is_ok());
+    }
+
+    #[test]
+    fn a_lab_has_one_to_two_hundred_nodes() {
+        let holds = |nodes| config("lab", nodes).validate().is_ok();
+        assert_eq!([0, 1, 200, 201].map(holds), [false, true, true, false]);
+    }
+}

@@ -1,0 +1,118 @@
+//! The keeper: the lab's only process in the machine's own namespaces.
+//!
+//! It holds the name's lock and the API listener, starts lab init as PID 1 of new namespaces and waits.
+//! When init ends it removes the lab's files; when it is told to end (SIGTERM, or the lifeline to `up`
+//! breaks) it kills init first, and the kernel ends everything inside. So a lab whose `up` is
+//! interrupted before it is ready is gone; once ready, `up --detach` lets go by a word on the lifeline.
+//! Killed itself, the keeper takes init along by PDEATHSIG and leaves only files, which the next `up`
+//! or `sweep` removes.
+
+use std::fs;
+use std::io;
+use std::os::fd::{OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitCode};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::thread::UnshareFlags;
+
+use crate::config::Files;
+use crate::error::{LabError, file, system};
+use crate::lock;
+use crate::process::{die_with_parent, high, inherited, pass, read_signals, signals};
+
+/// Where the keeper finds what `up` passes.
+pub(crate) const LISTENER: RawFd = 3;
+pub(crate) const READY: RawFd = 4;
+pub(crate) const LOCK: RawFd = 5;
+/// The reading end of a pipe that breaks when `up` ends.
+pub(crate) const LIFELINE: RawFd = 6;
+/// What `up --detach` writes there when it may end.
+pub(crate) const LET_GO: &[u8] = b"detach";
+/// Where init finds the reading end of a pipe that breaks when the keeper ends.
+pub(crate) const INIT_LIFELINE: RawFd = 5;
+
+/// `lab-keeper STATE_DIR`
+pub(crate) fn run(state_dir: &Path) -> ExitCode {
+    match keep(state_dir) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("keeper: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn keep(state_dir: &Path) -> Result<(), LabError> {
+    let take = |number| inherited(number).map_err(system("the keeper was started without its descriptors"));
+    let (listener, ready, lock, lifeline) = (take(LISTENER)?, take(READY)?, take(LOCK)?, take(LIFELINE)?);
+    let signal_fd =
+        signals(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGCHLD]).map_err(system("cannot take signals"))?;
+    let pid_file = Files::new(state_dir).keeper_pid();
+    fs::write(&pid_file, std::process::id().to_string()).map_err(file("cannot write", &pid_file))?;
+    let (init_lifeline, _held) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+        .map_err(system("cannot make a pipe"))?;
+    let mut init = start_init(state_dir, listener.try_clone().map_err(system("cannot copy the listener"))?, ready, init_lifeline)?;
+    let outcome = wait(&mut init, &signal_fd, lifeline);
+    // Whatever happened: nothing of the lab may outlive its keeper.
+    let _ = init.kill();
+    let _ = init.wait();
+    let removed = fs::remove_dir_all(state_dir).map_err(file("cannot remove", state_dir));
+    lock::remove(&lock, state_dir);
+    outcome.and(removed)
+}
+
+fn start_init(state_dir: &Path, listener: OwnedFd, ready: OwnedFd, lifeline: OwnedFd) -> Result<Child, LabError> {
+    // SAFETY: this process has one thread. Its own namespaces stay; its next child is PID 1 of a new one.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWPID) }.map_err(system("cannot make a PID namespace"))?;
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("portolan").arg("lab-init").arg(state_dir).current_dir("/");
+    let passed = [(listener, LISTENER), (ready, READY), (lifeline, INIT_LIFELINE)];
+    let raised = passed.into_iter().map(|(fd, number)| Ok((high(fd)?, number))).collect::<io::Result<Vec<_>>>();
+    pass(&mut command, raised.map_err(system("cannot pass descriptors"))?);
+    // SAFETY: system calls only, in a process with one thread.
+    unsafe { command.pre_exec(become_init) };
+    command.spawn().map_err(system("cannot start the lab's init"))
+}
+
+fn become_init() -> io::Result<()> {
+    die_with_parent()?;
+    let rooms = UnshareFlags::NEWNS
+        | UnshareFlags::NEWNET
+        | UnshareFlags::NEWUTS
+        | UnshareFlags::NEWIPC
+        | UnshareFlags::NEWCGROUP;
+    // SAFETY: a freshly forked process with one thread.
+    Ok(unsafe { rustix::thread::unshare_unsafe(rooms) }?)
+}
+
+/// Returns when init ended or the keeper is to end.
+fn wait(init: &mut Child, signal_fd: &OwnedFd, lifeline: OwnedFd) -> Result<(), LabError> {
+    let mut lifeline = Some(lifeline);
+    loop {
+        let mut polled = vec![PollFd::new(signal_fd, PollFlags::IN)];
+        polled.extend(lifeline.as_ref().map(|fd| PollFd::new(fd, PollFlags::IN)));
+        match poll(&mut polled, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(system("cannot wait")(error)),
+        }
+        let is_moved = polled.get(1).is_some_and(|fd| !fd.revents().is_empty());
+        if is_moved && !is_let_go(lifeline.take()) {
+            return Ok(());
+        }
+        if read_signals(signal_fd).into_iter().any(|signal| signal != libc::SIGCHLD) {
+            return Ok(());
+        }
+        if let Some(status) = init.try_wait().map_err(system("cannot wait for init"))? {
+            eprintln!("keeper: the lab's init ended: {status}");
+            return Ok(());
+        }
+    }
+}
+
+/// Whether the lifeline moved because `up` let go, and not because it ended.
+fn is_let_go(lifeline: Option<OwnedFd>) -> bool {
+    let mut word = [0; LET_GO.len()];
+    lifeline.is_some_and(|fd| rustix::io::read(fd, &mut word) == Ok(LET_GO.len()) && word == *LET_GO)
+}

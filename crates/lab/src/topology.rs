@@ -1,0 +1,139 @@
+//! Who is on the lab's LAN, with which addresses and routes. Values only.
+//!
+//! ```text
+//!  172.18.0.0/24 ──┬── .1 outside (gateway; also 114.114.114.114, 8.8.8.8, 192.168.100.100)
+//!                  ├── .2 apiserver
+//!                  └── .11 node-1, .12 node-2, …
+//! ```
+//!
+//! `outside` has a route to the Services by node-1 and none to pods, and forwards nothing: a packet
+//! that a node should have rewritten and did not must be lost there, not find its way all the same.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::{IpNet, Ipv4Net};
+
+pub const LAN: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(172, 18, 0, 0), 24);
+pub(crate) const MOST_NODES: usize = 200;
+
+/// Addresses `outside` answers on beside its LAN address: the notes' two resolvers and web server.
+pub const OUTSIDE_ADDRESSES: [Ipv4Addr; 3] =
+    [Ipv4Addr::new(114, 114, 114, 114), Ipv4Addr::new(8, 8, 8, 8), Ipv4Addr::new(192, 168, 100, 100)];
+
+pub(crate) const OUTSIDE: &str = "outside";
+pub(crate) const API_SERVER: &str = "apiserver";
+pub(crate) const API_PORT: u16 = 6443;
+
+/// The lab's LAN as a value.
+#[derive(Debug, Clone)]
+pub struct Topology {
+    pub nodes: usize,
+    pub service_cidr: IpNet,
+}
+
+/// One host on the LAN.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostSpec {
+    pub name: String,
+    /// On `eth0`, with the LAN's length.
+    pub address: IpNet,
+    pub mac: [u8; 6],
+    /// On `lo`.
+    pub own_addresses: Vec<IpNet>,
+    /// Destination and gateway.
+    pub routes: Vec<(IpNet, IpAddr)>,
+    pub forwards: bool,
+    /// Name of the other end of `eth0`, a port of the LAN's bridge.
+    pub port: String,
+}
+
+impl Topology {
+    pub fn outside(&self) -> HostSpec {
+        let mut host = host(OUTSIDE, 1);
+        host.own_addresses = OUTSIDE_ADDRESSES.map(|a| IpNet::from(IpAddr::V4(a))).to_vec();
+        host.routes = vec![(self.service_cidr, self.node(1).address.addr())];
+        host
+    }
+
+    pub fn api_server(&self) -> HostSpec {
+        with_gateway(host(API_SERVER, 2))
+    }
+
+    /// `number` from 1.
+    pub fn node(&self, number: usize) -> HostSpec {
+        let last = u8::try_from(10 + number).expect("at most 200 nodes");
+        HostSpec { forwards: true, ..with_gateway(host(&node_name(number), last)) }
+    }
+
+    /// All hosts in the order they are made.
+    pub fn hosts(&self) -> Vec<HostSpec> {
+        let mut hosts = vec![self.outside(), self.api_server()];
+        hosts.extend((1..=self.nodes).map(|number| self.node(number)));
+        hosts
+    }
+
+    pub fn node_names(&self) -> Vec<String> {
+        (1..=self.nodes).map(node_name).collect()
+    }
+}
+
+pub(crate) fn node_name(number: usize) -> String {
+    format!("node-{number}")
+}
+
+fn host(name: &str, last: u8) -> HostSpec {
+    let [a, b, c, _] = LAN.network().octets();
+    let address = Ipv4Addr::new(a, b, c, last);
+    HostSpec {
+        name: name.to_owned(),
+        address: IpNet::new(IpAddr::V4(address), LAN.prefix_len()).expect("a LAN's length"),
+        mac: [0x02, 0x18, a, b, c, last], // locally administered, the same at every start
+        own_addresses: Vec::new(),
+        routes: Vec::new(),
+        forwards: false,
+        port: format!("lan-{name}"),
+    }
+}
+
+fn with_gateway(mut host: HostSpec) -> HostSpec {
+    let any: IpNet = "0.0.0.0/0".parse().expect("a CIDR");
+    let [a, b, c, _] = LAN.network().octets();
+    host.routes.push((any, IpAddr::V4(Ipv4Addr::new(a, b, c, 1))));
+    host
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn topology(nodes: usize) -> Topology {
+        Topology { nodes, service_cidr: "10.96.0.0/12".parse().unwrap() }
+    }
+
+    #[test]
+    fn hosts_have_the_notes_addresses() {
+        let addresses: Vec<_> = topology(2).hosts().iter().map(|h| format!("{} {}", h.name, h.address)).collect();
+        let expected =
+            ["outside 172.18.0.1/24", "apiserver 172.18.0.2/24", "node-1 172.18.0.11/24", "node-2 172.18.0.12/24"];
+        assert_eq!(addresses, expected);
+    }
+
+    #[test]
+    fn outside_knows_services_by_node_1_and_no_pods_and_forwards_nothing() {
+        let outside = topology(2).outside();
+        let services = ("10.96.0.0/12".parse().unwrap(), "172.18.0.11".parse().unwrap());
+        assert_eq!((outside.routes, outside.forwards), (vec![services], false));
+    }
+
+    #[test]
+    fn two_hundred_hosts_share_no_address_name_or_port_and_names_fit_an_interface() {
+        let hosts = topology(MOST_NODES).hosts();
+        let count = |part: &dyn Fn(&HostSpec) -> String| hosts.iter().map(part).collect::<BTreeSet<_>>().len();
+        assert_eq!(count(&|h| h.address.to_string()), hosts.len());
+        assert_eq!(count(&|h| format!("{:?}", h.mac)), hosts.len());
+        assert_eq!(count(&|h| h.port.clone()), hosts.len());
+        assert!(hosts.iter().all(|h| h.port.len() < 16 && IpNet::from(LAN).contains(&h.address.addr())));
+    }
+}

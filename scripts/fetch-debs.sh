@@ -1,0 +1,132 @@
+#!/bin/sh
+# Fetches the programs that the demo and the tests drive (iptables, nginx, curl,
+# drill, conntrack, ip, bird, ...) into target/deb, and installs nothing.
+#
+#   target/deb/apt    an apt state folder of our own: the machine's is not touched
+#   target/deb/root   what `dpkg -x` laid out
+#   target/deb/bin    one wrapper per program; put it in front of PATH
+#
+# Works as an ordinary user, with the machine's own apt sources and proxies.
+# Quick when there is nothing to do. Exit code 3: the machine lacks something.
+set -eu
+
+here=$(CDPATH= cd -- "$(dirname -- "$0")/.." && pwd)
+dest=${PORTOLAN_DEB_DIR:-$here/target/deb}
+apt=$dest/apt
+root=$dest/root
+bin=$dest/bin
+layout=3 # raise it when the wrappers or the layout change
+
+packages="iptables nginx busybox-static curl ldnsutils conntrack iproute2 bird2 docker-registry"
+
+# The C library and its closest kin are the machine's: mixing two of them breaks programs.
+not_unpacked="libc6 libc-bin libgcc-s1 libcrypt1 gcc-[0-9]*-base"
+
+say() { printf 'fetch-debs: %s\n' "$*" >&2; }
+lacks() { say "$*"; exit 3; }
+
+# True if the kubectl on PATH is 1.28 or newer.
+kubectl_is_new_enough() {
+    command -v kubectl >/dev/null 2>&1 || return 1
+    minor=$(kubectl version --client 2>/dev/null | sed -n 's/^Client Version: .*v1\.\([0-9]*\).*/\1/p')
+    [ -n "$minor" ] && [ "$minor" -ge 28 ]
+}
+
+# apt with state, cache and package status of our own; the empty status makes
+# every dependency count as missing, so that the closure is complete.
+own_apt() {
+    apt-get -qq \
+        -o Dir::State="$apt/state" -o Dir::State::lists="$apt/state/lists" \
+        -o Dir::State::status="$apt/status" -o Dir::State::extended_states="$apt/state/extended_states" \
+        -o Dir::Cache="$apt/cache" -o Dir::Cache::archives="$apt/cache/archives" \
+        -o Dir::Log="$apt/log" -o Debug::NoLocking=1 -o APT::Sandbox::User=root \
+        -o APT::Install-Recommends=0 -o APT::Get::List-Cleanup=1 \
+        -o Acquire::Languages=none -o Acquire::Retries=3 "$@"
+}
+
+is_unpacked() {
+    for pattern in $not_unpacked; do
+        # shellcheck disable=SC2254 # the pattern is meant to be one
+        case $1 in $pattern) return 1 ;; esac
+    done
+}
+
+fetch() {
+    mkdir -p "$apt/state/lists/partial" "$apt/cache/archives/partial" "$apt/log"
+    : >"$apt/status"
+    say "reading the package lists"
+    own_apt update || lacks "apt-get update failed; check the machine's apt sources and its way to them"
+    say "downloading: $packages"
+    # shellcheck disable=SC2086 # a list of words
+    own_apt install -y --download-only $packages ||
+        lacks "apt-get could not download the packages; the sources must offer: $packages"
+}
+
+unpack() {
+    rm -rf "$root.new"
+    mkdir -p "$root.new"
+    for deb in "$apt"/cache/archives/*.deb; do
+        name=$(basename "$deb")
+        if is_unpacked "${name%%_*}"; then
+            dpkg -x "$deb" "$root.new"
+        fi
+    done
+    rm -rf "$root"
+    mv "$root.new" "$root"
+}
+
+# wrap NAME PROGRAM [FIRST-ARGUMENT]: a script that runs PROGRAM with our libraries.
+wrap() {
+    [ -e "$root$2" ] || lacks "$2 is not in the packages fetched; remove $dest and try again"
+    cat >"$bin.new/$1" <<END
+#!/bin/sh
+export LD_LIBRARY_PATH="$libraries" XTABLES_LIBDIR="$root/usr/lib/$triplet/xtables"
+exec "$root$2"${3:+ $3} "\$@"
+END
+    chmod 755 "$bin.new/$1"
+}
+
+write_wrappers() {
+    triplet=$(basename "$(dirname "$(find "$root/usr/lib" -maxdepth 2 -type d -name xtables | head -n 1)")")
+    libraries=$root/usr/lib/$triplet:$root/lib/$triplet
+    rm -rf "$bin.new"
+    mkdir -p "$bin.new"
+    for family in iptables ip6tables; do
+        for tail in '' -save -restore; do
+            wrap "$family$tail" /usr/sbin/xtables-nft-multi "$family$tail"
+            wrap "$family-nft$tail" /usr/sbin/xtables-nft-multi "$family$tail"
+            wrap "$family-legacy$tail" /usr/sbin/xtables-legacy-multi "$family$tail"
+        done
+    done
+    wrap nginx /usr/sbin/nginx
+    wrap busybox /bin/busybox
+    wrap curl /usr/bin/curl
+    wrap drill /usr/bin/drill
+    wrap conntrack /usr/sbin/conntrack
+    wrap ip /bin/ip
+    wrap ss /bin/ss
+    wrap bird /usr/sbin/bird
+    wrap birdc /usr/sbin/birdc
+    wrap docker-registry /usr/bin/docker-registry
+    case " $packages " in *' kubernetes-client '*) wrap kubectl /usr/bin/kubectl ;; esac
+    rm -rf "$bin"
+    mv "$bin.new" "$bin"
+}
+
+for tool in apt-get dpkg; do
+    command -v "$tool" >/dev/null 2>&1 || lacks "$tool is missing: this needs Debian or one of its kin"
+done
+if ! kubectl_is_new_enough; then
+    say "no kubectl of 1.28 or newer on PATH: taking the distribution's, which may be too old for some steps"
+    packages="$packages kubernetes-client"
+fi
+stamp="layout $layout; $dest; $(dpkg --print-architecture); $packages"
+if [ -f "$dest/stamp" ] && [ "$(cat "$dest/stamp")" = "$stamp" ]; then
+    exit 0
+fi
+rm -f "$dest/stamp"
+fetch
+unpack
+write_wrappers
+printf '%s\n' "$stamp" >"$dest/stamp"
+say "ready: $bin"

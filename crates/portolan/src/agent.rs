@@ -1,0 +1,89 @@
+//! `portolan agent`: one node.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::failure::Failure;
+use crate::settings::ClusterArgs;
+
+/// Command line of a node's agent.
+#[derive(Args, Clone, Debug)]
+pub struct AgentArgs {
+    /// Name of the Node object
+    #[arg(long)]
+    node: String,
+    /// The node's addresses on the LAN, one per family
+    #[arg(long, value_name = "IP", required = true, value_delimiter = ',')]
+    node_ip: Vec<IpAddr>,
+    /// How to reach the API server
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: PathBuf,
+    /// Where the node keeps pods, leases and sockets
+    #[arg(long, value_name = "DIR", default_value = "/run/portolan")]
+    state_dir: PathBuf,
+    /// Where container images are kept
+    #[arg(long, value_name = "DIR")]
+    image_store: PathBuf,
+    /// The link to the other nodes
+    #[arg(long, value_name = "NAME", default_value = "eth0")]
+    lan_interface: String,
+    /// Certificate of the node's own HTTPS API
+    #[arg(long, value_name = "FILE")]
+    tls_cert: PathBuf,
+    /// Its key
+    #[arg(long, value_name = "FILE")]
+    tls_key: PathBuf,
+    /// Authority whose client certificates the node's API takes
+    #[arg(long, value_name = "FILE")]
+    client_ca: PathBuf,
+    /// The node's resolv.conf: upstreams of its DNS
+    #[arg(long, value_name = "FILE", default_value = "/etc/resolv.conf")]
+    resolv_conf: PathBuf,
+    /// Seconds between two renewals of the node's Lease
+    #[arg(long, value_name = "SECS", default_value_t = 10)]
+    heartbeat_secs: u64,
+    /// Seconds without a word after which a BGP session is over; at least 3
+    #[arg(long, value_name = "SECS", default_value_t = 90, value_parser = clap::value_parser!(u16).range(3..))]
+    bgp_hold_secs: u16,
+    /// Largest packet on pods' links, in bytes; unset takes the LAN link's
+    #[arg(long, value_name = "BYTES")]
+    mtu: Option<u32>,
+    /// Ask HOST[:PORT] for images of a registry; repeats. A registry that has none is never asked
+    #[arg(long, value_name = "REGISTRY=HOST", value_parser = crate::image::parse_mirror)]
+    registry_mirror: Vec<(String, String)>,
+    #[command(flatten)]
+    cluster: ClusterArgs,
+}
+
+/// Runs the node until the process is told to end.
+///
+/// # Errors
+/// The kubeconfig or certificates cannot be read, or the kernel lacks something.
+pub async fn run(args: AgentArgs) -> Result<(), Failure> {
+    let client = crate::client::connect(Some(args.kubeconfig)).await?;
+    let exe = std::env::current_exe().map_err(|e| Failure::machine(format!("cannot find this program: {e}")))?;
+    let config = portolan_agent::Config {
+        settings: args.cluster.settings(&args.node),
+        addresses: args.node_ip,
+        state_dir: args.state_dir,
+        image_store: args.image_store,
+        lan_interface: args.lan_interface,
+        tls_cert: args.tls_cert,
+        tls_key: args.tls_key,
+        client_ca: args.client_ca,
+        resolv_conf: args.resolv_conf,
+        heartbeat: Duration::from_secs(args.heartbeat_secs),
+        bgp_hold_time_secs: args.bgp_hold_secs,
+        mtu_bytes: args.mtu,
+        registry_mirrors: args.registry_mirror,
+        dns_ttl_secs: crate::cli::DNS_TTL_SECS,
+        exe,
+    };
+    tokio::select! {
+        ended = portolan_agent::run(client, config) => ended.map_err(Failure::machine),
+        () = crate::server::told_to_end() => Ok(()),
+    }
+}

@@ -1,0 +1,244 @@
+//! One grammar for all commands (`portolan --help`).
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::failure::Failure;
+use crate::lab::LabArgs;
+use crate::settings::ClusterArgs;
+
+/// Kubernetes service networking in one binary: service proxy, cluster DNS, pod network, and a lab to see them in.
+#[derive(Parser)]
+#[command(name = "portolan", version, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Bring up a cluster of virtual nodes on this machine
+    Up(UpArgs),
+    /// Take the lab down; nothing of it remains
+    Down(NameArgs),
+    /// Show the labs that run, or one in detail
+    Status(StatusArgs),
+    /// Run a command, or a shell, on a node, on the host outside, or in a pod's network
+    Shell(ShellArgs),
+    /// Walk through Kubernetes networking step by step, on a lab of its own
+    Walk(WalkArgs),
+    /// Create or change objects from files, as kubectl apply does
+    Apply(ApplyArgs),
+    /// Print what would be put in place on a node, from files, without a cluster
+    Render(RenderArgs),
+    /// Serve cluster DNS from files
+    Dns(DnsArgs),
+    /// Run a node: service proxy, DNS, pod network, pods
+    Agent(crate::agent::AgentArgs),
+    /// Run the control plane
+    Server(crate::server::ServerArgs),
+    /// Ask a node's agent about itself
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// The store of container images
+    #[command(subcommand)]
+    Image(crate::image::ImageCommand),
+}
+
+#[derive(clap::Args)]
+struct NameArgs {
+    #[command(flatten)]
+    lab: LabArgs,
+}
+
+#[derive(clap::Args)]
+struct UpArgs {
+    #[command(flatten)]
+    lab: LabArgs,
+    /// Return when the nodes are Ready and leave the lab running
+    #[arg(long)]
+    detach: bool,
+}
+
+#[derive(clap::Args)]
+struct StatusArgs {
+    #[command(flatten)]
+    lab: LabArgs,
+    /// How to print it
+    #[arg(long, value_enum, default_value_t = OutputFormat::Text)]
+    output: OutputFormat,
+}
+
+/// How a command prints its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OutputFormat {
+    /// For a person.
+    Text,
+    /// For a program.
+    Json,
+}
+
+#[derive(clap::Args)]
+struct ShellArgs {
+    #[command(flatten)]
+    lab: LabArgs,
+    /// node-1, outside, or pod/NAME (pod/NAMESPACE/NAME)
+    place: String,
+    /// The command; a shell if there is none
+    #[arg(last = true)]
+    command: Vec<String>,
+}
+
+#[derive(clap::Args)]
+struct WalkArgs {
+    #[command(flatten)]
+    lab: LabArgs,
+    /// Take away this step's rule, record or route just before its check: the walk must fail (for tests)
+    #[arg(long, value_name = "STEP", value_parser = clap::value_parser!(u8).range(1..=8))]
+    sabotage: Option<u8>,
+    /// Where the walk's manifests are
+    #[arg(long, value_name = "DIR", default_value = "examples/walk")]
+    examples: PathBuf,
+}
+
+#[derive(clap::Args)]
+struct ApplyArgs {
+    /// A file, a folder, or - for standard input; repeats
+    #[arg(short = 'f', long = "filename", value_name = "FILE", required = true)]
+    files: Vec<PathBuf>,
+    /// Namespace of objects that name none
+    #[arg(short = 'n', long, default_value = "default")]
+    namespace: String,
+    /// The cluster to write to
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+}
+
+#[derive(clap::Args)]
+struct RenderArgs {
+    /// What to print
+    #[arg(value_enum)]
+    what: Rendered,
+    /// The node it is for
+    #[arg(long)]
+    node: String,
+    /// Kubernetes objects: a file, a folder, or -; repeats
+    #[arg(short = 'f', long = "filename", value_name = "FILE", required = true)]
+    files: Vec<PathBuf>,
+    /// Output of iptables-save to compare with instead of printing (iptables only); 1 if they differ
+    #[arg(long, value_name = "FILE")]
+    compare: Option<PathBuf>,
+    #[command(flatten)]
+    cluster: ClusterArgs,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Rendered {
+    /// Input of iptables-restore
+    Iptables,
+    /// A zone file
+    Dns,
+    /// Routes of the main table
+    Routes,
+}
+
+#[derive(clap::Args)]
+struct DnsArgs {
+    /// Kubernetes objects: a file, a folder, or -; repeats
+    #[arg(short = 'f', long = "filename", value_name = "FILE", required = true)]
+    files: Vec<PathBuf>,
+    /// Address and port to serve UDP and TCP on
+    #[arg(long, value_name = "ADDR:PORT")]
+    listen: std::net::SocketAddr,
+    /// Where upstream servers are read from; it is followed when it changes
+    #[arg(long, value_name = "FILE", default_value = "/etc/resolv.conf")]
+    resolv_conf: PathBuf,
+    #[command(flatten)]
+    cluster: ClusterArgs,
+}
+
+#[derive(Subcommand)]
+enum NodeCommand {
+    /// BGP sessions, learned routes, and how far the node is programmed
+    Status(crate::node::StatusArgs),
+}
+
+/// TTL of cluster records in seconds, as in our shipped Corefile.
+pub const DNS_TTL_SECS: u32 = 30;
+
+/// Reads the command line and carries it out.
+///
+/// # Errors
+/// What the command says, with its exit code.
+pub fn run() -> Result<(), Failure> {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let asked = !error.use_stderr();
+            // Help that cannot be printed has nobody to read it.
+            let _ = error.print();
+            return if asked { Ok(()) } else { Err(Failure::silent(2)) };
+        }
+    };
+    log(&cli.command);
+    match cli.command {
+        Command::Up(args) => crate::lab::up(&args.lab, args.detach),
+        Command::Down(args) => crate::lab::down(&args.lab),
+        Command::Status(args) => crate::lab::status(&args.lab, args.output),
+        Command::Shell(args) => crate::lab::shell(&args.lab, &args.place, &args.command),
+        Command::Walk(args) => {
+            crate::walk::walk(&crate::walk::Options { lab: args.lab, sabotage: args.sabotage, examples: args.examples })
+        }
+        Command::Apply(args) => apply(&args),
+        Command::Render(args) => render(&args),
+        Command::Dns(args) => block_on(crate::dns::serve(&args.files, args.listen, &args.resolv_conf, &args.cluster)),
+        Command::Agent(args) => block_on(crate::agent::run(args)),
+        Command::Server(args) => block_on(crate::server::run(args)),
+        Command::Node(NodeCommand::Status(args)) => block_on(crate::node::status(args)),
+        Command::Image(command) => crate::image::run(command),
+    }
+}
+
+/// Servers log state changes; other commands speak for themselves. `PORTOLAN_LOG` sets another filter.
+fn log(command: &Command) {
+    let serves = matches!(command, Command::Agent(_) | Command::Server(_) | Command::Dns(_));
+    let default = if serves { "info" } else { "off" };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("PORTOLAN_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+}
+
+/// Runs a command's future to its end on a runtime of its own.
+pub fn block_on<T>(future: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::machine(format!("cannot start threads: {e}")))?;
+    runtime.block_on(future)
+}
+
+fn apply(args: &ApplyArgs) -> Result<(), Failure> {
+    let objects = crate::apply::read(&args.files)?;
+    block_on(async {
+        let client = crate::client::connect(args.kubeconfig.clone()).await?;
+        crate::apply::apply(client, objects, &args.namespace).await
+    })
+}
+
+fn render(args: &RenderArgs) -> Result<(), Failure> {
+    let snapshot = crate::render::snapshot(&args.files, args.cluster.settings(&args.node))?;
+    match (args.what, &args.compare) {
+        (Rendered::Iptables, Some(saved)) => {
+            let text = std::fs::read_to_string(saved)
+                .map_err(|e| Failure::input(format!("--compare: cannot read {}: {e}", saved.display())))?;
+            return crate::render::compare_with(&snapshot, &text);
+        }
+        (_, Some(_)) => return Err(Failure::input("--compare goes with `render iptables` only")),
+        (Rendered::Iptables, None) => print!("{}", crate::render::iptables(&snapshot)),
+        (Rendered::Dns, None) => print!("{}", crate::render::dns(&snapshot, DNS_TTL_SECS)?),
+        (Rendered::Routes, None) => print!("{}", crate::render::routes(&snapshot)),
+    }
+    Ok(())
+}

@@ -1,0 +1,267 @@
+//! `portolan up|down|status|shell`, and the lab as the walk uses it.
+
+use std::path::PathBuf;
+use std::process::ExitStatus;
+
+use clap::Args;
+use portolan_lab::{Attachment, LabConfig, LabError, LabHandle, Ready};
+use portolan_pods::image::{Store, nginx_from};
+
+use crate::cli::OutputFormat;
+use crate::failure::Failure;
+
+/// Name of the image that every lab can run.
+const NGINX: &str = "nginx:latest";
+
+/// Which lab, and what it is made of.
+#[derive(Args, Clone, Debug)]
+pub struct LabArgs {
+    /// The lab's name
+    #[arg(long, value_name = "LAB", default_value = portolan_lab::DEFAULT_NAME)]
+    name: String,
+    /// Number of virtual nodes (up, walk)
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    nodes: usize,
+    /// Where container images are kept; outlives labs
+    #[arg(long, value_name = "DIR", env = "PORTOLAN_IMAGES")]
+    image_store: Option<PathBuf>,
+    /// All labs (down)
+    #[arg(long)]
+    all: bool,
+}
+
+impl LabArgs {
+    /// The image store: as told, else in the user's cache.
+    pub fn image_store(&self) -> PathBuf {
+        self.image_store.clone().unwrap_or_else(default_image_store)
+    }
+
+    fn config(&self) -> Result<LabConfig, Failure> {
+        let exe = std::env::current_exe().map_err(|e| Failure::machine(format!("cannot find this program: {e}")))?;
+        let mut config = LabConfig::new(&self.name, self.nodes, exe, self.image_store());
+        config.iptables_dir = crate::tools::deb_bin();
+        Ok(config)
+    }
+}
+
+/// `$XDG_CACHE_HOME/portolan/images`, or the like.
+pub fn default_image_store() -> PathBuf {
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
+    cache.or_else(home).unwrap_or_else(|| PathBuf::from("/var/cache")).join("portolan/images")
+}
+
+/// Wrong use is 2, a machine that lacks something 3, all else "no".
+fn failed(error: LabError) -> Failure {
+    match error {
+        LabError::BadName { .. } | LabError::BadNodes { .. } | LabError::NoSuchPlace { .. } => Failure::input(error),
+        LabError::Missing { .. } => Failure::machine(error),
+        _ => Failure::no(error),
+    }
+}
+
+/// Makes sure that the lab can run nginx: from the store, else packed from Debian's nginx that `make deps` fetched.
+fn ensure_nginx(args: &LabArgs) -> Result<(), Failure> {
+    let store = Store::open(&args.image_store()).map_err(Failure::no)?;
+    if store.find(NGINX).is_some() {
+        return Ok(());
+    }
+    let Some(root) = crate::tools::deb_bin().map(|bin| bin.with_file_name("root")).filter(|root| root.is_dir()) else {
+        return Ok(());
+    };
+    let image = nginx_from(&root);
+    store.build_from_host(&image).map(|_| ()).map_err(|e| Failure::no(format!("cannot pack {NGINX} from {}: {e}", root.display())))
+}
+
+/// Brings a lab up; detached, it goes on after this process.
+pub fn up(args: &LabArgs, detach: bool) -> Result<(), Failure> {
+    ensure_nginx(args)?;
+    let attachment = if detach { Attachment::Detached } else { Attachment::Attached };
+    let lab = portolan_lab::up(&args.config()?, attachment).map_err(failed)?;
+    println!("# {} nodes are Ready; `portolan status` shows them, `portolan down --name {}` ends the lab", args.nodes, args.name);
+    println!("export KUBECONFIG={}", lab.kubeconfig().display());
+    if detach {
+        return Ok(());
+    }
+    crate::cli::block_on(async {
+        crate::server::told_to_end().await;
+        Ok(())
+    })?;
+    lab.down().map_err(failed)
+}
+
+/// Takes a lab, or all, down.
+pub fn down(args: &LabArgs) -> Result<(), Failure> {
+    let root = portolan_lab::state_root();
+    if !args.all {
+        return open(args)?.down().map_err(failed);
+    }
+    for lab in portolan_lab::list(&root) {
+        let name = lab.config().name.clone();
+        lab.down().map_err(failed)?;
+        println!("{name} is down");
+    }
+    portolan_lab::sweep(&root).iter().for_each(|line| println!("{line}"));
+    Ok(())
+}
+
+fn open(args: &LabArgs) -> Result<portolan_lab::Lab, Failure> {
+    portolan_lab::Lab::open(&portolan_lab::state_root().join(&args.name)).map_err(failed)
+}
+
+/// The kubeconfig of the default lab, if it runs.
+pub fn running_kubeconfig() -> Option<PathBuf> {
+    let root = portolan_lab::state_root();
+    let lab = portolan_lab::Lab::open(&root.join(portolan_lab::DEFAULT_NAME)).ok();
+    lab.or_else(|| portolan_lab::list(&root).into_iter().next()).map(|lab| lab.kubeconfig())
+}
+
+/// Shows a lab's nodes and processes.
+pub fn status(args: &LabArgs, output: OutputFormat) -> Result<(), Failure> {
+    let lab = open(args)?;
+    let status = lab.status().map_err(failed)?;
+    if output == OutputFormat::Json {
+        println!("{:#}", serde_json::to_value(&status).map_err(Failure::no)?);
+        return Ok(());
+    }
+    println!("lab {}   KUBECONFIG={}", status.name, lab.kubeconfig().display());
+    println!("{:<12} {:<16} {}", "NODE", "ADDRESS", "LAN");
+    for node in &status.nodes {
+        println!("{:<12} {:<16} {}", node.name, node.address.to_string(), if node.plugged { "plugged in" } else { "stopped" });
+    }
+    println!("{:<20} {:>7} {:>9}  {}", "PROCESS", "PID", "RESTARTS", "LAST END");
+    for unit in &status.units {
+        let pid = unit.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
+        println!("{:<20} {pid:>7} {:>9}  {}", unit.name, unit.restarts, unit.last_end.as_deref().unwrap_or("-"));
+    }
+    Ok(())
+}
+
+/// Runs a command somewhere in the lab and passes its exit code on.
+pub fn shell(args: &LabArgs, place: &str, command: &[String]) -> Result<(), Failure> {
+    let place: portolan_lab::Place = place.parse().map_err(failed)?;
+    let shell = [std::env::var("SHELL").unwrap_or_else(|_| "/bin/sh".to_owned())];
+    let argv = if command.is_empty() { &shell[..] } else { command };
+    passed_on(open(args)?.run_in(&place, argv).map_err(failed)?)
+}
+
+fn passed_on(status: ExitStatus) -> Result<(), Failure> {
+    use std::os::unix::process::ExitStatusExt;
+    let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+    match u8::try_from(code) {
+        Ok(0) => Ok(()),
+        Ok(code) => Err(Failure::silent(code)),
+        Err(_) => Err(Failure::silent(1)),
+    }
+}
+
+/// Somewhere in the lab, as the walk names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A node, by name.
+    Node(String),
+    /// The host on the LAN that is no node.
+    Outside,
+}
+
+impl Place {
+    pub fn node(name: &str) -> Self {
+        Self::Node(name.to_owned())
+    }
+
+    fn in_lab(&self) -> Result<portolan_lab::Place, LabError> {
+        self.to_string().parse()
+    }
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Node(name) => f.write_str(name),
+            Self::Outside => f.write_str("outside"),
+        }
+    }
+}
+
+/// The walk's own lab: attached, so that it ends with the walk however that ends.
+pub struct Lab {
+    handle: Option<LabHandle>,
+    lab: portolan_lab::Lab,
+}
+
+impl Lab {
+    /// Brings up a fresh lab. The default name becomes one of the walk's own, so that a lab of the user's stays as it is.
+    pub fn up_for_walk(args: &LabArgs) -> Result<Self, Failure> {
+        let mut args = args.clone();
+        if args.name == portolan_lab::DEFAULT_NAME {
+            args.name = format!("walk-{}", std::process::id());
+        }
+        if args.nodes < 2 {
+            return Err(Failure::input("--nodes: the walk needs two nodes or more"));
+        }
+        ensure_nginx(&args)?;
+        let mut config = args.config()?;
+        config.ready = Ready::Nodes(std::time::Duration::from_secs(60));
+        println!("A fresh lab of {} nodes, and one host outside that is no node, comes up …", args.nodes);
+        let handle = portolan_lab::up(&config, Attachment::Attached).map_err(failed)?;
+        let lab = portolan_lab::Lab::open(&config.state_dir).map_err(failed)?;
+        println!("  export KUBECONFIG={}", lab.kubeconfig().display());
+        Ok(Self { handle: Some(handle), lab })
+    }
+
+    /// Takes the lab down; what goes wrong then is said, and is not the walk's outcome.
+    pub fn down(&mut self) {
+        if let Some(handle) = self.handle.take()
+            && let Err(error) = handle.down()
+        {
+            eprintln!("portolan: {error}");
+        }
+    }
+
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.lab.kubeconfig()
+    }
+
+    /// A file of the walk's own in the lab's folder.
+    pub fn scratch(&self, name: &str) -> PathBuf {
+        self.lab.config().state_dir.join(name)
+    }
+
+    /// Runs a command and gives success and all it printed.
+    pub fn capture(&self, place: &Place, argv: &[&str]) -> Result<(bool, String), LabError> {
+        let captured = self.lab.capture(&place.in_lab()?, argv)?;
+        Ok((captured.status.success(), captured.all_text()))
+    }
+
+    /// The LAN address of a node, by name.
+    pub fn node_address(&self, name: &str) -> String {
+        let status = self.lab.status().ok();
+        let node = status.and_then(|s| s.nodes.into_iter().find(|n| n.name == name));
+        node.map(|n| n.address.to_string()).unwrap_or_default()
+    }
+
+    /// The LAN address of the host outside.
+    pub fn outside_address(&self) -> String {
+        self.lab.config().topology().outside().address.addr().to_string()
+    }
+
+    /// The process of a node's agent, while it runs.
+    pub fn agent_pid(&self, node: &str) -> Option<i32> {
+        self.lab.pid(&format!("agent-{node}")).ok().flatten()
+    }
+
+    /// What the upstream resolver on the host outside was asked.
+    pub fn upstream_log(&self) -> String {
+        std::fs::read_to_string(self.lab.upstream_queries()).unwrap_or_default()
+    }
+
+    /// Prints the ends of all logs: for a walk that failed where nobody can look.
+    pub fn print_logs(&self) {
+        for entry in std::fs::read_dir(self.lab.logs()).into_iter().flatten().flatten() {
+            let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
+            println!("── {}", entry.path().display());
+            let lines: Vec<&str> = text.lines().collect();
+            lines[lines.len().saturating_sub(60)..].iter().for_each(|line| println!("{line}"));
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! `portolan render`: what would be put in place on a node, from objects in files, without a cluster.
+//!
+//! The same planners as the agent's, fed from files: same input, same bytes out. What the node's own kernel and BGP
+//! would tell is derived from the objects: a pod of this node has its `cali…` link, another node's block is reached by
+//! that node's address.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use portolan_dataplane::iptables::{Desired, DnsPath, Options, compare, parse, render};
+use portolan_dns::records::Records;
+use portolan_dns::zone::ZoneConfig;
+use portolan_ingest::{Event, Object, ingest};
+use portolan_model::{
+    Attachment, Fact, Facts, Family, LearnedRoute, Route, RouteCause, RouteKind, Settings, Snapshot, Text, resolve,
+};
+use serde_json::Value;
+
+use crate::failure::Failure;
+
+/// The objects of `files` as a node would resolve them.
+///
+/// # Errors
+/// A file that cannot be read, does not parse, or holds an object of the wrong shape.
+pub fn snapshot(files: &[PathBuf], settings: Settings) -> Result<Snapshot, Failure> {
+    let mut objects = crate::apply::read(files)?;
+    let mut events = Vec::new();
+    for value in &mut objects {
+        portolan_kinds::defaults::apply(value);
+        let name = value.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let object = Object::from_value(value)
+            .map_err(|e| Failure::input(format!("{} {name}: {e}", value["kind"].as_str().unwrap_or("object"))))?;
+        events.extend(object.map(Event::Value));
+    }
+    let mut facts = Facts::default();
+    let (_, complaints) = ingest(&mut facts, events);
+    complaints.iter().for_each(|c| eprintln!("Warning: {}: {}", c.object, c.message));
+    let derived = derived(&facts, &settings.node);
+    facts.apply_all(derived);
+    let empty = Snapshot::empty(Arc::new(settings));
+    Ok(resolve(&facts, &empty, &facts.all()).0)
+}
+
+/// What CNI and BGP would tell this node if the cluster were as the objects say.
+fn derived(facts: &Facts, node: &Text) -> Vec<Fact> {
+    let local = facts.pods.iter().filter(|(_, p)| p.node.as_ref() == Some(node) && !p.host_network && !p.finished);
+    let attachments = local.filter(|(_, p)| !p.addresses.is_empty()).map(|(key, pod)| {
+        let link = portolan_cni::host_link_name(key);
+        Fact::Attachment(key.clone(), Some(Attachment { link, addresses: pod.addresses.clone() }))
+    });
+    let others = facts.nodes.iter().filter(|(name, _)| *name != node);
+    let learned = others.flat_map(|(_, other)| {
+        other.pod_cidrs.iter().filter_map(|block| {
+            let same_family = |a: &&std::net::IpAddr| Family::of(**a) == Family::of(block.addr());
+            let gateway = *other.addresses.iter().find(same_family)?;
+            Some(Fact::Learned(*block, Some(LearnedRoute { gateway, peer: gateway })))
+        })
+    });
+    attachments.chain(learned).collect()
+}
+
+/// The rules of `snapshot`'s node in both families that the cluster has.
+pub fn iptables(snapshot: &Snapshot) -> String {
+    let families = snapshot.settings.cluster_cidrs.iter().map(|net| Family::of(net.addr()));
+    families.map(|family| render::full(&desired(snapshot, family).with_hooks())).collect()
+}
+
+fn desired(snapshot: &Snapshot, family: Family) -> Desired {
+    let dns = if snapshot.settings.cluster_dns.is_empty() { DnsPath::Service } else { DnsPath::ThisNode };
+    let options = Options { dns, ..Options::default() };
+    Desired::of(family, options, snapshot)
+}
+
+/// Compares what would be put in place with what `iptables-save` printed. Prints each difference.
+///
+/// # Errors
+/// They differ (exit code 1), or the file is not the output of `iptables-save`.
+pub fn compare_with(snapshot: &Snapshot, saved: &str) -> Result<(), Failure> {
+    let saved = parse::parse(saved).map_err(|e| Failure::input(format!("--compare: not the output of iptables-save: {e}")))?;
+    let planned = desired(snapshot, Family::V4).chains();
+    let differences = compare(&planned, &saved.chains);
+    differences.iter().for_each(|d| println!("{d}"));
+    match differences.len() {
+        0 => {
+            let rules: usize = planned.values().map(Vec::len).sum();
+            println!("{} chains, {rules} rules: the same", planned.len());
+            Ok(())
+        }
+        n => Err(Failure::no(format!("{n} chains differ"))),
+    }
+}
+
+/// The node's records as a zone file.
+///
+/// # Errors
+/// The cluster domain is no DNS name.
+pub fn dns(snapshot: &Snapshot, ttl_secs: u32) -> Result<String, Failure> {
+    let mut zones = ZoneConfig::from_settings(&snapshot.settings).map_err(|e| Failure::input(format!("--cluster-domain: {e}")))?;
+    zones.ttl_secs = ttl_secs;
+    Ok(Records::from_snapshot(zones, snapshot).dump())
+}
+
+/// The node's routes, a line each, in the manner of `ip route`, with their cause.
+pub fn routes(snapshot: &Snapshot) -> String {
+    snapshot.routes.values().map(|route| format!("{}\n", route_line(route))).collect()
+}
+
+fn route_line(route: &Route) -> String {
+    let host = route.dst.prefix_len() == route.dst.max_prefix_len();
+    let dst = if host { route.dst.addr().to_string() } else { route.dst.to_string() };
+    let way = match &route.kind {
+        RouteKind::Link { link } => format!("{dst} dev {link} scope link"),
+        RouteKind::Via { gateway } => format!("{dst} via {gateway}"),
+        RouteKind::Blackhole => format!("blackhole {dst}"),
+    };
+    match &route.cause {
+        RouteCause::Object(object) => format!("{way}  # {object}"),
+        RouteCause::Bgp { peer } => format!("{way}  # BGP from {peer}"),
+    }
+}
+

@@ -1,0 +1,37 @@
+//! The cluster's ranges and names on the command line, with the field's defaults.
+
+use std::net::IpAddr;
+
+use clap::Args;
+use ipnet::IpNet;
+use portolan_model::Settings;
+
+/// Ranges and names that every part of a cluster must agree on.
+#[derive(Args, Clone, Debug)]
+pub struct ClusterArgs {
+    /// Pods' addresses, one range per family
+    #[arg(long, value_name = "CIDR", default_value = "10.244.0.0/16", value_delimiter = ',')]
+    pub cluster_cidr: Vec<IpNet>,
+    /// Services' addresses, one range per family
+    #[arg(long, value_name = "CIDR", default_value = "10.96.0.0/12", value_delimiter = ',')]
+    pub service_cidr: Vec<IpNet>,
+    /// Addresses of the kube-dns Service, answered on each node; empty leaves DNS to others
+    #[arg(long, value_name = "IP", default_value = "10.96.0.10", value_delimiter = ',')]
+    pub cluster_dns: Vec<IpAddr>,
+    /// The cluster's domain
+    #[arg(long, value_name = "NAME", default_value = "cluster.local")]
+    pub cluster_domain: String,
+}
+
+impl ClusterArgs {
+    /// As `node` needs them.
+    pub fn settings(&self, node: &str) -> Settings {
+        Settings {
+            node: node.into(),
+            cluster_cidrs: self.cluster_cidr.clone(),
+            service_cidrs: self.service_cidr.clone(),
+            cluster_dns: self.cluster_dns.clone(),
+            cluster_domain: self.cluster_domain.trim_end_matches('.').into(),
+        }
+    }
+}

@@ -36,6 +36,7 @@ const RETRY: Duration = Duration::from_secs(1);
 const NEEDED: [ObjectKind; 3] = [ObjectKind::Service, ObjectKind::EndpointSlice, ObjectKind::Node];
 
 /// What the core is told.
+#[derive(Debug)]
 pub(crate) enum Input {
     /// A watch event.
     Cluster(Event),
@@ -221,3 +222,7 @@ impl crate::bgp::RouteSink for ToCore {
         self.send(Input::RoutesSettled);
     }
 }
+
+#[cfg(test)]
+#[path = "core_tests.rs"]
+mod tests;

@@ -207,9 +207,12 @@ impl Task {
     fn told(&mut self, message: Told) {
         match message {
             Told::Snapshot(snapshot, delta, whole) => {
-                self.server.records_mut().update(&snapshot, &delta);
+                let records = self.server.records_mut();
+                if !records.update(&snapshot, &delta).names.is_empty() {
+                    records.set_serial(serial_now());
+                }
                 if whole {
-                    self.server.records_mut().mark_synced();
+                    records.mark_synced();
                 }
             }
             Told::Listen(listener) => listener.open(&self.events),
@@ -322,6 +325,12 @@ impl Task {
             None => {}
         }
     }
+}
+
+/// The zones' serial: the time of their last change, in seconds since 1970 modulo 2^32 (RFC 1982).
+fn serial_now() -> u32 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u32::try_from(since.as_secs() & u64::from(u32::MAX)).unwrap_or_default()
 }
 
 /// A transaction id that nobody can guess.

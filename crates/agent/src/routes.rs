@@ -1,29 +1,28 @@
-//! Routes of the main table: the difference between the snapshot's routes and what the kernel acknowledged.
+//! Routes of the main table: what the planner asks for, into netlink.
+//!
+//! At start the table is read. A route that a former agent left is kept until it is wanted, and then costs nothing, or until
+//! BGP has settled, and then goes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use portolan_kernel::{KernelRoute, Network, RouteKind as KernelKind};
-use portolan_model::{Delta, Route, RouteKind, Snapshot};
+use portolan_dataplane::routes::{Hop, PROTO_BGP, PROTO_NODE, RouteChange, Shadow, WantedRoute};
+use portolan_kernel::{KernelRoute, NetlinkError, Network, RouteKind};
+use portolan_model::{Delta, IfName, Snapshot};
 use tracing::{debug, warn};
 
 use crate::status::Progress;
-
-/// Routes to pods and own blocks, as Calico's agent numbers them.
-pub(crate) const PROTO_LOCAL: u8 = 80;
-/// Routes learned by BGP: RTPROT_BGP, shown by `ip route` as `proto bgp`.
-pub(crate) const PROTO_BGP: u8 = 186;
 
 /// Writes routes, and remembers what the kernel has of ours.
 pub(crate) struct RouteWriter {
     network: Box<dyn Network>,
     lan: String,
-    shadow: BTreeMap<IpNet, KernelRoute>,
-    /// Found at start, claimed by nobody yet; they go when BGP has settled.
-    left_over: BTreeSet<IpNet>,
-    pending: BTreeSet<IpNet>,
-    settled: bool,
+    shadow: Shadow,
+    /// Found at start, not wanted yet.
+    left_over: BTreeMap<IpNet, WantedRoute>,
+    /// To be removed with the next write: left over to the end, or refused to go.
+    unclaimed: Vec<WantedRoute>,
     progress: Arc<Progress>,
 }
 
@@ -31,110 +30,108 @@ impl RouteWriter {
     /// Reads what a former agent left.
     ///
     /// # Errors
-    /// The kernel does not list its routes.
-    pub(crate) fn open(
-        mut network: Box<dyn Network>,
-        lan: &str,
-        progress: Arc<Progress>,
-    ) -> Result<Self, portolan_kernel::NetlinkError> {
-        let ours = |r: &KernelRoute| matches!(r.protocol, PROTO_LOCAL | PROTO_BGP);
-        let shadow: BTreeMap<IpNet, KernelRoute> =
-            network.routes()?.into_iter().filter(ours).map(|r| (r.dst, r)).collect();
-        let left_over = shadow.keys().copied().collect();
-        Ok(Self {
-            network, shadow, left_over, progress,
-            lan: lan.to_owned(),
-            pending: BTreeSet::new(),
-            settled: false,
-        })
+    /// The kernel does not list its routes or links.
+    pub(crate) fn open(mut network: Box<dyn Network>, lan: &str, progress: Arc<Progress>) -> Result<Self, NetlinkError> {
+        let names: BTreeMap<u32, String> = network.links()?.into_iter().map(|link| (link.index, link.name)).collect();
+        let found = network.routes()?.into_iter().filter(|r| matches!(r.protocol, PROTO_NODE | PROTO_BGP));
+        let left_over = found.filter_map(|route| Some((route.dst, read(&route, &names)?))).collect();
+        Ok(Self { network, lan: lan.to_owned(), shadow: Shadow::new(), left_over, unclaimed: Vec::new(), progress })
     }
 
-    /// From now on a left-over route that nobody claims is taken away.
+    /// From now on a left-over route that nobody wants is taken away.
     pub(crate) fn settled(&mut self) {
-        self.settled = true;
-        self.pending.append(&mut self.left_over);
+        self.unclaimed.extend(std::mem::take(&mut self.left_over).into_values());
     }
 
-    /// Writes what `delta` and earlier failures ask for. `false` if something is still to be written.
+    /// Writes what `delta` and earlier refusals ask for. `false` if something is still to be written.
     pub(crate) fn update(&mut self, snapshot: &Snapshot, delta: &Delta) -> bool {
-        self.pending.extend(delta.routes.iter().copied());
-        if self.pending.is_empty() {
-            return true;
+        let mut changes = self.shadow.update(snapshot, delta);
+        // After the update, which forgets refusals of what is no longer wanted.
+        changes.extend(self.shadow.retry());
+        changes.retain(|change| match change {
+            RouteChange::Replace(route) => self.left_over.remove(&route.dst).as_ref() != Some(route),
+            RouteChange::Remove(_) => true,
+        });
+        let unclaimed = std::mem::take(&mut self.unclaimed);
+        let wanted = |route: &WantedRoute| self.shadow.routes().any(|other| other.dst == route.dst);
+        changes.extend(unclaimed.into_iter().filter(|route| !wanted(route)).map(RouteChange::Remove));
+        if !changes.is_empty() {
+            self.write(&changes);
         }
+        !self.shadow.has_refused() && self.unclaimed.is_empty()
+    }
+
+    fn write(&mut self, changes: &[RouteChange]) {
         let links = self.links();
         let (mut replace, mut delete) = (Vec::new(), Vec::new());
-        for dst in std::mem::take(&mut self.pending) {
-            match snapshot.routes.get(&dst) {
-                Some(route) => {
-                    self.left_over.remove(&dst);
-                    match kernel_route(route, &links, &self.lan) {
-                        Some(wanted) if self.shadow.get(&dst).is_some_and(|has| same(has, &wanted)) => {}
-                        Some(wanted) => replace.push(wanted),
-                        None => {
-                            debug!(%dst, "the route's link is not there yet");
-                            self.pending.insert(dst);
-                        }
+        for change in changes {
+            match change {
+                RouteChange::Replace(route) => match kernel_route(route, &links, &self.lan) {
+                    Some(route) => replace.push(route),
+                    None => {
+                        debug!(dst = %route.dst, "the route's link is not there yet");
+                        self.shadow.refused(route.dst);
                     }
+                },
+                // Where the link has gone the kernel has taken the route along.
+                RouteChange::Remove(route) => {
+                    delete.extend(kernel_route(route, &links, &self.lan).map(|kernel| (route.clone(), kernel)));
                 }
-                None if self.left_over.contains(&dst) && !self.settled => {}
-                None => delete.extend(self.shadow.get(&dst).cloned()),
             }
         }
-        self.write(replace, delete);
-        self.pending.is_empty()
+        self.progress.routes(replace.len() + delete.len());
+        let (removed, delete): (Vec<WantedRoute>, Vec<KernelRoute>) = delete.into_iter().unzip();
+        for (route, result) in removed.into_iter().zip(self.network.delete_routes(&delete)) {
+            if let Err(error) = result
+                && !is_gone(&error)
+            {
+                warn!(dst = %route.dst, %error, "cannot delete the route; it is tried again");
+                self.progress.failed();
+                self.unclaimed.push(route);
+            }
+        }
+        for (route, result) in replace.iter().zip(self.network.replace_routes(&replace)) {
+            if let Err(error) = result {
+                warn!(dst = %route.dst, %error, "cannot set the route; it is tried again");
+                self.progress.failed();
+                self.shadow.refused(route.dst);
+            }
+        }
     }
 
     fn links(&mut self) -> BTreeMap<String, u32> {
         match self.network.links() {
-            Ok(links) => links.into_iter().map(|l| (l.name, l.index)).collect(),
+            Ok(links) => links.into_iter().map(|link| (link.name, link.index)).collect(),
             Err(error) => {
                 warn!(%error, "cannot list links; routes are tried again");
                 BTreeMap::new()
             }
         }
     }
-
-    fn write(&mut self, replace: Vec<KernelRoute>, delete: Vec<KernelRoute>) {
-        self.progress.routes(replace.len() + delete.len());
-        for (route, result) in replace.iter().zip(self.network.replace_routes(&replace)) {
-            match result {
-                Ok(()) => drop(self.shadow.insert(route.dst, route.clone())),
-                Err(error) => self.refused(route, "set", &error),
-            }
-        }
-        for (route, result) in delete.iter().zip(self.network.delete_routes(&delete)) {
-            match result {
-                Ok(()) => drop(self.shadow.remove(&route.dst)),
-                Err(error) if is_gone(&error) => drop(self.shadow.remove(&route.dst)),
-                Err(error) => self.refused(route, "delete", &error),
-            }
-        }
-    }
-
-    fn refused(&mut self, route: &KernelRoute, verb: &str, error: &portolan_kernel::NetlinkError) {
-        warn!(dst = %route.dst, %error, "cannot {verb} the route; it is tried again");
-        self.progress.failed();
-        self.pending.insert(route.dst);
-    }
 }
 
 /// The route or its link is no longer there: what was wanted holds.
-fn is_gone(error: &portolan_kernel::NetlinkError) -> bool {
+fn is_gone(error: &NetlinkError) -> bool {
     matches!(error.errno(), Some(libc::ESRCH | libc::ENODEV | libc::ENOENT))
 }
 
-fn kernel_route(route: &Route, links: &BTreeMap<String, u32>, lan: &str) -> Option<KernelRoute> {
-    let (mut wanted, protocol) = match &route.kind {
-        RouteKind::Blackhole => (KernelRoute::blackhole(route.dst), PROTO_LOCAL),
-        RouteKind::Link { link } => (KernelRoute::on_link(route.dst, *links.get(&*link.0)?), PROTO_LOCAL),
-        RouteKind::Via { gateway } => (KernelRoute::via(route.dst, *gateway, *links.get(lan)?), PROTO_BGP),
+/// A route of the table in the planner's words; `None` if it is of no sort that the planner makes.
+fn read(route: &KernelRoute, names: &BTreeMap<u32, String>) -> Option<WantedRoute> {
+    let hop = match (&route.kind, route.gateway, route.oif) {
+        (RouteKind::Blackhole, ..) => Hop::Blackhole,
+        (_, Some(gateway), _) => Hop::Via(gateway),
+        (_, None, Some(link)) => Hop::Link(IfName(names.get(&link)?.as_str().into())),
+        _ => return None,
     };
-    wanted.protocol = protocol;
-    Some(wanted)
+    Some(WantedRoute { dst: route.dst, hop, protocol: route.protocol })
 }
 
-/// Do both say the same in what we set? The kernel adds its own to what it lists: a blackhole's device, scopes.
-fn same(has: &KernelRoute, wanted: &KernelRoute) -> bool {
-    let device = |r: &KernelRoute| if r.kind == KernelKind::Blackhole { None } else { r.oif };
-    (has.kind, has.gateway, device(has), has.protocol) == (wanted.kind, wanted.gateway, device(wanted), wanted.protocol)
+fn kernel_route(route: &WantedRoute, links: &BTreeMap<String, u32>, lan: &str) -> Option<KernelRoute> {
+    let mut kernel = match &route.hop {
+        Hop::Blackhole => KernelRoute::blackhole(route.dst),
+        Hop::Link(link) => KernelRoute::on_link(route.dst, *links.get(&*link.0)?),
+        Hop::Via(gateway) => KernelRoute::via(route.dst, *gateway, *links.get(lan)?),
+    };
+    kernel.protocol = route.protocol;
+    Some(kernel)
 }

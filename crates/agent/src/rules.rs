@@ -16,6 +16,8 @@ pub(crate) struct RuleWriter {
     family: Family,
     tool: Arc<dyn Rules>,
     progress: Arc<Progress>,
+    /// The planner has seen a snapshot: from then on it needs to hear only of what changed.
+    begun: bool,
     /// The kernel's chains are not known: they are read and compared before the next write.
     unknown: bool,
     /// Changes from outside the snapshot (who answers DNS), not yet written.
@@ -24,7 +26,7 @@ pub(crate) struct RuleWriter {
 
 impl RuleWriter {
     pub(crate) fn new(family: Family, options: Options, tool: Arc<dyn Rules>, progress: Arc<Progress>) -> Self {
-        Self { desired: Desired::new(family, options), family, tool, progress, unknown: true, pending: Vec::new() }
+        Self { desired: Desired::new(family, options), family, tool, progress, begun: false, unknown: true, pending: Vec::new() }
     }
 
     /// Says who answers at the cluster DNS address; written with the next update.
@@ -35,10 +37,11 @@ impl RuleWriter {
 
     /// Writes what changed. `false` if the kernel refused: the next call compares everything and writes again.
     pub(crate) fn update(&mut self, snapshot: &Snapshot, delta: &Delta) -> bool {
-        let planned = match self.unknown {
-            true => self.desired.update(snapshot, &Delta::all(snapshot)),
-            false => self.desired.update(snapshot, delta),
+        let planned = match self.begun {
+            true => self.desired.update(snapshot, delta),
+            false => self.desired.update(snapshot, &Delta::all(snapshot)),
         };
+        self.begun = true;
         let mut changes = std::mem::take(&mut self.pending);
         changes.extend(planned);
         let written = match self.unknown {

@@ -221,7 +221,7 @@ impl Network for FakeNetwork {
 
 /// iptables chains in memory, fed with the text that `iptables-restore` would get.
 ///
-/// It knows tables, `:CHAIN` declarations (which empty a chain under `--noflush`), `-A`, `-I CHAIN`
+/// It knows tables, `:CHAIN` declarations (which empty a chain under `--noflush`), `-A`, `-I CHAIN [1]`
 /// (at the front), `-D` (exact), `-F` and `-X`; rules are kept as their text.
 #[derive(Debug, Clone, Default)]
 pub struct FakeRules {
@@ -319,7 +319,8 @@ fn change_chain(chains: &mut Chains, line: &str) -> Option<()> {
     }
     match verb {
         "-A" => chains.get_mut(name)?.push(rule.to_owned()),
-        "-I" => chains.get_mut(name)?.insert(0, rule.to_owned()),
+        // A position other than the first is nobody's need yet.
+        "-I" => chains.get_mut(name)?.insert(0, rule.strip_prefix("1 ").unwrap_or(rule).to_owned()),
         "-D" => {
             let rules = chains.get_mut(name)?;
             rules.remove(rules.iter().position(|r| r == rule)?);

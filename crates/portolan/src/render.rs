@@ -56,7 +56,10 @@ fn derived(facts: &Facts, node: &Text) -> Vec<Fact> {
             Some(Fact::Learned(*block, Some(LearnedRoute { gateway, peer: gateway })))
         })
     });
-    attachments.chain(learned).collect()
+    // Files seldom name the namespaces that their objects are in.
+    let used = facts.services.keys().chain(facts.slices.keys()).chain(facts.pods.keys()).map(|key| key.namespace.clone());
+    let namespaces = used.map(|name| Fact::Namespace(name, Some(())));
+    attachments.chain(learned).chain(namespaces).collect()
 }
 
 /// The rules of `snapshot`'s node in both families that the cluster has.

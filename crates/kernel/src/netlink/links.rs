@@ -14,6 +14,9 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::{Netlink, NetlinkError, net};
 
+/// Index of `lo` in every network namespace.
+const LOOPBACK: u32 = 1;
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LinkKind {
     Loopback,
@@ -297,7 +300,9 @@ fn address_message(index: u32, address: IpNet) -> AddressMessage {
     message.header.family = family(address.addr());
     message.header.prefix_len = address.prefix_len();
     message.header.index = index;
-    if address.addr().is_loopback() {
+    if address.addr().is_loopback() || index == LOOPBACK {
+        // An address on `lo` is this host's own. With a wider scope masquerade would pick it as the source of packets
+        // that leave by a link without an address (`inet_select_addr`, seen on Linux 6.18 with pods' veths).
         message.header.scope = AddressScope::Host;
     }
     message.attributes.push(AddressAttribute::Local(address.addr()));

@@ -64,8 +64,9 @@ pub(super) fn programmed(stage: &mut Stage, node: &str, targets: &[String]) -> R
 fn both_answer(stage: &mut Stage, pods: &[PodSeen], cluster_ip: &str, tag: &str) -> Result<(), StepError> {
     let node = Place::node("node-1");
     let url = format!("http://{cluster_ip}/?{tag}");
-    stage.at(&node, &["curl", "-s", "--max-time", "3", "-o", "/dev/null", "-w", "%{http_code} from %{remote_ip}\n", &url])?;
-    let answered = (0..REQUESTS).filter(|_| stage.fetch(&node, &url).is_some()).count();
+    stage.at(&node, &["curl", "-s", "--max-time", "3", "-o", "/dev/null", "-w", "%{http_code} from %{remote_ip}\\n", &url])?;
+    // The first that gets no answer settles it.
+    let answered = (0..REQUESTS).take_while(|_| stage.fetch(&node, &url).is_some()).count();
     stage.check(&format!("{REQUESTS} requests to the ClusterIP, {REQUESTS} answers"), answered == REQUESTS)?;
     for pod in pods {
         let seen = |stage: &Stage| stage.log(&pod.name).iter().filter(|line| line.contains(tag)).count();

@@ -39,7 +39,7 @@ fn inside_a_pod(stage: &mut Stage) -> Result<(), StepError> {
         return stage.check("one nginx pod runs on node-2", false);
     };
     let url = format!("http://{}/?walk-8", far.ip);
-    let got = stage.kubectl(&["exec", "shell", "--", "curl", "-s", "-o", "/dev/null", "-w", "%{http_code}\n", "--max-time", "3", &url])?;
+    let got = stage.kubectl(&["exec", "shell", "--", "curl", "-s", "-o", "/dev/null", "-w", "%{http_code}\\n", "--max-time", "3", &url])?;
     stage.check("a pod on the other node answers", got.has("200"))
 }
 

@@ -1,0 +1,271 @@
+//! The core over a kernel in memory: what is written when, what a restart costs, and the law.
+
+use std::sync::Arc;
+
+use portolan_dataplane::iptables::{DnsPath, Options};
+use portolan_ingest::{Event, Object};
+use portolan_kernel::fake::{FakeNetwork, FakeRules};
+use portolan_kernel::iptables::Family as ToolFamily;
+use portolan_kernel::{LinkKind, Network, Rules};
+use portolan_model::{Attachment, Family, IfName, LearnedRoute, NsName, ObjectKind, Settings};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, watch};
+
+use super::{Core, Input, Listeners};
+use crate::routes::RouteWriter;
+use crate::rules::RuleWriter;
+use crate::status::Progress;
+
+/// A node's kernel that outlives the agents that write to it.
+struct Kernel {
+    network: FakeNetwork,
+    rules: FakeRules,
+}
+
+impl Kernel {
+    fn new() -> Self {
+        let network = FakeNetwork::new();
+        network.add_link("eth0", LinkKind::Veth);
+        network.add_link("cali0", LinkKind::Veth);
+        Self { network, rules: FakeRules::new() }
+    }
+
+    /// Everything of ours in it, in an order of its own.
+    fn state(&self) -> (String, Vec<String>) {
+        let mut network = self.network.clone();
+        let mut routes: Vec<String> =
+            network.routes().expect("in memory").iter().map(|r| format!("{} {:?} {:?} {:?}", r.dst, r.kind, r.gateway, r.oif)).collect();
+        routes.sort();
+        (self.rules.save_all(ToolFamily::V4).expect("in memory"), routes)
+    }
+
+    fn writes(&self) -> (usize, usize) {
+        (self.rules.restores().len(), self.network.writes())
+    }
+}
+
+/// An agent's core and the ends of its channels, which must stay open.
+struct Agent {
+    core: Core,
+    _ends: (mpsc::UnboundedReceiver<crate::dns::Told>, mpsc::UnboundedReceiver<crate::bgp::Command>),
+}
+
+impl Agent {
+    fn start(kernel: &Kernel) -> Self {
+        let settings = Arc::new(Settings {
+            node: "node-1".into(),
+            cluster_cidrs: vec!["10.244.0.0/16".parse().expect("a prefix")],
+            service_cidrs: vec!["10.96.0.0/12".parse().expect("a prefix")],
+            cluster_dns: vec!["10.96.0.10".parse().expect("an address")],
+            cluster_domain: "cluster.local".into(),
+        });
+        let progress = Arc::new(Progress::default());
+        let (dns, dns_end) = mpsc::unbounded_channel();
+        let (bgp, bgp_end) = mpsc::unbounded_channel();
+        let listeners = Listeners { dns, bgp, blocks: watch::channel(Vec::new()).0 };
+        let rules = RuleWriter::new(Family::V4, Options::default(), Arc::new(kernel.rules.clone()), progress.clone());
+        let routes = RouteWriter::open(Box::new(kernel.network.clone()), "eth0", progress.clone()).expect("in memory");
+        Self { core: Core::new(settings, vec![rules], routes, listeners, progress), _ends: (dns_end, bgp_end) }
+    }
+
+    fn take(&mut self, batch: impl IntoIterator<Item = Input>) -> bool {
+        self.core.take(batch.into_iter().collect())
+    }
+}
+
+fn object(value: Value) -> Object {
+    Object::from_value(&value).expect("well-shaped").expect("a kind with facts")
+}
+
+fn node(name: &str, block: &str) -> Object {
+    object(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}, "spec": {"podCIDRs": [block]}}))
+}
+
+fn service(name: &str, last: u8) -> Object {
+    let spec = json!({"clusterIP": format!("10.96.0.{last}"), "ports": [{"name": "http", "port": 80}]});
+    object(json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "default"}, "spec": spec}))
+}
+
+fn slice(service: &str, addresses: &[u8]) -> Object {
+    let endpoints: Vec<Value> = addresses.iter().map(|n| json!({"addresses": [format!("10.244.0.{n}")]})).collect();
+    object(json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": {"name": service, "namespace": "default", "labels": {"kubernetes.io/service-name": service}},
+        "ports": [{"name": "http", "port": 80}], "endpoints": endpoints,
+    }))
+}
+
+fn value(object: Object) -> Input {
+    Input::Cluster(Event::Value(object))
+}
+
+fn told_whole() -> Vec<Input> {
+    [ObjectKind::Node, ObjectKind::Service, ObjectKind::EndpointSlice].map(Input::Synced).into()
+}
+
+fn learned(third: u8) -> Input {
+    let route = LearnedRoute { gateway: "172.18.0.12".parse().expect("v4"), peer: "172.18.0.12".parse().expect("v4") };
+    Input::Learned(format!("10.244.{third}.0/26").parse().expect("a prefix"), Some(route))
+}
+
+fn attached(last: u8) -> Input {
+    let addresses = vec![format!("10.244.0.{last}").parse().expect("v4")];
+    let attachment = Attachment { link: IfName("cali0".into()), addresses };
+    Input::Attachment(NsName::new("default", "web"), Some(attachment), None)
+}
+
+/// A cluster of one Service with two endpoints, a local pod and another node's block.
+fn cluster() -> Vec<Input> {
+    let mut inputs = vec![
+        value(node("node-1", "10.244.0.0/26")),
+        value(service("web", 20)),
+        value(slice("web", &[1, 2])),
+        attached(1),
+        learned(1),
+    ];
+    inputs.extend(told_whole());
+    inputs.push(Input::DnsPath(DnsPath::ThisNode));
+    inputs
+}
+
+#[test]
+fn no_rule_is_written_before_the_cluster_was_told_whole() {
+    let kernel = Kernel::new();
+    let mut agent = Agent::start(&kernel);
+    agent.take([value(service("web", 20)), Input::Synced(ObjectKind::Service), Input::Synced(ObjectKind::Node)]);
+    assert_eq!(kernel.rules.restores().len(), 0);
+    agent.take([value(slice("web", &[1])), Input::Synced(ObjectKind::EndpointSlice)]);
+    assert_eq!(kernel.rules.restores().len(), 1);
+    assert!(kernel.rules.restores()[0].contains("--to-destination 10.244.0.1:80"));
+}
+
+#[test]
+fn a_restart_over_a_right_kernel_writes_nothing() {
+    let kernel = Kernel::new();
+    assert!(Agent::start(&kernel).take(cluster()));
+    let (before, writes) = (kernel.state(), kernel.writes());
+    let mut again = Agent::start(&kernel);
+    assert!(again.take(cluster()));
+    again.take([Input::RoutesSettled]);
+    assert_eq!(kernel.state(), before);
+    assert_eq!(kernel.writes(), writes, "not one restore, not one route");
+}
+
+#[test]
+fn routes_of_a_former_agent_stay_until_bgp_has_settled() {
+    let kernel = Kernel::new();
+    Agent::start(&kernel).take(cluster());
+    let with_block = kernel.state().1;
+    let mut again = Agent::start(&kernel);
+    again.take(cluster().into_iter().filter(|input| !matches!(input, Input::Learned(..))));
+    assert_eq!(kernel.state().1, with_block, "the peer may only not have spoken yet");
+    again.take([Input::RoutesSettled]);
+    assert_eq!(kernel.state().1.len(), with_block.len() - 1, "now it is known to be gone");
+}
+
+#[test]
+fn a_refused_write_is_made_good_and_nothing_is_lost() {
+    let kernel = Kernel::new();
+    let mut agent = Agent::start(&kernel);
+    agent.take(cluster());
+    kernel.rules.refuse_next("iptables-restore: line 3 failed");
+    assert!(!agent.take([value(slice("web", &[1, 2, 3]))]), "the core is told to try again");
+    assert!(agent.take([]), "and then it is as wanted");
+    let scratch = Kernel::new();
+    let mut other = Agent::start(&scratch);
+    other.take(cluster());
+    other.take([value(slice("web", &[1, 2, 3]))]);
+    assert_eq!(kernel.state(), scratch.state());
+}
+
+#[test]
+fn a_refused_route_is_tried_again() {
+    let kernel = Kernel::new();
+    let mut agent = Agent::start(&kernel);
+    kernel.network.refuse_next(libc::ENETUNREACH);
+    assert!(!agent.take(cluster()));
+    assert!(agent.take([]));
+    assert_eq!(kernel.state().1.len(), 3, "pod, block, learned");
+}
+
+#[test]
+fn one_endpoint_is_one_restore_of_two_chains_and_no_route() {
+    let kernel = Kernel::new();
+    let mut agent = Agent::start(&kernel);
+    agent.take(cluster());
+    agent.take((0..100).map(|n| value(service(&format!("s{n}"), 100 + n))));
+    let (restores, routes) = kernel.writes();
+    agent.take([value(slice("web", &[1, 2, 3]))]);
+    assert_eq!(kernel.writes(), (restores + 1, routes));
+    let text = kernel.rules.restores().pop().expect("one more");
+    let chains: Vec<&str> = text.lines().filter(|line| line.starts_with(':')).collect();
+    assert_eq!(chains.len(), 2, "the Service's chain and the new endpoint's: {chains:?}");
+}
+
+fn any_input() -> impl Strategy<Value = Input> {
+    let slices = (0u8..3, proptest::collection::vec(1u8..6, 0..4), any::<bool>());
+    prop_oneof![
+        (0u8..3, any::<bool>()).prop_map(|(n, there)| told(service(&format!("s{n}"), 20 + n), there)),
+        slices.prop_map(|(n, addresses, there)| told(slice(&format!("s{n}"), &addresses), there)),
+        (0u8..4).prop_map(|n| told(node("node-1", &format!("10.244.{n}.0/26")), true)),
+        (0u8..4).prop_map(learned),
+        (0u8..4).prop_map(|n| Input::Learned(format!("10.244.{n}.0/26").parse().expect("a prefix"), None)),
+        (1u8..6).prop_map(attached),
+        Just(()).prop_map(|()| Input::Attachment(NsName::new("default", "web"), None, None)),
+        any::<bool>().prop_map(|here| Input::DnsPath(if here { DnsPath::ThisNode } else { DnsPath::Service })),
+    ]
+}
+
+fn told(object: Object, there: bool) -> Input {
+    Input::Cluster(if there { Event::Value(object) } else { Event::Gone(object) })
+}
+
+fn copy(input: &Input) -> Input {
+    match input {
+        Input::Cluster(event) => Input::Cluster(event.clone()),
+        Input::Synced(kind) => Input::Synced(*kind),
+        Input::Attachment(key, value, _) => Input::Attachment(key.clone(), value.clone(), None),
+        Input::Learned(prefix, route) => Input::Learned(*prefix, route.clone()),
+        Input::RoutesSettled => Input::RoutesSettled,
+        Input::DnsPath(path) => Input::DnsPath(*path),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// One by one, doubled, with a restart or refusals in between: the kernel ends as if all had come at once.
+    #[test]
+    fn any_split_restart_or_refusal_ends_in_the_same_kernel(
+        history in proptest::collection::vec(any_input(), 0..30),
+        restart_at in 0usize..30,
+        refuse_at in 0usize..30,
+    ) {
+        let whole = Kernel::new();
+        let mut agent = Agent::start(&whole);
+        agent.take(history.iter().map(copy).chain(told_whole()).chain([Input::RoutesSettled]));
+        agent.take([]);
+
+        let stepwise = Kernel::new();
+        let mut agent = Agent::start(&stepwise);
+        agent.take(told_whole());
+        for (at, input) in history.iter().enumerate() {
+            if at == restart_at {
+                agent = Agent::start(&stepwise);
+                agent.take(history[..at].iter().map(copy).chain(told_whole()));
+            }
+            if at == refuse_at {
+                stepwise.rules.refuse_next("no");
+                stepwise.network.refuse_next(libc::EBUSY);
+            }
+            agent.take([copy(input), copy(input)]);
+        }
+        agent.take([Input::RoutesSettled]);
+        // What was refused is made good when the core tries again.
+        for _ in 0..3 {
+            agent.take([]);
+        }
+        prop_assert_eq!(stepwise.state(), whole.state());
+    }
+}

@@ -50,7 +50,12 @@ pub fn held_by(service: &Value) -> Vec<String> {
 }
 
 /// Fills in addresses and ports of `new` and says what to claim and release.
-pub fn plan(ranges: &Ranges, old: Option<&Value>, new: &mut Value, claims: &mut dyn Claims) -> Result<Plan, Vec<FieldError>> {
+pub fn plan(
+    ranges: &Ranges,
+    old: Option<&Value>,
+    new: &mut Value,
+    claims: &mut dyn Claims,
+) -> Result<Plan, Vec<FieldError>> {
     let mine = old.map(keys).unwrap_or_default();
     let mut planner = Planner { ranges, mine: &mine, claims, chosen: BTreeSet::new() };
     planner.cluster_ips(new).map_err(|error| vec![error])?;
@@ -130,7 +135,9 @@ impl Planner<'_> {
     fn cluster_ips(&mut self, service: &mut Value) -> Result<(), FieldError> {
         if service_type(service) == "ExternalName" {
             let spec = child_mut(service, "spec");
-            ["ipFamilies", "ipFamilyPolicy", "clusterIP", "clusterIPs"].iter().for_each(|member| drop(spec.remove(*member)));
+            ["ipFamilies", "ipFamilyPolicy", "clusterIP", "clusterIPs"]
+                .iter()
+                .for_each(|member| drop(spec.remove(*member)));
             return Ok(());
         }
         let mut given = given_ips(service);
@@ -188,9 +195,8 @@ impl Planner<'_> {
 
     /// A named address: in range and free, or an error.
     fn take(&mut self, given: &str, all: &[String]) -> Result<(), FieldError> {
-        let refused = |why: String| {
-            invalid("spec.clusterIPs", json!(all), format!("failed to allocate IP {given}: {why}"))
-        };
+        let refused =
+            |why: String| invalid("spec.clusterIPs", json!(all), format!("failed to allocate IP {given}: {why}"));
         let ip: IpAddr = given.parse().map_err(|_| refused("must be a valid IP address".into()))?;
         let family = Family::of_ip(ip);
         let Some(cidr) = self.cidr(family) else {
@@ -212,7 +218,12 @@ impl Planner<'_> {
     fn choose(&mut self, family: Family) -> Result<IpAddr, FieldError> {
         let full = || {
             let detail = "failed to allocate a serviceIP: range is full";
-            FieldError { reason: ErrorKind::Invalid, field: "spec.clusterIPs".into(), value: Some(json!([])), detail: detail.into() }
+            FieldError {
+                reason: ErrorKind::Invalid,
+                field: "spec.clusterIPs".into(),
+                value: Some(json!([])),
+                detail: detail.into(),
+            }
         };
         let cidr = self.cidr(family).ok_or_else(full)?;
         let size = size(cidr);
@@ -255,7 +266,8 @@ impl Planner<'_> {
         }
         for (at, port) in ports.iter_mut().enumerate().filter(|_| wanted) {
             if named(port).is_none() {
-                port["nodePort"] = self.choose_port(&format!("spec.ports[{at}].nodePort")).map_err(|error| vec![error])?.into();
+                port["nodePort"] =
+                    self.choose_port(&format!("spec.ports[{at}].nodePort")).map_err(|error| vec![error])?.into();
             }
         }
         if !ports.is_empty() {

@@ -15,8 +15,17 @@ use crate::status::ApiError;
 #[derive(Debug)]
 pub enum Attempt<'a> {
     /// A path that is no object.
-    Path { verb: &'a str, path: &'a str },
-    Object { verb: &'a str, resource: &'a Resource, subresource: &'a str, namespace: &'a str, name: &'a str },
+    Path {
+        verb: &'a str,
+        path: &'a str,
+    },
+    Object {
+        verb: &'a str,
+        resource: &'a Resource,
+        subresource: &'a str,
+        namespace: &'a str,
+        name: &'a str,
+    },
 }
 
 /// Facts an authorizer may look up.
@@ -37,8 +46,17 @@ pub struct Builtin;
 
 /// Kinds every node reads.
 const NODE_READS: &[&str] = &[
-    "services", "endpointslices", "endpoints", "nodes", "pods", "namespaces", "configmaps", "secrets", "leases",
-    "serviceaccounts", "events",
+    "services",
+    "endpointslices",
+    "endpoints",
+    "nodes",
+    "pods",
+    "namespaces",
+    "configmaps",
+    "secrets",
+    "leases",
+    "serviceaccounts",
+    "events",
 ];
 
 impl Authorizer for Builtin {
@@ -84,7 +102,8 @@ fn node_may(node: &str, attempt: &Attempt, facts: &dyn Facts) -> bool {
         ("pods", "") if *verb == "create" => true,
         ("pods", "" | "status") => {
             let own = || facts.node_of_pod(namespace, name).is_none_or(|at| at == node);
-            let allowed = if subresource.is_empty() { *verb == "delete" } else { matches!(*verb, "get" | "update" | "patch") };
+            let allowed =
+                if subresource.is_empty() { *verb == "delete" } else { matches!(*verb, "get" | "update" | "patch") };
             allowed && own()
         }
         _ => false,

@@ -35,8 +35,9 @@ pub fn media_type(headers: &HeaderMap) -> &str {
 /// One object from a body of a known media type.
 pub fn parse(media_type: &str, body: &[u8]) -> ApiResult<Value> {
     match media_type {
-        "application/json" => serde_json::from_slice(body)
-            .map_err(|problem| ApiError::bad_request(format!("couldn't get version/kind; json parse error: {problem}"))),
+        "application/json" => serde_json::from_slice(body).map_err(|problem| {
+            ApiError::bad_request(format!("couldn't get version/kind; json parse error: {problem}"))
+        }),
         "application/yaml" | "text/yaml" | "application/x-yaml" => parse_yaml(body),
         "application/vnd.kubernetes.protobuf" => protobuf::decode(body)
             .map_err(|problem| ApiError::bad_request(format!("cannot decode the protobuf body: {problem}"))),
@@ -80,7 +81,12 @@ impl FieldValidation {
 
 /// Makes the object one of `api_version` and `kind`: fills both in if absent, refuses others, refuses
 /// wrong types, and refuses or removes unknown fields. Gives back the warnings to send along.
-pub fn conform(object: &mut Value, api_version: &str, kind: &str, validation: FieldValidation) -> ApiResult<Vec<String>> {
+pub fn conform(
+    object: &mut Value,
+    api_version: &str,
+    kind: &str,
+    validation: FieldValidation,
+) -> ApiResult<Vec<String>> {
     if !object.is_object() {
         return Err(ApiError::bad_request("the body is no object"));
     }
@@ -103,7 +109,12 @@ pub fn conform(object: &mut Value, api_version: &str, kind: &str, validation: Fi
     check_fields(object, api_version, kind, validation)
 }
 
-fn check_fields(object: &mut Value, api_version: &str, kind: &str, validation: FieldValidation) -> ApiResult<Vec<String>> {
+fn check_fields(
+    object: &mut Value,
+    api_version: &str,
+    kind: &str,
+    validation: FieldValidation,
+) -> ApiResult<Vec<String>> {
     let version = api_version.rsplit('/').next().unwrap_or(api_version);
     let (mut wrong, mut unknown) = (Vec::new(), Vec::new());
     for finding in schema::check(api_version, kind, object) {

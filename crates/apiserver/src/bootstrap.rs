@@ -34,7 +34,13 @@ pub async fn run(api: &Api, advertise: IpAddr, port: u16) -> ApiResult<()> {
 }
 
 /// Makes the object, or brings what an older run advertised up to date.
-async fn ensure(api: &Api, resource: &'static Resource, namespace: &str, object: Value, options: WriteOptions) -> ApiResult<()> {
+async fn ensure(
+    api: &Api,
+    resource: &'static Resource,
+    namespace: &str,
+    object: Value,
+    options: WriteOptions,
+) -> ApiResult<()> {
     let name = crate::object::name(&object).to_owned();
     match create_object(api, resource, namespace, object.clone(), options).await {
         Ok(_) => return Ok(()),

@@ -64,7 +64,11 @@ async fn dispatch(api: Arc<Api>, user: User, request: Request<Incoming>) -> Answ
 /// Everything that is no object.
 fn plain(route: Route, request: &Request<Incoming>) -> Answer {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        return Err(ApiError::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource"));
+        return Err(ApiError::new(
+            405,
+            "MethodNotAllowed",
+            "the server does not allow this method on the requested resource",
+        ));
     }
     let accept = accept(request);
     let aggregated = discovery::wants_aggregated(accept);
@@ -91,7 +95,8 @@ fn accept(request: &Request<Incoming>) -> Option<&str> {
 async fn object(api: Arc<Api>, user: User, target: Target, request: Request<Incoming>) -> Answer {
     let query = Query::parse(request.uri().query().unwrap_or_default());
     let resource = target.resource;
-    let verb = request::verb(request.method(), &target, &query).ok_or_else(|| ApiError::method_not_allowed(resource))?;
+    let verb =
+        request::verb(request.method(), &target, &query).ok_or_else(|| ApiError::method_not_allowed(resource))?;
     let attempt = Attempt::Object {
         verb,
         resource,

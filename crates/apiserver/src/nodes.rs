@@ -60,7 +60,9 @@ pub async fn exec(api: &Api, target: &Target, query: &Query, request: Request<In
     let container = container_of(&pod, target.name(), query)?;
     let phase = text(&pod, "/status/phase");
     if matches!(phase, "Succeeded" | "Failed") {
-        return Err(ApiError::bad_request(format!("cannot exec into a container in a completed pod; current phase is {phase}")));
+        return Err(ApiError::bad_request(format!(
+            "cannot exec into a container in a completed pod; current phase is {phase}"
+        )));
     }
     let upgrade = request.headers().get(UPGRADE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if !upgrade.eq_ignore_ascii_case("websocket") {
@@ -103,7 +105,11 @@ fn container_of(pod: &Value, name: &str, query: &Query) -> ApiResult<String> {
         (None, _) if main.contains(&default) => Ok(default.to_owned()),
         (None, [only]) => Ok((*only).to_owned()),
         (None, _) => {
-            let others = if init.is_empty() { String::new() } else { format!(" or one of the init containers: [{}]", init.join(" ")) };
+            let others = if init.is_empty() {
+                String::new()
+            } else {
+                format!(" or one of the init containers: [{}]", init.join(" "))
+            };
             Err(ApiError::bad_request(format!(
                 "a container name must be specified for pod {name}, choose one of: [{}]{others}",
                 main.join(" ")
@@ -143,7 +149,9 @@ fn endpoint(api: &Api, node: &str) -> ApiResult<Endpoint> {
     let addresses = object.pointer("/status/addresses").and_then(Value::as_array);
     let internal = addresses.into_iter().flatten().filter(|address| text(address, "/type") == "InternalIP");
     let addr = internal.filter_map(|address| text(address, "/address").parse().ok()).next();
-    let addr = addr.ok_or_else(|| ApiError::unavailable(format!("node {node} has not said its InternalIP yet; wait until it is Ready")))?;
+    let addr = addr.ok_or_else(|| {
+        ApiError::unavailable(format!("node {node} has not said its InternalIP yet; wait until it is Ready"))
+    })?;
     let port = object.pointer("/status/daemonEndpoints/kubeletEndpoint/Port").and_then(Value::as_u64);
     let port = port.and_then(|port| u16::try_from(port).ok()).unwrap_or(KUBELET_PORT);
     Ok(Endpoint { name: node.to_owned(), addr, port })
@@ -156,10 +164,14 @@ async fn forward(api: &Api, node: &str, path_and_query: &str, mut request: Reque
         ApiError::new(
             502,
             "InternalError",
-            format!("error dialing backend: {what} node {node} at {}:{}: {problem}; is its agent running?", endpoint.addr, endpoint.port),
+            format!(
+                "error dialing backend: {what} node {node} at {}:{}: {problem}; is its agent running?",
+                endpoint.addr, endpoint.port
+            ),
         )
     };
-    let (mut sender, connection) = connect(&api.nodes, &endpoint).await.map_err(|problem| failed("cannot reach", problem))?;
+    let (mut sender, connection) =
+        connect(&api.nodes, &endpoint).await.map_err(|problem| failed("cannot reach", problem))?;
     tokio::spawn(async move {
         if let Err(problem) = connection.with_upgrades().await {
             tracing::debug!(%problem, "connection to a node ended");
@@ -167,13 +179,16 @@ async fn forward(api: &Api, node: &str, path_and_query: &str, mut request: Reque
     });
     let client_side = hyper::upgrade::on(&mut request);
     let onward = onward(request, &endpoint, path_and_query)?;
-    let answered = sender.send_request(onward).await.map_err(|problem| failed("no answer from", problem.to_string()))?;
+    let answered =
+        sender.send_request(onward).await.map_err(|problem| failed("no answer from", problem.to_string()))?;
     if answered.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Ok(splice(client_side, answered));
     }
     let (parts, body) = answered.into_parts();
     let mut response = Response::from_parts(parts, body.map_err(Into::into).boxed_unsync());
-    for header in [CONNECTION, UPGRADE, HeaderName::from_static("transfer-encoding"), HeaderName::from_static("keep-alive")] {
+    for header in
+        [CONNECTION, UPGRADE, HeaderName::from_static("transfer-encoding"), HeaderName::from_static("keep-alive")]
+    {
         response.headers_mut().remove(header);
     }
     Ok(response)
@@ -205,7 +220,9 @@ fn onward(request: Request<Incoming>, endpoint: &Endpoint, path_and_query: &str)
     if parts.method == Method::HEAD {
         parts.method = Method::GET;
     }
-    for header in ["authorization", "keep-alive", "te", "trailer", "transfer-encoding", "proxy-connection", "accept-encoding"] {
+    for header in
+        ["authorization", "keep-alive", "te", "trailer", "transfer-encoding", "proxy-connection", "accept-encoding"]
+    {
         parts.headers.remove(header);
     }
     if parts.headers.contains_key(UPGRADE) {
@@ -266,7 +283,9 @@ mod tests {
         let fresh = pod(json!({ "name": "a", "state": { "waiting": { "reason": "ErrImagePull" } } }));
         let error = refuse_if_waiting(&fresh, "web", "a").expect_err("nothing to show");
         assert_eq!(error.message, "container \"a\" in pod \"web\" is waiting to start: ErrImagePull");
-        let crashed = pod(json!({ "name": "a", "state": { "waiting": { "reason": "CrashLoopBackOff" } }, "lastState": { "terminated": {} } }));
+        let crashed = pod(
+            json!({ "name": "a", "state": { "waiting": { "reason": "CrashLoopBackOff" } }, "lastState": { "terminated": {} } }),
+        );
         assert!(refuse_if_waiting(&crashed, "web", "a").is_ok());
         assert!(refuse_if_waiting(&json!({}), "web", "a").is_err());
     }

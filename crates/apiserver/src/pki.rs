@@ -99,8 +99,8 @@ impl Pki {
             write_private(&key_path, &key.serialize_pem())?;
             write(&cert_path, &cert.pem())?;
         }
-        let key = KeyPair::from_pem(&read(&key_path)?)
-            .map_err(|source| PkiError::Key { path: key_path.clone(), source })?;
+        let key =
+            KeyPair::from_pem(&read(&key_path)?).map_err(|source| PkiError::Key { path: key_path.clone(), source })?;
         let ca_cert_pem = read(&cert_path)?;
         Ok(Pki { dir: dir.to_owned(), ca_cert_pem, issuer: Issuer::new(ca_params(), key) })
     }
@@ -221,8 +221,11 @@ fn write(path: &Path, text: &str) -> Result<(), PkiError> {
 
 fn write_private(path: &Path, text: &str) -> Result<(), PkiError> {
     let file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
-    file.and_then(|mut file| file.write_all(text.as_bytes()))
-        .map_err(|source| PkiError::File { verb: "write", path: path.to_owned(), source })
+    file.and_then(|mut file| file.write_all(text.as_bytes())).map_err(|source| PkiError::File {
+        verb: "write",
+        path: path.to_owned(),
+        source,
+    })
 }
 
 #[cfg(test)]

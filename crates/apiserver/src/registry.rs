@@ -43,8 +43,7 @@ const fn status(group: &'static str, version: &'static str, kind: &'static str) 
     Subresource { name: "status", kind: (group, version, kind), verbs: GET_PATCH_UPDATE }
 }
 
-const SCALE: Subresource =
-    Subresource { name: "scale", kind: ("autoscaling", "v1", "Scale"), verbs: GET_PATCH_UPDATE };
+const SCALE: Subresource = Subresource { name: "scale", kind: ("autoscaling", "v1", "Scale"), verbs: GET_PATCH_UPDATE };
 
 const POD_SUBRESOURCES: &[Subresource] = &[
     Subresource { name: "attach", kind: ("", "v1", "PodAttachOptions"), verbs: &["create", "get"] },
@@ -143,13 +142,7 @@ pub static RESOURCES: &[Resource] = &[
         ],
         ..BASE
     },
-    Resource {
-        kind: "Secret",
-        plural: "secrets",
-        singular: "secret",
-        fields: &[("type", "/type")],
-        ..BASE
-    },
+    Resource { kind: "Secret", plural: "secrets", singular: "secret", fields: &[("type", "/type")], ..BASE },
     Resource {
         kind: "ServiceAccount",
         plural: "serviceaccounts",
@@ -190,13 +183,7 @@ pub static RESOURCES: &[Resource] = &[
         fields: &[("status.replicas", "/status/replicas")],
         ..BASE
     },
-    Resource {
-        group: "coordination.k8s.io",
-        kind: "Lease",
-        plural: "leases",
-        singular: "lease",
-        ..BASE
-    },
+    Resource { group: "coordination.k8s.io", kind: "Lease", plural: "leases", singular: "lease", ..BASE },
     Resource {
         group: "discovery.k8s.io",
         kind: "EndpointSlice",

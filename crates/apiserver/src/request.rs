@@ -96,7 +96,10 @@ fn object(path: &str, group: &str, version: &str, parts: &[&str]) -> Route {
     let subresource = parts.get(2).map(|name| (*name).to_owned());
     let known = subresource.as_deref().is_none_or(|name| resource.subresource(name).is_some());
     let is_proxy = subresource.as_deref() == Some("proxy");
-    if !fits || !known || (parts.len() > 3 && !is_proxy) {
+    // An escaped slash in a name would reach into other names' storage keys.
+    let names = parts.iter().copied().take(3).chain(namespace.as_deref());
+    let is_plain = names.into_iter().all(|part| !part.contains('/'));
+    if !fits || !known || !is_plain || (parts.len() > 3 && !is_proxy) {
         return Route::Unknown;
     }
     Route::Object(Target {
@@ -108,12 +111,9 @@ fn object(path: &str, group: &str, version: &str, parts: &[&str]) -> Route {
     })
 }
 
-/// The path behind `/proxy`, as it was written.
+/// The path behind `/api/v1/nodes/NAME/proxy`, as it was written.
 fn after_proxy(path: &str) -> String {
-    match path.split_once("/proxy") {
-        Some((_, "")) | None => "/".to_owned(),
-        Some((_, rest)) => rest.to_owned(),
-    }
+    format!("/{}", path.splitn(7, '/').nth(6).unwrap_or_default())
 }
 
 /// The verb as authorization names it.
@@ -234,6 +234,9 @@ mod tests {
             ("/api/v1/namespaces/a", "namespaces ns=- name=a sub=- rest="),
             ("/api/v1/namespaces/a/finalize", "namespaces ns=- name=a sub=finalize rest="),
             ("/api/v1/nodes/n/proxy/portolan/v1/dns", "nodes ns=- name=n sub=proxy rest=/portolan/v1/dns"),
+            ("/api/v1/nodes/proxy/proxy/a%2Fb/", "nodes ns=- name=proxy sub=proxy rest=/a%2Fb/"),
+            ("/api/v1/namespaces/a%2Fb/pods/c", "Unknown"),
+            ("/api/v1/namespaces/a/pods/b%2Fc", "Unknown"),
             ("/api/v1/nodes/n/proxy", "nodes ns=- name=n sub=proxy rest=/"),
             ("/apis/apps/v1/namespaces/a/deployments/d/scale", "deployments.apps ns=a name=d sub=scale rest="),
             ("/apis/apps", "Group(\"apps\")"),

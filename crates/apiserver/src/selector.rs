@@ -112,7 +112,9 @@ fn label_key(text: &str) -> Result<String, String> {
     let name = key.rsplit_once('/').map_or(key, |(_, name)| name);
     let fits = |character: char| character.is_ascii_alphanumeric() || "-_.".contains(character);
     if name.is_empty() || name.len() > 63 || !name.chars().all(fits) || key.contains(char::is_whitespace) {
-        return Err(format!("invalid label key {key:?}: name part must consist of alphanumeric characters, '-', '_' or '.'"));
+        return Err(format!(
+            "invalid label key {key:?}: name part must consist of alphanumeric characters, '-', '_' or '.'"
+        ));
     }
     Ok(key.to_owned())
 }
@@ -121,7 +123,9 @@ fn label_value(text: &str) -> Result<String, String> {
     let value = text.trim();
     let fits = |character: char| character.is_ascii_alphanumeric() || "-_.".contains(character);
     if value.len() > 63 || !value.chars().all(fits) {
-        return Err(format!("invalid label value {value:?}: a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.'"));
+        return Err(format!(
+            "invalid label value {value:?}: a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.'"
+        ));
     }
     Ok(value.to_owned())
 }
@@ -134,9 +138,9 @@ impl FieldSelector {
     pub fn parse(text: &str, resource: &Resource) -> ApiResult<FieldSelector> {
         let mut terms = Vec::new();
         for term in text.split(',').map(str::trim).filter(|term| !term.is_empty()) {
-            let found = [("!=", false), ("==", true), ("=", true)]
-                .into_iter()
-                .find_map(|(sign, equal)| term.split_once(sign).map(|(field, value)| (field.trim(), value.trim(), equal)));
+            let found = [("!=", false), ("==", true), ("=", true)].into_iter().find_map(|(sign, equal)| {
+                term.split_once(sign).map(|(field, value)| (field.trim(), value.trim(), equal))
+            });
             let Some((field, value, equal)) = found else {
                 return Err(ApiError::bad_request(format!(
                     "Unable to find \"{}\" that match label selector \"\", field selector \"{text}\": invalid selector: '{text}'; can't understand '{term}'",

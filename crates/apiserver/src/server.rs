@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hyper::rt::Executor;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
@@ -29,6 +29,7 @@ use crate::{Config, ServeError, bootstrap, handler};
 use portolan_store::{Engine, EngineOptions, Store};
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
 /// A running API server. Dropping it stops it.
 pub struct Server {
@@ -158,7 +159,9 @@ async fn connection(socket: TcpStream, tls: TlsAcceptor, api: Arc<Api>, executor
         async move { Ok::<_, std::convert::Infallible>(handler::handle(api, user, request).await) }
     });
     let mut server = auto::Builder::new(executor);
-    server.http2().max_concurrent_streams(1000);
+    server.http1().timer(TokioTimer::new());
+    // Watches may be silent for long; a ping finds out who is gone.
+    server.http2().timer(TokioTimer::new()).keep_alive_interval(KEEP_ALIVE).max_concurrent_streams(1000);
     if let Err(problem) = server.serve_connection_with_upgrades(TokioIo::new(stream), service).await {
         tracing::debug!(%problem, "connection ended");
     }

@@ -98,7 +98,8 @@ impl ApiError {
     }
 
     pub fn too_large_revision(asked: u64, newest: u64) -> ApiError {
-        let mut error = ApiError::new(504, "Timeout", format!("Too large resource version: {asked}, current: {newest}"));
+        let mut error =
+            ApiError::new(504, "Timeout", format!("Too large resource version: {asked}, current: {newest}"));
         let cause = json!({ "reason": "ResourceVersionTooLarge", "message": "Too large resource version" });
         error.details = Some(json!({ "causes": [cause], "retryAfterSeconds": 1 }));
         error

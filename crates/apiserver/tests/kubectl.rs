@@ -69,7 +69,10 @@ fn apply_creates_changes_and_leaves_alone() {
     let generation = world.field("deploy/web", ".metadata.generation");
     assert_eq!(generation, "1");
     let changed = WEB.replace("replicas: 2", "replicas: 3").replace("containerPort: 80", "containerPort: 8080");
-    assert_eq!(world.kubectl_in("apply -f -", &changed).done(), "deployment.apps/web configured\nservice/web unchanged\n");
+    assert_eq!(
+        world.kubectl_in("apply -f -", &changed).done(),
+        "deployment.apps/web configured\nservice/web unchanged\n"
+    );
     assert_eq!(world.field("deploy/web", ".spec.replicas"), "3");
     assert_eq!(world.field("deploy/web", ".spec.template.spec.containers[0].ports[*].containerPort"), "8080");
     assert_eq!(world.field("deploy/web", ".metadata.generation"), "2");
@@ -87,7 +90,14 @@ fn get_shows_the_columns_users_know() {
     world.kubectl_in("apply -f -", WEB).done();
     let columns = |args: &str| {
         let out = world.kubectl(args).done();
-        out.lines().next().unwrap_or_default().split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect::<Vec<_>>().join("|")
+        out.lines()
+            .next()
+            .unwrap_or_default()
+            .split("  ")
+            .map(str::trim)
+            .filter(|cell| !cell.is_empty())
+            .collect::<Vec<_>>()
+            .join("|")
     };
     assert_eq!(columns("get svc"), "NAME|TYPE|CLUSTER-IP|EXTERNAL-IP|PORT(S)|AGE");
     assert_eq!(columns("get deploy -o wide"), "NAME|READY|UP-TO-DATE|AVAILABLE|AGE|CONTAINERS|IMAGES|SELECTOR");
@@ -98,7 +108,9 @@ fn get_shows_the_columns_users_know() {
     assert!(world.kubectl("get all").done().contains("deployment.apps/web"));
     assert!(world.kubectl("get deploy web -o yaml").done().contains("image: nginx:latest"));
     assert!(world.kubectl("get pods").err.contains("No resources found in default namespace."));
-    assert!(world.kubectl("get pod nothing").refused().contains("Error from server (NotFound): pods \"nothing\" not found"));
+    assert!(
+        world.kubectl("get pod nothing").refused().contains("Error from server (NotFound): pods \"nothing\" not found")
+    );
 }
 
 #[test]
@@ -143,8 +155,14 @@ fn bad_input_is_refused_in_kubernetes_words_and_nothing_is_stored() {
     let strict = kubectl_is_at_least(27, "unknown fields refused by the server");
     for (input, expected) in [
         ("kind: [".to_owned(), "error converting YAML to JSON"),
-        (service("{ ports: [{ port: 0 }] }"), "spec.ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive"),
-        (service("{ ports: [{ port: 70000 }] }"), "spec.ports[0].port: Invalid value: 70000: must be between 1 and 65535, inclusive"),
+        (
+            service("{ ports: [{ port: 0 }] }"),
+            "spec.ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive",
+        ),
+        (
+            service("{ ports: [{ port: 70000 }] }"),
+            "spec.ports[0].port: Invalid value: 70000: must be between 1 and 65535, inclusive",
+        ),
         (service("{ ports: [{ port: 80 }], colour: red }"), "unknown field \"spec.colour\""),
         (
             service("{ type: NodePort, ports: [{ port: 80, nodePort: 80 }] }"),
@@ -164,9 +182,18 @@ fn bad_input_is_refused_in_kubernetes_words_and_nothing_is_stored() {
         ),
         (service("{ ports: [{ port: 80 }] }").replace("bad", "Bad_Name"), "metadata.name: Invalid value: \"Bad_Name\""),
         (service("{ type: ExternalName }"), "spec.externalName: Required value"),
-        (service("{ ports: [{ port: 80 }] }").replace("{ name: bad }", "{ name: bad, namespace: nowhere }"), "namespaces \"nowhere\" not found"),
-        (WEB.replace("matchLabels: { app: web }", "matchLabels: { app: other }").replace("name: web", "name: bad"), "`selector` does not match template `labels`"),
-        ("apiVersion: v1\nkind: Deployment\nmetadata: { name: bad }\n".to_owned(), "no matches for kind \"Deployment\" in version \"v1\""),
+        (
+            service("{ ports: [{ port: 80 }] }").replace("{ name: bad }", "{ name: bad, namespace: nowhere }"),
+            "namespaces \"nowhere\" not found",
+        ),
+        (
+            WEB.replace("matchLabels: { app: web }", "matchLabels: { app: other }").replace("name: web", "name: bad"),
+            "`selector` does not match template `labels`",
+        ),
+        (
+            "apiVersion: v1\nkind: Deployment\nmetadata: { name: bad }\n".to_owned(),
+            "no matches for kind \"Deployment\" in version \"v1\"",
+        ),
     ] {
         if !strict && input.contains("colour") {
             continue;
@@ -185,7 +212,8 @@ fn an_unknown_field_is_dropped_with_a_warning_where_the_user_wants_no_more() {
         return;
     }
     let world = world();
-    let input = "apiVersion: v1\nkind: Service\nmetadata: { name: a }\nspec: { ports: [{ port: 80, size: 1 }], colour: red }\n";
+    let input =
+        "apiVersion: v1\nkind: Service\nmetadata: { name: a }\nspec: { ports: [{ port: 80, size: 1 }], colour: red }\n";
     let said = world.kubectl_in("create --validate=warn -f -", input);
     assert!(said.err.contains("Warning: unknown field \"spec.colour\""), "{}", said.err);
     assert!(said.err.contains("Warning: unknown field \"spec.ports[0].size\""), "{}", said.err);
@@ -197,7 +225,8 @@ fn an_unknown_field_is_dropped_with_a_warning_where_the_user_wants_no_more() {
 #[test]
 fn of_many_who_want_the_same_port_one_gets_it_and_free_choices_never_meet() {
     let world = world();
-    let service = |name: &str, spec: &str| format!("apiVersion: v1\nkind: Service\nmetadata: {{ name: {name} }}\nspec: {spec}\n");
+    let service =
+        |name: &str, spec: &str| format!("apiVersion: v1\nkind: Service\nmetadata: {{ name: {name} }}\nspec: {spec}\n");
     let same = "{ type: NodePort, ports: [{ port: 80, nodePort: 30080 }] }";
     let taken = std::thread::scope(|scope| {
         let tries: Vec<_> = (0..6)
@@ -209,7 +238,9 @@ fn of_many_who_want_the_same_port_one_gets_it_and_free_choices_never_meet() {
         tries.into_iter().filter_map(|one| one.join().ok()).filter(|made| *made).count()
     });
     assert_eq!(taken, 1);
-    let many: String = (0..40).map(|at| service(&format!("free-{at}"), "{ type: NodePort, ports: [{ port: 80 }] }") + "---\n").collect();
+    let many: String = (0..40)
+        .map(|at| service(&format!("free-{at}"), "{ type: NodePort, ports: [{ port: 80 }] }") + "---\n")
+        .collect();
     world.kubectl_in("create -f -", &many).done();
     let mut ips: Vec<String> = world.field("svc", ".items[*].spec.clusterIP").split(' ').map(str::to_owned).collect();
     ips.sort();
@@ -221,14 +252,17 @@ fn of_many_who_want_the_same_port_one_gets_it_and_free_choices_never_meet() {
 #[test]
 fn addresses_and_ports_come_back_when_a_service_goes_or_changes() {
     let world = world();
-    let service = |name: &str, spec: &str| format!("apiVersion: v1\nkind: Service\nmetadata: {{ name: {name} }}\nspec: {spec}\n");
+    let service =
+        |name: &str, spec: &str| format!("apiVersion: v1\nkind: Service\nmetadata: {{ name: {name} }}\nspec: {spec}\n");
     let held = "{ type: NodePort, clusterIP: 10.96.0.77, ports: [{ port: 80, nodePort: 30080 }] }";
     world.kubectl_in("create -f -", &service("a", held)).done();
     world.kubectl_in("create -f -", &service("b", held)).refused();
     world.kubectl("delete svc a").done();
     world.kubectl_in("create -f -", &service("b", held)).done();
     // ClusterIP gives the NodePort back, ExternalName the address too.
-    world.kubectl_in("apply -f -", &service("b", "{ type: ClusterIP, clusterIP: 10.96.0.77, ports: [{ port: 80 }] }")).done();
+    world
+        .kubectl_in("apply -f -", &service("b", "{ type: ClusterIP, clusterIP: 10.96.0.77, ports: [{ port: 80 }] }"))
+        .done();
     world.kubectl("patch svc b --type=merge -p {\"spec\":{\"type\":\"ClusterIP\"}}").done();
     world.kubectl_in("create -f -", &service("c", "{ type: NodePort, ports: [{ port: 80, nodePort: 30080 }] }")).done();
     world.kubectl("patch svc b -p {\"spec\":{\"type\":\"ExternalName\",\"externalName\":\"ylzhong.top\"}}").done();
@@ -237,7 +271,9 @@ fn addresses_and_ports_come_back_when_a_service_goes_or_changes() {
     let headless = world.kubectl_in("create -f -", &service("e", "{ clusterIP: None, ports: [{ port: 80 }] }"));
     headless.done();
     assert_eq!(world.field("svc/e", ".spec.clusterIPs"), "[\"None\"]");
-    let changed = world.kubectl("patch svc d -p {\"spec\":{\"clusterIP\":\"10.96.0.78\",\"clusterIPs\":[\"10.96.0.78\"]}}").refused();
+    let changed = world
+        .kubectl("patch svc d -p {\"spec\":{\"clusterIP\":\"10.96.0.78\",\"clusterIPs\":[\"10.96.0.78\"]}}")
+        .refused();
     assert!(changed.contains("field is immutable") || changed.contains("may not change once set"), "{changed}");
 }
 
@@ -312,7 +348,10 @@ fn a_stale_replace_is_a_conflict_and_server_side_apply_says_it_is_not_served() {
     let stale = world.json("cm c");
     world.kubectl("label cm c x=y").done();
     let refused = world.kubectl_in("replace -f -", &stale.to_string()).refused();
-    assert!(refused.contains("the object has been modified; please apply your changes to the latest version"), "{refused}");
+    assert!(
+        refused.contains("the object has been modified; please apply your changes to the latest version"),
+        "{refused}"
+    );
     let refused = world.kubectl_in("apply --server-side -f -", WEB).refused();
     assert!(refused.contains("erver-side apply"), "{refused}");
 }
@@ -343,5 +382,9 @@ fn whoever_has_no_certificate_sees_health_and_version_only() {
     let said = "pods is forbidden: User \\\"system:anonymous\\\" cannot list resource \\\"pods\\\" in API group \\\"\\\" at the cluster scope";
     assert!(code == 403 && body.contains(said), "{code} {body}");
     assert_eq!(world.get_as_nobody("/api", None).0, 403);
-    assert_eq!(world.get_as_nobody("/livez", Some("Bearer made-up")).0, 401, "credentials that are not known are not ignored");
+    assert_eq!(
+        world.get_as_nobody("/livez", Some("Bearer made-up")).0,
+        401,
+        "credentials that are not known are not ignored"
+    );
 }

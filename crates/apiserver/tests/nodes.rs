@@ -28,7 +28,8 @@ fn start_node(world: &World, runtime: &tokio::runtime::Runtime, name: &str) -> u
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(world.pki.ca_cert_pem().as_bytes()).expect("PEM")).expect("a root");
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build().expect("a verifier");
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build().expect("a verifier");
     let config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .expect("versions")
@@ -115,7 +116,8 @@ fn status(state: serde_json::Value) -> serde_json::Value {
 #[test]
 fn logs_exec_and_proxy_reach_the_node_of_the_pod() {
     let world = world();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
     let port = start_node(&world, &runtime, "node-1");
     register(&world, "node-1", port);
     run_pod(&world, "up", "node-1", status(json!({ "running": { "startedAt": "2026-11-22T11:00:00Z" } })));
@@ -143,7 +145,8 @@ fn logs_exec_and_proxy_reach_the_node_of_the_pod() {
 #[test]
 fn a_node_with_another_name_or_none_at_all_is_not_talked_to() {
     let world = world();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
     let port = start_node(&world, &runtime, "node-1");
     // The certificate at that address says node-1.
     register(&world, "node-2", port);

@@ -21,7 +21,8 @@ fn child_serves_until_killed() {
     let pki = pki::ensure(&dir.join("pki"), &["127.0.0.1".into()]).expect("certificates");
     let port = std::fs::read_to_string(dir.join("port")).unwrap_or_else(|_| "0".into());
     let listener = TcpListener::bind(format!("127.0.0.1:{port}")).expect("a port");
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
     let server = runtime.block_on(serve(config(dir, listener, &pki))).expect("it serves");
     let port = server.local_addrs()[0].port();
     let admin = pki.client("admin", &["system:masters"]).expect("a certificate");

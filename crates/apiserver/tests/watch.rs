@@ -78,7 +78,8 @@ fn a_streaming_list_ends_with_its_bookmark_and_goes_on() {
     let world = world();
     world.kubectl("create configmap a --from-literal=x=1").done();
     world.kubectl("create configmap b --from-literal=x=1").done();
-    let path = format!("{MAPS}?watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true");
+    let path =
+        format!("{MAPS}?watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true");
     let mut events = Events::of(&world, &path);
     assert_eq!(events.told(2), ["ADDED a", "ADDED b"]);
     let mark = events.next();

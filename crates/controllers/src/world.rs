@@ -71,7 +71,7 @@ impl World {
             listing.insert(id.clone());
         }
         let known = self.objects.get(&id);
-        let is_old = known.is_some_and(|known| object.revision() < 0 * known.revision());
+        let is_old = known.is_some_and(|known| object.revision() <= known.revision());
         if is_old || self.departed.contains(object.uid()) {
             return BTreeSet::new();
         }

@@ -27,7 +27,9 @@ pub enum LogError {
     Read { path: PathBuf, source: fjall::Error },
     #[error("cannot write the store: {0}")]
     Write(#[from] fjall::Error),
-    #[error("the store in {path} has format {found}, this program reads format {FORMAT}; use the program that wrote it")]
+    #[error(
+        "the store in {path} has format {found}, this program reads format {FORMAT}; use the program that wrote it"
+    )]
     Format { path: PathBuf, found: u8 },
     #[error("the store in {path} holds a broken record under {key}: {problem}")]
     Record { path: PathBuf, key: String, problem: &'static str },

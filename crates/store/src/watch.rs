@@ -51,12 +51,8 @@ impl<I: Index> Watch<I> {
         if self.seen < oldest {
             return Err(WatchError::Expired { asked: self.seen, oldest });
         }
-        let batch = memory
-            .ring
-            .after(self.seen)
-            .filter(|event| event.key().starts_with(&self.prefix))
-            .cloned()
-            .collect();
+        let batch =
+            memory.ring.after(self.seen).filter(|event| event.key().starts_with(&self.prefix)).cloned().collect();
         self.seen = memory.revision();
         Ok(batch)
     }

@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use portolan_store::{
-    Change, Engine, EngineOptions, Expect, Index, Op, Put, RangeError, Store, TxnError, WatchError,
-};
+use portolan_store::{Change, Engine, EngineOptions, Expect, Index, Op, Put, RangeError, Store, TxnError, WatchError};
 use proptest::prelude::*;
 
 #[derive(Debug)]
@@ -156,7 +154,10 @@ fn a_watcher_sees_its_prefix_only_and_moves_on_with_the_rest() {
     world.txn(vec![put("/nodes/a", "1", Expect::Absent)]).expect("written");
     world.txn(vec![delete("/pods/a")]).expect("deleted");
     let events = world.runtime.block_on(watch.next()).expect("events");
-    assert_eq!(events.iter().map(|event| (event.revision, event.now.is_some())).collect::<Vec<_>>(), [(1, true), (3, false)]);
+    assert_eq!(
+        events.iter().map(|event| (event.revision, event.now.is_some())).collect::<Vec<_>>(),
+        [(1, true), (3, false)]
+    );
     assert_eq!(watch.seen(), 3);
 }
 
@@ -167,14 +168,19 @@ enum Step {
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let step = prop_oneof![(0..6u8, any::<u8>()).prop_map(|(key, value)| Step::Put(key, value)), (0..6u8).prop_map(Step::Delete)];
+    let step = prop_oneof![
+        (0..6u8, any::<u8>()).prop_map(|(key, value)| Step::Put(key, value)),
+        (0..6u8).prop_map(Step::Delete)
+    ];
     proptest::collection::vec(step, 1..40)
 }
 
 fn op(step: &Step) -> Op<Length> {
     match step {
         Step::Put(key, value) => put(&format!("/k{key}"), &value.to_string(), Expect::Any),
-        Step::Delete(key) => Op { key: format!("/k{key}").as_str().into(), expect: Expect::Any, change: Change::Delete },
+        Step::Delete(key) => {
+            Op { key: format!("/k{key}").as_str().into(), expect: Expect::Any, change: Change::Delete }
+        }
     }
 }
 

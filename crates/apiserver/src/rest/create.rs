@@ -158,7 +158,11 @@ pub async fn bind(call: &Call, body: Bytes) -> ApiResult<Response<Body>> {
             return Err(ApiError::conflict(pods, name, &format!("pod {name} is already assigned to node \"{taken}\"")));
         }
         if object::is_deleting(&current) {
-            return Err(ApiError::conflict(pods, name, &format!("pod {name} is being deleted, cannot be assigned to a host")));
+            return Err(ApiError::conflict(
+                pods,
+                name,
+                &format!("pod {name} is being deleted, cannot be assigned to a host"),
+            ));
         }
         let bound = pod::bound(current, node, call.now);
         if dry_run {

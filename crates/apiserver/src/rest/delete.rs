@@ -24,7 +24,9 @@ pub struct DeleteOptions {
 }
 
 pub enum Deleted {
-    Gone { uid: String },
+    Gone {
+        uid: String,
+    },
     /// Still there, marked; its bytes.
     Pending(Bytes),
 }
@@ -41,13 +43,18 @@ impl DeleteOptions {
         let propagation = said("/propagationPolicy")
             .or_else(|| query.given("propagationPolicy").map(str::to_owned))
             .or_else(|| orphans.filter(|orphans| *orphans).map(|_| "Orphan".to_owned()));
-        if let Some(other) = propagation.as_deref().filter(|policy| !matches!(*policy, "Orphan" | "Background" | "Foreground")) {
+        if let Some(other) =
+            propagation.as_deref().filter(|policy| !matches!(*policy, "Orphan" | "Background" | "Foreground"))
+        {
             return Err(ApiError::bad_request(format!(
                 "propagationPolicy: Unsupported value: \"{other}\": supported values: \"Background\", \"Foreground\", \"Orphan\""
             )));
         }
         Ok(DeleteOptions {
-            grace_secs: sent.get("gracePeriodSeconds").and_then(Value::as_i64).or_else(|| query.number("gracePeriodSeconds")),
+            grace_secs: sent
+                .get("gracePeriodSeconds")
+                .and_then(Value::as_i64)
+                .or_else(|| query.number("gracePeriodSeconds")),
             propagation,
             uid: said("/preconditions/uid"),
             resource_version: said("/preconditions/resourceVersion"),
@@ -83,7 +90,12 @@ pub async fn delete_collection(call: &Call, body: Bytes) -> Answer {
     Ok(json_response(200, read::list_bytes(call.target.resource, &found, None, None)))
 }
 
-pub async fn delete_object(api: &Api, target: &Target, options: &DeleteOptions, now: jiff::Timestamp) -> ApiResult<Deleted> {
+pub async fn delete_object(
+    api: &Api,
+    target: &Target,
+    options: &DeleteOptions,
+    now: jiff::Timestamp,
+) -> ApiResult<Deleted> {
     let (resource, name) = (target.resource, target.name());
     if resource.kind == "Namespace" && matches!(name, "default" | "kube-system" | "kube-public") {
         return Err(ApiError::forbidden(resource, name, "this namespace may not be deleted"));
@@ -130,7 +142,9 @@ fn check_preconditions(resource: &Resource, current: &Value, options: &DeleteOpt
     for (what, pointer, wanted) in checks {
         let found = text(current, pointer);
         if let Some(wanted) = wanted.as_deref().filter(|wanted| *wanted != found) {
-            let why = format!("the {what} in the precondition ({wanted}) does not match the {what} in record ({found}). The object might have been deleted and then recreated");
+            let why = format!(
+                "the {what} in the precondition ({wanted}) does not match the {what} in record ({found}). The object might have been deleted and then recreated"
+            );
             return Err(ApiError::conflict(resource, name, &why));
         }
     }

@@ -85,7 +85,8 @@ impl Call {
         let bytes = match self.form {
             Form::Json => object,
             Form::Table | Form::Partial => {
-                let value: Value = serde_json::from_slice(&object).map_err(|problem| ApiError::internal(problem.to_string()))?;
+                let value: Value =
+                    serde_json::from_slice(&object).map_err(|problem| ApiError::internal(problem.to_string()))?;
                 let shaped = match self.form {
                     Form::Table => {
                         let rows = std::slice::from_ref(&value);
@@ -159,7 +160,9 @@ impl Claims for &Api {
 pub enum Landed {
     Done(Vec<Option<Stored>>),
     /// Somebody else changed what this operation expected.
-    Lost { op: usize },
+    Lost {
+        op: usize,
+    },
 }
 
 impl Api {

@@ -58,9 +58,7 @@ fn select_at(call: &Call, at: Option<u64>) -> ApiResult<Found> {
     let resource = call.target.resource;
     let selection = Selection::of(&call.query, resource)?;
     let store = &call.api.store;
-    if let (Some(name), Some(namespace), None) =
-        (selection.fields.only_name(), single_namespace(call), at)
-    {
+    if let (Some(name), Some(namespace), None) = (selection.fields.only_name(), single_namespace(call), at) {
         // The revision is read first: the answer then holds at least at that revision.
         let revision = store.revision();
         let entry = store.get(&resource.key(namespace, name)).filter(|entry| selection.takes(entry));
@@ -146,7 +144,8 @@ fn asked_revision(call: &Call) -> ApiResult<Option<u64>> {
 }
 
 pub fn parse_revision(text: &str) -> ApiResult<u64> {
-    text.parse().map_err(|_| ApiError::bad_request(format!("invalid resource version {text:?}: it must be a whole number")))
+    text.parse()
+        .map_err(|_| ApiError::bad_request(format!("invalid resource version {text:?}: it must be a whole number")))
 }
 
 fn list_meta(revision: u64, next: Option<String>, remaining: Option<usize>) -> Value {

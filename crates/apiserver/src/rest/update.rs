@@ -45,7 +45,11 @@ fn patched(media_type: &str, api_version: &str, kind: &str, current: &Value, sen
                 .map_err(|problem| ApiError::bad_request(format!("error decoding patch: {problem}")))?;
             let mut next = current.clone();
             json_patch::patch(&mut next, &steps).map_err(|problem| {
-                ApiError::new(422, "Invalid", format!("the server rejected our request due to an error in our request: {problem}"))
+                ApiError::new(
+                    422,
+                    "Invalid",
+                    format!("the server rejected our request due to an error in our request: {problem}"),
+                )
             })?;
             Ok(next)
         }
@@ -142,7 +146,13 @@ pub async fn modify(
 }
 
 /// The object as it would be stored, and the claims that go with it.
-fn next_state(api: &Api, resource: &'static Resource, part: Part, current: &Value, wanted: Value) -> ApiResult<(Value, Plan)> {
+fn next_state(
+    api: &Api,
+    resource: &'static Resource,
+    part: Part,
+    current: &Value,
+    wanted: Value,
+) -> ApiResult<(Value, Plan)> {
     let name = object::name(current);
     let mut next = strategy::prepare_update(resource, part, current, wanted);
     defaults::apply(&mut next);
@@ -165,12 +175,15 @@ fn next_state(api: &Api, resource: &'static Resource, part: Part, current: &Valu
 
 fn new_finalizers_while_deleting(current: &Value, next: &Value) -> Option<FieldError> {
     let before = object::finalizers(current);
-    let added: Vec<&str> = object::finalizers(next).into_iter().filter(|finalizer| !before.contains(finalizer)).collect();
+    let added: Vec<&str> =
+        object::finalizers(next).into_iter().filter(|finalizer| !before.contains(finalizer)).collect();
     (object::is_deleting(current) && !added.is_empty()).then(|| FieldError {
         reason: ErrorKind::Forbidden,
         field: "metadata.finalizers".into(),
         value: None,
-        detail: format!("no new finalizers can be added if the object is being deleted, found new finalizers {added:?}"),
+        detail: format!(
+            "no new finalizers can be added if the object is being deleted, found new finalizers {added:?}"
+        ),
     })
 }
 
@@ -183,7 +196,9 @@ fn check_identity(resource: &Resource, target: &Target, current: &Value, wanted:
     let name = target.name();
     let said = object::name(wanted);
     if !said.is_empty() && said != name {
-        return Err(ApiError::bad_request(format!("the name of the object ({said}) does not match the name on the URL ({name})")));
+        return Err(ApiError::bad_request(format!(
+            "the name of the object ({said}) does not match the name on the URL ({name})"
+        )));
     }
     let said = object::namespace(wanted);
     if !said.is_empty() && said != target.namespace() {

@@ -226,7 +226,9 @@ impl Start {
             return Ok(Start::Initial { mark_end: query.is_set("allowWatchBookmarks") });
         }
         match query.given("resourceVersion") {
-            None | Some("0") if query.get("sendInitialEvents") != Some("false") => Ok(Start::Initial { mark_end: false }),
+            None | Some("0") if query.get("sendInitialEvents") != Some("false") => {
+                Ok(Start::Initial { mark_end: false })
+            }
             None => Ok(Start::At(0)),
             Some(version) => Ok(Start::At(read::parse_revision(version)?)),
         }
@@ -257,7 +259,9 @@ impl Encoder {
         }
         let object: Value = serde_json::from_slice(bytes).expect("only JSON objects are ever stored");
         let shaped = match self.form {
-            Form::Table => self.table(std::slice::from_ref(&object), crate::object::text(&object, "/metadata/resourceVersion")),
+            Form::Table => {
+                self.table(std::slice::from_ref(&object), crate::object::text(&object, "/metadata/resourceVersion"))
+            }
             _ => table::partial(&object),
         };
         line(kind, shaped.to_string().as_bytes())
@@ -284,8 +288,12 @@ impl Encoder {
                 table["rows"] = json!([row]);
                 table
             }
-            Form::Partial => json!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": meta }),
-            Form::Json => json!({ "kind": self.resource.kind, "apiVersion": self.resource.api_version(), "metadata": meta }),
+            Form::Partial => {
+                json!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": meta })
+            }
+            Form::Json => {
+                json!({ "kind": self.resource.kind, "apiVersion": self.resource.api_version(), "metadata": meta })
+            }
         };
         line("BOOKMARK", object.to_string().as_bytes())
     }
@@ -321,10 +329,13 @@ mod tests {
         let pods = registry::row("pods");
         let change = match state {
             None => Change::Delete,
-            Some((colour, running)) => Change::Put(object::encode(pods, json!({
-                "metadata": { "name": format!("p{name}"), "labels": { "colour": format!("c{colour}") } },
-                "status": { "phase": if *running { "Running" } else { "Pending" } },
-            }))),
+            Some((colour, running)) => Change::Put(object::encode(
+                pods,
+                json!({
+                    "metadata": { "name": format!("p{name}"), "labels": { "colour": format!("c{colour}") } },
+                    "status": { "phase": if *running { "Running" } else { "Pending" } },
+                }),
+            )),
         };
         let write = op(&pods.key("default", &format!("p{name}")), Expect::Any, change);
         runtime.block_on(engine.txn(vec![write])).expect("written");
@@ -339,7 +350,9 @@ mod tests {
     fn replay(known: &mut BTreeMap<String, Bytes>, told: &Told) -> Result<(), TestCaseError> {
         match told {
             Told::Added(entry) => prop_assert!(known.insert(entry.index.name.clone(), entry.value.clone()).is_none()),
-            Told::Modified(entry) => prop_assert!(known.insert(entry.index.name.clone(), entry.value.clone()).is_some()),
+            Told::Modified(entry) => {
+                prop_assert!(known.insert(entry.index.name.clone(), entry.value.clone()).is_some())
+            }
             Told::Deleted(entry) => prop_assert!(known.remove(&entry.index.name).is_some()),
         }
         Ok(())

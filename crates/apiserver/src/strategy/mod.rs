@@ -50,7 +50,14 @@ pub fn generated_name(base: &str) -> String {
 /// A new object, before defaulting: the server's own members are set, the user's are left.
 pub fn prepare_create(resource: &Resource, object: &mut Value, now: Timestamp) {
     let meta = meta_mut(object);
-    for member in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "managedFields", "generation", "resourceVersion"] {
+    for member in [
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "selfLink",
+        "managedFields",
+        "generation",
+        "resourceVersion",
+    ] {
         meta.remove(member);
     }
     meta.insert("uid".into(), new_uid().into());
@@ -93,7 +100,17 @@ fn prepare_main(resource: &Resource, old: &Value, mut wanted: Value) -> Value {
 }
 
 fn keep_server_metadata(meta: &mut Map<String, Value>, old: Option<&Map<String, Value>>) {
-    let kept = ["name", "namespace", "uid", "creationTimestamp", "generation", "deletionTimestamp", "deletionGracePeriodSeconds", "resourceVersion", "generateName"];
+    let kept = [
+        "name",
+        "namespace",
+        "uid",
+        "creationTimestamp",
+        "generation",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "resourceVersion",
+        "generateName",
+    ];
     for member in kept {
         match old.and_then(|old| old.get(member)) {
             Some(value) => meta.insert(member.to_owned(), value.clone()),
@@ -129,7 +146,8 @@ fn with_member_of(mut object: Value, member: &str, source: &Value) -> Value {
 
 /// Whether nothing holds the object back any more once deletion was asked for.
 pub fn is_ready_to_go(resource: &Resource, object: &Value) -> bool {
-    let waits_gracefully = object.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(0) > 0;
+    let waits_gracefully =
+        object.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(0) > 0;
     object::is_deleting(object)
         && object::finalizers(object).is_empty()
         && !(resource.kind == "Pod" && waits_gracefully)
@@ -143,20 +161,28 @@ mod tests {
 
     #[test]
     fn a_status_write_changes_the_status_alone_and_a_main_write_everything_else() {
-        let old = json!({ "metadata": { "name": "a", "uid": "u" }, "spec": { "replicas": 1 }, "status": { "replicas": 1 } });
+        let old =
+            json!({ "metadata": { "name": "a", "uid": "u" }, "spec": { "replicas": 1 }, "status": { "replicas": 1 } });
         let wanted = json!({ "metadata": { "name": "b", "uid": "v", "labels": { "x": "y" } }, "spec": { "replicas": 2 }, "status": { "replicas": 9 } });
         let row = registry::row("deployments");
         let status = prepare_update(row, Part::Status, &old, wanted.clone());
-        assert_eq!(status, json!({ "metadata": { "name": "a", "uid": "u" }, "spec": { "replicas": 1 }, "status": { "replicas": 9 } }));
+        assert_eq!(
+            status,
+            json!({ "metadata": { "name": "a", "uid": "u" }, "spec": { "replicas": 1 }, "status": { "replicas": 9 } })
+        );
         let main = prepare_update(row, Part::Main, &old, wanted);
-        assert_eq!(main, json!({ "metadata": { "name": "a", "uid": "u", "labels": { "x": "y" } }, "spec": { "replicas": 2 }, "status": { "replicas": 1 } }));
+        assert_eq!(
+            main,
+            json!({ "metadata": { "name": "a", "uid": "u", "labels": { "x": "y" } }, "spec": { "replicas": 2 }, "status": { "replicas": 1 } })
+        );
     }
 
     #[test]
     fn generation_counts_changes_of_the_spec_only() {
         let row = registry::row("deployments");
         let old = json!({ "metadata": { "generation": 3 }, "spec": { "replicas": 1 } });
-        let mut labelled = json!({ "metadata": { "generation": 3, "labels": {} }, "spec": { "replicas": 1 }, "status": {} });
+        let mut labelled =
+            json!({ "metadata": { "generation": 3, "labels": {} }, "spec": { "replicas": 1 }, "status": {} });
         count_generation(row, &old, &mut labelled);
         assert_eq!(labelled["metadata"]["generation"], 3);
         let mut scaled = json!({ "metadata": { "generation": 3 }, "spec": { "replicas": 2 } });

@@ -33,20 +33,25 @@ fn add_toleration(list: &mut Vec<Value>, key: &str) {
         (its_key.is_empty() || its_key == key) && (effect.is_empty() || effect == "NoExecute")
     };
     if !list.iter().any(covers) {
-        list.push(json!({ "key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": TOLERATION_SECS }));
+        list.push(
+            json!({ "key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": TOLERATION_SECS }),
+        );
     }
 }
 
 /// Guaranteed: every container limits cpu and memory to what it requests. BestEffort: none says anything.
 fn quality_of_service(pod: &Value) -> &'static str {
-    let lists = ["/spec/containers", "/spec/initContainers"].map(|pointer| pod.pointer(pointer).and_then(Value::as_array));
+    let lists =
+        ["/spec/containers", "/spec/initContainers"].map(|pointer| pod.pointer(pointer).and_then(Value::as_array));
     let containers: Vec<&Value> = lists.into_iter().flatten().flatten().collect();
     let amount = |container: &Value, sort: &str, resource: &str| {
         let amount = container.get("resources")?.get(sort)?.get(resource)?;
         (*amount != Value::Null).then(|| amount.clone())
     };
     let says_nothing = containers.iter().all(|container| {
-        ["cpu", "memory"].iter().all(|resource| amount(container, "requests", resource).or(amount(container, "limits", resource)).is_none())
+        ["cpu", "memory"]
+            .iter()
+            .all(|resource| amount(container, "requests", resource).or(amount(container, "limits", resource)).is_none())
     });
     let is_exact = containers.iter().all(|container| {
         ["cpu", "memory"].iter().all(|resource| {

@@ -26,7 +26,10 @@ pub fn applied(mut object: Value, scale: &Value) -> ApiResult<Value> {
         return Err(ApiError::new(
             422,
             "Invalid",
-            format!("Scale.autoscaling \"{}\" is invalid: spec.replicas: Invalid value: {replicas}: must be greater than or equal to 0", text(scale, "/metadata/name")),
+            format!(
+                "Scale.autoscaling \"{}\" is invalid: spec.replicas: Invalid value: {replicas}: must be greater than or equal to 0",
+                text(scale, "/metadata/name")
+            ),
         ));
     }
     child_mut(&mut object, "spec").insert("replicas".into(), replicas.into());

@@ -74,13 +74,17 @@ fn drop_type_dependent(old: &Value, new: &mut Value) {
     let balancer = service_type(new) == "LoadBalancer";
     let spec = child_mut(new, "spec");
     if is_name && same_ip {
-        ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"].iter().for_each(|member| drop(spec.remove(*member)));
+        ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"]
+            .iter()
+            .for_each(|member| drop(spec.remove(*member)));
     }
     if !is_external && same_policy {
         spec.remove("externalTrafficPolicy");
     }
     if !balancer {
-        ["healthCheckNodePort", "allocateLoadBalancerNodePorts", "loadBalancerClass"].iter().for_each(|member| drop(spec.remove(*member)));
+        ["healthCheckNodePort", "allocateLoadBalancerNodePorts", "loadBalancerClass"]
+            .iter()
+            .for_each(|member| drop(spec.remove(*member)));
     }
 }
 

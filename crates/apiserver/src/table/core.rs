@@ -110,7 +110,8 @@ pub const EVENT: Printer = Printer {
         let first_of = |pointers: &[&str]| {
             pointers.iter().map(|pointer| text(event, pointer)).find(|time| !time.is_empty()).unwrap_or_default()
         };
-        let last = first_of(&["/series/lastObservedTime", "/lastTimestamp", "/eventTime", "/metadata/creationTimestamp"]);
+        let last =
+            first_of(&["/series/lastObservedTime", "/lastTimestamp", "/eventTime", "/metadata/creationTimestamp"]);
         let first = first_of(&["/firstTimestamp", "/eventTime", "/metadata/creationTimestamp"]);
         let series = [integer(event, "/series/count"), integer(event, "/count")].into_iter().find(|count| *count > 0);
         vec![

@@ -42,10 +42,8 @@ struct Printer {
 }
 
 /// A kind without a printer of its own: name and age.
-const PLAIN: Printer = Printer {
-    columns: &[narrow("Name"), narrow("Age")],
-    cells: |object, now| vec![name(object), age(object, now)],
-};
+const PLAIN: Printer =
+    Printer { columns: &[narrow("Name"), narrow("Age")], cells: |object, now| vec![name(object), age(object, now)] };
 
 fn printer(kind: &str) -> Printer {
     match kind {

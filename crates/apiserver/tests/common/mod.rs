@@ -46,7 +46,8 @@ pub fn world() -> World {
     let admin = pki.client("admin", &["system:masters"]).expect("a certificate");
     let kubeconfig = dir.path().join("admin.conf");
     std::fs::write(&kubeconfig, pki.kubeconfig(&format!("https://127.0.0.1:{port}"), &admin)).expect("written");
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
     let server = runtime.block_on(serve(config(dir.path(), listener, &pki))).expect("it serves");
     World { dir, port, pki, kubeconfig, runtime, server: Some(server) }
 }
@@ -102,7 +103,8 @@ pub fn kubectl_with(kubeconfig: &Path, home: &Path, args: &str, input: Option<&s
 
 /// Whether the kubectl on PATH is at least 1.`minor`; if not, says what is left out.
 pub fn kubectl_is_at_least(minor: u32, what: &str) -> bool {
-    let output = Command::new("kubectl").args(["version", "--client", "-o", "json"]).output().expect("kubectl is on PATH");
+    let output =
+        Command::new("kubectl").args(["version", "--client", "-o", "json"]).output().expect("kubectl is on PATH");
     let version: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let own = version["clientVersion"]["minor"].as_str().unwrap_or_default().trim_end_matches('+').parse().unwrap_or(0);
     if own < minor {
@@ -149,7 +151,8 @@ impl World {
         let socket = TcpStream::connect(("127.0.0.1", self.port)).expect("it listens");
         let mut stream = StreamOwned::new(connection, socket);
         let credentials = authorization.map(|text| format!("Authorization: {text}\r\n")).unwrap_or_default();
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{credentials}\r\n").expect("sent");
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{credentials}\r\n")
+            .expect("sent");
         let mut answer = String::new();
         // A peer that closes without TLS's farewell is an error after the whole answer.
         drop(stream.read_to_string(&mut answer));
@@ -162,7 +165,8 @@ impl World {
     pub fn user(&self, name: &str, groups: &[&str]) -> PathBuf {
         let pair = self.pki.client(name, groups).expect("a certificate");
         let path = self.dir.path().join(format!("{}.conf", name.replace(':', "-")));
-        std::fs::write(&path, self.pki.kubeconfig(&format!("https://127.0.0.1:{}", self.port), &pair)).expect("written");
+        std::fs::write(&path, self.pki.kubeconfig(&format!("https://127.0.0.1:{}", self.port), &pair))
+            .expect("written");
         path
     }
 }

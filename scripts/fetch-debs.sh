@@ -35,7 +35,7 @@ kubectl_is_new_enough() {
 # apt with state, cache and package status of our own; the empty status makes
 # every dependency count as missing, so that the closure is complete.
 own_apt() {
-    apt-get -qq \
+    apt-get -qq -c "$apt/apt.conf" \
         -o Dir::State="$apt/state" -o Dir::State::lists="$apt/state/lists" \
         -o Dir::State::status="$apt/status" -o Dir::State::extended_states="$apt/state/extended_states" \
         -o Dir::Cache="$apt/cache" -o Dir::Cache::archives="$apt/cache/archives" \
@@ -54,6 +54,14 @@ is_unpacked() {
 fetch() {
     mkdir -p "$apt/state/lists/partial" "$apt/cache/archives/partial" "$apt/log"
     : >"$apt/status"
+    # The machine's hooks are about the machine's cache (some images empty it): not ours to run.
+    cat >"$apt/apt.conf" <<'END'
+#clear APT::Update::Pre-Invoke;
+#clear APT::Update::Post-Invoke;
+#clear APT::Update::Post-Invoke-Success;
+#clear DPkg::Pre-Invoke;
+#clear DPkg::Post-Invoke;
+END
     say "reading the package lists"
     own_apt update || lacks "apt-get update failed; check the machine's apt sources and its way to them"
     say "downloading: $packages"

@@ -26,6 +26,7 @@ fn main() -> ExitCode {
         Some("resolve") => resolve(&words[2], &words[3]),
         Some("fetch") => fetch(&words[2]),
         Some("up-detached") => up_detached(&words[2]),
+        Some("stop-node") => stop_node(&words[2], &words[3]),
         Some("shell") => shell(&words[2], &words[3], &words[4..]),
         other => {
             eprintln!("lab_fixture: {other:?} is not known");
@@ -111,6 +112,18 @@ fn up_detached(state_dir: &str) -> ExitCode {
     let outcome = portolan_lab::up(&config, portolan_lab::Attachment::Detached);
     eprintln!("{:?}", outcome.err());
     ExitCode::FAILURE
+}
+
+/// Ends a node of any lab, by its number.
+fn stop_node(state_dir: &str, number: &str) -> ExitCode {
+    let lab = portolan_lab::Lab::open(Path::new(state_dir)).expect("it is up");
+    match lab.stop_node(number.parse().expect("a number")) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// Runs a command at a place of a lab with our own streams.

@@ -7,6 +7,10 @@ use crate::topology::{API_PORT, HostSpec, node_name};
 
 /// Where a place sees its own folder of the lab's files.
 pub(crate) const PLACE_DIR: &str = "/run/lab";
+/// A lab shows a node's death while somebody watches: heartbeats are frequent and patience is short.
+const HEARTBEAT_SECS: u32 = 2;
+const NODE_GRACE_SECS: u32 = 8;
+const BGP_HOLD_SECS: u32 = 9;
 /// Where the API server finds the machine's listener.
 pub(crate) const LISTEN_FD: i32 = 3;
 
@@ -23,6 +27,7 @@ pub(crate) fn server(config: &LabConfig, files: &Files, host: &HostSpec) -> Vec<
         ("--cluster-cidr", config.cluster_cidr.to_string()),
         ("--cluster-domain", config.cluster_domain.clone()),
         ("--pki-dir", text(&files.pki())),
+        ("--node-grace-secs", NODE_GRACE_SECS.to_string()),
     ])
 }
 
@@ -44,6 +49,8 @@ pub(crate) fn agent(config: &LabConfig, host: &HostSpec) -> Vec<String> {
         ("--tls-cert", own("tls.crt")),
         ("--tls-key", own("tls.key")),
         ("--client-ca", own("ca.crt")),
+        ("--heartbeat-secs", HEARTBEAT_SECS.to_string()),
+        ("--bgp-hold-secs", BGP_HOLD_SECS.to_string()),
     ])
 }
 
@@ -77,7 +84,7 @@ mod tests {
                         --state-dir /run/portolan --image-store /images --cluster-cidr 10.244.0.0/16 \
                         --service-cidr 10.96.0.0/12 --cluster-dns 10.96.0.10 --cluster-domain cluster.local \
                         --lan-interface eth0 --tls-cert /run/lab/tls.crt --tls-key /run/lab/tls.key \
-                        --client-ca /run/lab/ca.crt";
+                        --client-ca /run/lab/ca.crt --heartbeat-secs 2 --bgp-hold-secs 9";
         assert_eq!(line, expected);
     }
 

@@ -79,11 +79,11 @@ pub async fn run(args: AgentArgs) -> Result<(), Failure> {
         bgp_hold_time_secs: args.bgp_hold_secs,
         mtu_bytes: args.mtu,
         registry_mirrors: args.registry_mirror,
-        dns_ttl_secs: crate::cli::DNS_TTL_SECS,
+        dns_ttl_secs: crate::settings::DNS_TTL_SECS,
         exe,
     };
     tokio::select! {
         ended = portolan_agent::run(client, config) => ended.map_err(Failure::machine),
-        () = crate::server::told_to_end() => Ok(()),
+        () = crate::process::told_to_end() => Ok(()),
     }
 }

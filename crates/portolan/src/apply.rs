@@ -10,7 +10,7 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use kube::api::{DynamicObject, Patch, PatchParams, PostParams};
+use kube::api::{DynamicObject, Patch, PatchParams, ValidationDirective};
 use kube::core::GroupVersionKind;
 use kube::discovery::{self, Scope};
 use kube::{Api, Client};
@@ -103,7 +103,7 @@ async fn apply_one(client: &Client, object: &Value, namespace: &str) -> Result<S
         }
     };
     let group = if gvk.group.is_empty() { String::new() } else { format!(".{}", gvk.group) };
-    let outcome = write(&api, object, name).await.map_err(|error| match error {
+    let outcome = write(client, &api, object, name).await.map_err(|error| match error {
         kube::Error::Api(status) => format!("Error from server ({}): {}", status.reason, status.message),
         other => format!("cannot apply {kind} {name}: {other}"),
     })?;
@@ -115,18 +115,27 @@ fn gvk(api_version: &str, kind: &str) -> Option<GroupVersionKind> {
     (!version.is_empty() && !kind.is_empty()).then(|| GroupVersionKind::gvk(group, version, kind))
 }
 
-async fn write(api: &Api<DynamicObject>, object: &Value, name: &str) -> Result<&'static str, kube::Error> {
+/// Unknown fields are refused, as kubectl asks for by default: what is misspelt would be lost without a word.
+async fn write(client: &Client, api: &Api<DynamicObject>, object: &Value, name: &str) -> Result<&'static str, kube::Error> {
     let manifest = with_last_applied(object);
     let Some(live) = api.get_opt(name).await? else {
-        let object = serde_json::from_value(manifest).map_err(kube::Error::SerdeError)?;
-        api.create(&PostParams::default(), &object).await?;
+        create(client, api, &manifest).await?;
         return Ok("created");
     };
     let last = live.metadata.annotations.as_ref().and_then(|a| a.get(LAST_APPLIED));
     let last: Value = last.and_then(|text| serde_json::from_str(text).ok()).unwrap_or(Value::Null);
     let patch = three_way(&last, &manifest);
-    let patched = api.patch(name, &PatchParams::default(), &Patch::Strategic(&patch)).await?;
+    let params = PatchParams { field_validation: Some(ValidationDirective::Strict), ..PatchParams::default() };
+    let patched = api.patch(name, &params, &Patch::Strategic(&patch)).await?;
     Ok(if patched.metadata.resource_version == live.metadata.resource_version { "unchanged" } else { "configured" })
+}
+
+/// A POST by hand: the client's own has no place for `fieldValidation`.
+async fn create(client: &Client, api: &Api<DynamicObject>, manifest: &Value) -> Result<DynamicObject, kube::Error> {
+    let uri = format!("{}?fieldValidation=Strict", api.resource_url());
+    let body = serde_json::to_vec(manifest).map_err(kube::Error::SerdeError)?;
+    let request = http::Request::post(uri).header("content-type", "application/json").body(body);
+    client.request(request.map_err(kube::Error::HttpError)?).await
 }
 
 fn with_last_applied(object: &Value) -> Value {

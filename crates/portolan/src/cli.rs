@@ -6,7 +6,8 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::failure::Failure;
 use crate::lab::LabArgs;
-use crate::settings::ClusterArgs;
+use crate::process::block_on;
+use crate::settings::{ClusterArgs, OutputFormat};
 
 /// Kubernetes service networking in one binary: service proxy, cluster DNS, pod network, and a lab to see them in.
 #[derive(Parser)]
@@ -68,15 +69,6 @@ struct StatusArgs {
     /// How to print it
     #[arg(long, value_enum, default_value_t = OutputFormat::Text)]
     output: OutputFormat,
-}
-
-/// How a command prints its answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum OutputFormat {
-    /// For a person.
-    Text,
-    /// For a program.
-    Json,
 }
 
 #[derive(clap::Args)]
@@ -164,9 +156,6 @@ enum NodeCommand {
     Status(crate::node::StatusArgs),
 }
 
-/// TTL of cluster records in seconds, as in our shipped Corefile.
-pub const DNS_TTL_SECS: u32 = 30;
-
 /// Reads the command line and carries it out.
 ///
 /// # Errors
@@ -209,16 +198,6 @@ fn log(command: &Command) {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
 }
 
-/// Runs a command's future to its end on a runtime of its own.
-pub fn block_on<T>(future: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .map_err(|e| Failure::machine(format!("cannot start threads: {e}")))?;
-    runtime.block_on(future)
-}
-
 fn apply(args: &ApplyArgs) -> Result<(), Failure> {
     let objects = crate::apply::read(&args.files)?;
     block_on(async {
@@ -237,7 +216,7 @@ fn render(args: &RenderArgs) -> Result<(), Failure> {
         }
         (_, Some(_)) => return Err(Failure::input("--compare goes with `render iptables` only")),
         (Rendered::Iptables, None) => print!("{}", crate::render::iptables(&snapshot)),
-        (Rendered::Dns, None) => print!("{}", crate::render::dns(&snapshot, DNS_TTL_SECS)?),
+        (Rendered::Dns, None) => print!("{}", crate::render::dns(&snapshot, crate::settings::DNS_TTL_SECS)?),
         (Rendered::Routes, None) => print!("{}", crate::render::routes(&snapshot)),
     }
     Ok(())

@@ -16,7 +16,7 @@ pub async fn serve(files: &[PathBuf], listen: SocketAddr, resolv_conf: &Path, cl
     let settings = Settings { cluster_dns: vec![listen.ip()], ..cluster.settings("files") };
     let snapshot = crate::render::snapshot(files, settings)?;
     tokio::select! {
-        ended = portolan_agent::dns::serve_snapshot(snapshot, listen, resolv_conf, crate::cli::DNS_TTL_SECS) => ended.map_err(Failure::machine),
-        () = crate::server::told_to_end() => Ok(()),
+        ended = portolan_agent::dns::serve_snapshot(snapshot, listen, resolv_conf, crate::settings::DNS_TTL_SECS) => ended.map_err(Failure::machine),
+        () = crate::process::told_to_end() => Ok(()),
     }
 }

@@ -120,7 +120,7 @@ pub fn parse_mirror(text: &str) -> Result<(String, String), String> {
 fn pull(store: &Store, reference: &str, mirrors: Vec<(String, String)>, insecure: Vec<String>) -> Result<(), Failure> {
     let registry = Reference::parse(reference).map_err(Failure::input)?.registry;
     let options = PullOptions { registries: vec![registry], mirrors: mirrors.into_iter().collect(), insecure };
-    let image = crate::cli::block_on(async { store.pull(reference, &options).await.map_err(Failure::no) })?;
+    let image = crate::process::block_on(async { store.pull(reference, &options).await.map_err(Failure::no) })?;
     println!("{} {}", image.reference, image.digest);
     Ok(())
 }

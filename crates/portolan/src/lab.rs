@@ -7,7 +7,7 @@ use clap::Args;
 use portolan_lab::{Attachment, LabConfig, LabError, LabHandle, Ready};
 use portolan_pods::image::{Store, nginx_from};
 
-use crate::cli::OutputFormat;
+use crate::settings::OutputFormat;
 use crate::failure::Failure;
 
 /// Name of the image that every lab can run.
@@ -83,8 +83,8 @@ pub fn up(args: &LabArgs, detach: bool) -> Result<(), Failure> {
     if detach {
         return Ok(());
     }
-    crate::cli::block_on(async {
-        crate::server::told_to_end().await;
+    crate::process::block_on(async {
+        crate::process::told_to_end().await;
         Ok(())
     })?;
     lab.down().map_err(failed)

@@ -9,6 +9,7 @@ mod failure;
 mod image;
 mod lab;
 mod node;
+mod process;
 mod render;
 mod server;
 mod settings;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::Value;
 
-use crate::cli::OutputFormat;
+use crate::settings::OutputFormat;
 use crate::failure::Failure;
 
 /// Command line of `node status`.

@@ -9,6 +9,7 @@ use clap::Args;
 use ipnet::IpNet;
 
 use crate::failure::Failure;
+use crate::process::told_to_end;
 use crate::settings::ClusterArgs;
 
 /// Command line of the control plane.
@@ -112,16 +113,4 @@ async fn admin(pki: &portolan_apiserver::pki::Pki, local: SocketAddr) -> Result<
     let parsed = kube::config::Kubeconfig::from_yaml(&text).map_err(Failure::no)?;
     let config = kube::Config::from_custom_kubeconfig(parsed, &Default::default()).await.map_err(Failure::no)?;
     kube::Client::try_from(config).map_err(Failure::no)
-}
-
-/// Waits for SIGTERM or SIGINT.
-pub async fn told_to_end() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = int.recv() => {}
-    }
 }

@@ -1,10 +1,22 @@
-//! The cluster's ranges and names on the command line, with the field's defaults.
+//! What several commands take: the cluster's ranges and names, and how to print.
 
 use std::net::IpAddr;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 use portolan_model::Settings;
+
+/// How a command prints its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OutputFormat {
+    /// For a person.
+    Text,
+    /// For a program.
+    Json,
+}
+
+/// TTL of cluster records in seconds, as in our shipped Corefile.
+pub const DNS_TTL_SECS: u32 = 30;
 
 /// Ranges and names that every part of a cluster must agree on.
 #[derive(Args, Clone, Debug)]

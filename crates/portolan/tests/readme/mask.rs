@@ -1,0 +1,150 @@
+//! What differs from one run to the next, masked: two texts with the same mask say the same thing.
+//!
+//! Masked: addresses of pods and Services, blocks of nodes, the last part of pod names, hashes made of addresses, times,
+//! ages, versions of programs, counters, ephemeral ports, spaces that align columns. All else must be equal: chain names of
+//! Services, node addresses, ports, probabilities, marks, words.
+
+use std::net::Ipv4Addr;
+
+/// The same text with what differs from run to run replaced.
+pub fn mask(text: &str) -> String {
+    text.lines().map(mask_line).collect::<Vec<_>>().join("\n")
+}
+
+/// One line of it.
+pub fn mask_line(line: &str) -> String {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let counters = words.iter().take_while(|word| is_number(word)).count();
+    let masked = words.iter().enumerate().map(|(place, word)| match place {
+        // Packets and bytes of `iptables -nvxL` stand first; one number alone is an answer.
+        _ if counters > 1 && place < counters => "N".to_owned(),
+        // Seconds that a conntrack entry has left: `tcp 6 112 TIME_WAIT`.
+        2 if words[0] == "tcp" && is_number(word) => "N".to_owned(),
+        _ => mask_word(word),
+    });
+    masked.collect::<Vec<_>>().join(" ")
+}
+
+/// A word between spaces, such as `10.244.0.1:80,10.244.0.65:80` or `(10.244.0.1,`.
+fn mask_word(word: &str) -> String {
+    if word.starts_with("[") && word.contains('/') && word.contains(':') {
+        return "[TIME".to_owned();
+    }
+    // `(ADDRESS, node-1)`: which of two pods is first by name is chance.
+    if let Some(node) = word.strip_suffix(')').filter(|node| node.starts_with("node-")) {
+        return node.trim_end_matches(|c: char| c.is_ascii_digit()).to_owned() + "N)";
+    }
+    let mut masked = String::new();
+    let mut rest = word;
+    while !rest.is_empty() {
+        let end = rest.find(is_joint).unwrap_or(rest.len());
+        let (atom, after) = rest.split_at(end);
+        masked += &mask_atom(atom, &masked, after);
+        let joint = after.chars().next();
+        masked.extend(joint);
+        rest = &after[joint.map_or(0, char::len_utf8)..];
+    }
+    masked
+}
+
+fn is_joint(c: char) -> bool {
+    !(c.is_ascii_alphanumeric() || c == '.' || c == '-')
+}
+
+/// An address, name or number; `before` and `after` are what stands around it in its word.
+fn mask_atom(atom: &str, before: &str, after: &str) -> String {
+    if let Ok(address) = atom.parse::<Ipv4Addr>() {
+        return mask_address(address, after).unwrap_or(atom).to_owned();
+    }
+    let endpoint_chain = atom.strip_prefix("KUBE-SEP-").is_some_and(|hash| hash.len() == 16);
+    let link = atom.strip_prefix("cali").is_some_and(|hash| hash.len() == 11 && hash.bytes().all(|b| b.is_ascii_hexdigit()));
+    let peer = before.ends_with('@') && atom.strip_prefix("if").is_some_and(is_number);
+    let port = before.ends_with("port=") && atom.parse::<u16>().is_ok_and(|port| port >= 1024);
+    match () {
+        () if endpoint_chain => "KUBE-SEP-HASH".to_owned(),
+        () if link => "caliHASH".to_owned(),
+        () if peer => "ifN".to_owned(),
+        () if port => "PORT".to_owned(),
+        () if is_age(atom) => "AGE".to_owned(),
+        () if is_version(atom) => "VERSION".to_owned(),
+        () => mask_name(atom),
+    }
+}
+
+/// Pods' and Services' addresses are given out; the well-known ones are not.
+fn mask_address(address: Ipv4Addr, after: &str) -> Option<&'static str> {
+    let [a, b, c, d] = address.octets();
+    match (a, b) {
+        (10, 244) if after.starts_with("/26") => Some("BLOCK"),
+        (10, 244) if !after.starts_with('/') => Some("POD"),
+        (10, 96..=111) if (b, c, d) != (96, 0, 1) && (b, c, d) != (96, 0, 10) && !after.starts_with('/') => Some("CLUSTERIP"),
+        _ => None,
+    }
+}
+
+/// A pod of a Deployment ends in `-HASH-ID`; the walk's lab is named after a process.
+fn mask_name(atom: &str) -> String {
+    let parts: Vec<&str> = atom.split('-').collect();
+    match parts.as_slice() {
+        ["walk", number] if number.len() > 1 && is_number(number) => "walk-N".to_owned(),
+        [.., hash, id] if id.len() == 5 && (8..=10).contains(&hash.len()) && has_digit(hash) => {
+            format!("{}-ID", parts[..parts.len() - 1].join("-"))
+        }
+        _ => atom.to_owned(),
+    }
+}
+
+fn has_digit(word: &str) -> bool {
+    word.bytes().any(|b| b.is_ascii_digit())
+}
+
+fn is_number(word: &str) -> bool {
+    !word.is_empty() && word.bytes().all(|b| b.is_ascii_digit())
+}
+
+/// `2s`, `1m3s`, `4h`.
+fn is_age(word: &str) -> bool {
+    let mut parts = word.split_inclusive(['s', 'm', 'h', 'd']);
+    has_digit(word) && parts.all(|part| part.split_at_checked(part.len() - 1).is_some_and(|(n, unit)| is_number(n) && !is_number(unit)))
+}
+
+/// `1.22.1`.
+fn is_version(word: &str) -> bool {
+    let parts: Vec<&str> = word.split('.').collect();
+    parts.len() == 3 && parts.iter().all(|part| is_number(part))
+}
+
+#[test]
+fn what_differs_from_run_to_run_is_masked() {
+    let table = [
+        ("  ✔ pod nginx-deployment-74fd5d4865-9hmmg (10.244.0.1, node-2) answered", "✔ pod nginx-deployment-74fd5d4865-ID (POD, node-N) answered"),
+        ("Endpoints:   10.244.0.1:80,10.244.0.65:80", "Endpoints: POD:80,POD:80"),
+        ("ngx-svc   ClusterIP   10.108.167.1   <none>   80/TCP   1m2s", "ngx-svc ClusterIP CLUSTERIP <none> 80/TCP AGE"),
+        ("KUBE-SEP-3XFAOP4SPIFY5HK4  0  -- 10.244.0.2", "KUBE-SEP-HASH 0 -- POD"),
+        ("   63   3780 MASQUERADE  0", "N N MASQUERADE 0"),
+        ("tcp      6 112 TIME_WAIT src=172.18.0.1 sport=44498 dport=80", "tcp 6 N TIME_WAIT src=172.18.0.1 sport=PORT dport=80"),
+        ("10.244.0.3 - - [22/Nov/2026:12:28:26 +0000] \"GET / HTTP/1.1\" 200 615 \"curl/7.88.1\"", "POD - - [TIME +0000] \"GET / HTTP/1.1\" 200 615 \"curl/VERSION\""),
+        ("10.244.0.64/26 via 172.18.0.12 dev eth0 proto bgp", "BLOCK/26 via 172.18.0.12 dev eth0 proto bgp"),
+        ("calic1c03f751f5@if2 UP ee:ee:ee:ee:ee:ee", "caliHASH@ifN UP ee:ee:ee:ee:ee:ee"),
+        ("'http://10.108.167.1/?walk-2' /run/portolan/labs/walk-8070/x", "'http://CLUSTERIP/?walk-2' /run/portolan/labs/walk-N/x"),
+    ];
+    for (line, masked) in table {
+        assert_eq!(mask_line(line), masked);
+    }
+}
+
+#[test]
+fn what_a_reader_relies_on_is_not_masked() {
+    for line in [
+        "KUBE-SVC-KASVC3VP5K2MBOHI 6 -- 0.0.0.0/0 10.96.0.10 /* kube-system/kube-dns:dns cluster IP */ udp dpt:53",
+        "KUBE-MARK-MASQ 6 -- !10.244.0.0/16 172.18.0.11",
+        "statistic mode random probability 0.50000000000",
+        "MARK or 0x4000",
+        "200",
+        "node-1 Ready <none> v1.33.0",
+        "deployment.apps/web created",
+        "nameserver 114.114.114.114",
+    ] {
+        assert_eq!(mask_line(line), line);
+    }
+}

@@ -179,9 +179,10 @@ async fn run(
     upgrade: WebSocketUpgrade,
 ) -> Response {
     let request = exec_request(query.as_deref().unwrap_or_default());
+    let upgrade = upgrade.protocols(exec::PROTOCOLS);
     match api.kubelet.exec(&namespace, &pod, &container, request).await {
-        Ok(session) => upgrade.protocols(exec::PROTOCOLS).on_upgrade(move |socket| exec::serve(socket, session)),
-        Err(error) => (StatusCode::BAD_REQUEST, error.to_string()).into_response(),
+        Ok(session) => upgrade.on_upgrade(move |socket| exec::serve(socket, session)),
+        Err(error) => upgrade.on_upgrade(move |socket| exec::refuse(socket, error)),
     }
 }
 

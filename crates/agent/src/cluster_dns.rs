@@ -1,7 +1,8 @@
 //! This node's DNS at the cluster address: on `lo`, out of conntrack, and shown in the cluster as a mirror pod.
 //!
 //! Order matters. First the zones are whole, then the address is on `lo` and bound, then NOTRACK sends queries there,
-//! and last the mirror pod makes this node one of the kube-dns endpoints.
+//! and last the mirror pod makes this node one of the kube-dns endpoints. An agent that is told to end goes the same way
+//! back: from then on the Service's own rules send this node's queries to another node.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use kube::Client;
 use portolan_dataplane::iptables::DnsPath;
 use portolan_kernel::Netlink;
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use crate::core::{Input, ToCore};
@@ -20,6 +22,8 @@ use crate::node::{self, NodeIdentity};
 use crate::status::Progress;
 
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How long an orderly end may take: supervisors lose patience after some seconds.
+const LEAVE_WITHIN: Duration = Duration::from_secs(3);
 const RETRY: Duration = Duration::from_millis(500);
 
 pub(crate) struct ClusterDns {
@@ -33,7 +37,7 @@ pub(crate) struct ClusterDns {
 
 impl ClusterDns {
     /// Gets there, trying until it does. Without addresses, DNS is another's.
-    pub(crate) async fn answer_at_cluster_address(self) {
+    pub(crate) async fn answer_at_cluster_address(&self) {
         if self.addresses.is_empty() {
             return;
         }
@@ -46,11 +50,33 @@ impl ClusterDns {
                 tokio::time::sleep(RETRY).await;
             }
         }
-        self.core.send(Input::DnsPath(DnsPath::ThisNode));
+        self.core.send(Input::DnsPath(DnsPath::ThisNode, None));
         info!(addresses = ?self.addresses, "cluster DNS answers on this node");
         while let Err(error) = node::show_dns(&self.client, &self.identity).await {
             warn!(%error, "the DNS mirror pod is not written yet");
             tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    /// Leaves the address to the Service's rules, in the time an orderly end has.
+    pub(crate) async fn leave(&self) {
+        if self.addresses.is_empty() {
+            return;
+        }
+        let told = async {
+            node::hide_dns(&self.client, &self.identity).await;
+            let (written, done) = oneshot::channel();
+            self.core.send(Input::DnsPath(DnsPath::Service, Some(written)));
+            // The core answers once the rules were tried.
+            let _ = done.await;
+        };
+        if tokio::time::timeout(LEAVE_WITHIN, told).await.is_err() {
+            warn!("the cluster was not told in time that this node's DNS ends");
+        }
+        for address in &self.addresses {
+            if let Err(reason) = take_off_lo(*address) {
+                warn!("{reason}");
+            }
         }
     }
 
@@ -61,6 +87,13 @@ impl ClusterDns {
         let _ = self.to_dns.send(Told::Listen(listener));
         Ok(())
     }
+}
+
+fn take_off_lo(address: IpAddr) -> Result<(), String> {
+    let failed = |e| format!("cannot take {address} off lo: {e}");
+    let mut netlink = Netlink::open().map_err(failed)?;
+    let lo = netlink.link("lo").map_err(failed)?.index;
+    netlink.delete_addr(lo, IpNet::from(address)).map_err(failed)
 }
 
 fn put_on_lo(address: IpAddr) -> Result<(), String> {

@@ -48,8 +48,8 @@ pub(crate) enum Input {
     Learned(IpNet, Option<LearnedRoute>),
     /// Routes of a former agent that nobody claimed until now may go.
     RoutesSettled,
-    /// This node's DNS answers at the cluster address, or does not.
-    DnsPath(DnsPath),
+    /// This node's DNS answers at the cluster address, or does not. The sender hears when the rules say so.
+    DnsPath(DnsPath, Option<oneshot::Sender<()>>),
 }
 
 /// Those who hear of each new snapshot.
@@ -131,7 +131,10 @@ impl Core {
                 Input::Learned(prefix, value) => touched.merge(self.facts.apply(Fact::Learned(prefix, value))),
                 Input::Synced(kind) => drop(self.synced.insert(kind)),
                 Input::RoutesSettled => self.routes.settled(),
-                Input::DnsPath(path) => paths.push(path),
+                Input::DnsPath(path, written) => {
+                    paths.push(path);
+                    waiting.extend(written);
+                }
             }
         }
         let (after, delta) = resolve(&self.facts, &self.snapshot, &touched);

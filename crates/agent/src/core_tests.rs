@@ -125,7 +125,7 @@ fn cluster() -> Vec<Input> {
         learned(1),
     ];
     inputs.extend(told_whole());
-    inputs.push(Input::DnsPath(DnsPath::ThisNode));
+    inputs.push(Input::DnsPath(DnsPath::ThisNode, None));
     inputs
 }
 
@@ -213,7 +213,7 @@ fn any_input() -> impl Strategy<Value = Input> {
         (0u8..4).prop_map(|n| Input::Learned(format!("10.244.{n}.0/26").parse().expect("a prefix"), None)),
         (1u8..6).prop_map(attached),
         Just(()).prop_map(|()| Input::Attachment(NsName::new("default", "web"), None, None)),
-        any::<bool>().prop_map(|here| Input::DnsPath(if here { DnsPath::ThisNode } else { DnsPath::Service })),
+        any::<bool>().prop_map(|here| Input::DnsPath(if here { DnsPath::ThisNode } else { DnsPath::Service }, None)),
     ]
 }
 
@@ -228,7 +228,7 @@ fn copy(input: &Input) -> Input {
         Input::Attachment(key, value, _) => Input::Attachment(key.clone(), value.clone(), None),
         Input::Learned(prefix, route) => Input::Learned(*prefix, route.clone()),
         Input::RoutesSettled => Input::RoutesSettled,
-        Input::DnsPath(path) => Input::DnsPath(*path),
+        Input::DnsPath(path, _) => Input::DnsPath(*path, None),
     }
 }
 

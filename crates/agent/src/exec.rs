@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use axum::extract::ws::{CloseFrame, Message, WebSocket, close_code};
 use bytes::Bytes;
-use futures::stream::SplitSink;
+use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt, StreamExt};
 use portolan_pods::{ExecError, ExecSession};
 use serde_json::{Value, json};
@@ -57,16 +57,30 @@ pub(crate) async fn serve(socket: WebSocket, mut session: ExecSession) {
     if let Some(outcome) = outcome {
         // What the command wrote last must be out before its status.
         let _ = tokio::join!(stdout, stderr);
-        let status = framed(STATUS, status(outcome).to_string().as_bytes());
-        let close = Message::Close(Some(CloseFrame { code: close_code::NORMAL, reason: "".into() }));
-        // A client that has gone needs no status.
-        let _ = frames.send(status).await;
-        let _ = frames.send(close).await;
-        let answered = async { while let Some(Ok(_)) = incoming.next().await {} };
-        let _ = tokio::time::timeout(CLOSE_PATIENCE, answered).await;
+        finish(outcome, &frames, &mut incoming).await;
     }
     drop(frames);
     writer.abort();
+}
+
+/// Tells the client why its command did not start. A refusal before the upgrade would make kubectl try SPDY, and show
+/// that failure in place of this one.
+pub(crate) async fn refuse(socket: WebSocket, error: ExecError) {
+    let (sink, mut incoming) = socket.split();
+    let (frames, outgoing) = mpsc::channel::<Message>(2);
+    let writer = tokio::spawn(write_frames(sink, outgoing));
+    finish(Err(error), &frames, &mut incoming).await;
+    writer.abort();
+}
+
+async fn finish(outcome: Result<i32, ExecError>, frames: &mpsc::Sender<Message>, incoming: &mut SplitStream<WebSocket>) {
+    let status = framed(STATUS, status(outcome).to_string().as_bytes());
+    let close = Message::Close(Some(CloseFrame { code: close_code::NORMAL, reason: "".into() }));
+    // A client that has gone needs no status.
+    let _ = frames.send(status).await;
+    let _ = frames.send(close).await;
+    let answered = async { while let Some(Ok(_)) = incoming.next().await {} };
+    let _ = tokio::time::timeout(CLOSE_PATIENCE, answered).await;
 }
 
 async fn write_frames(mut sink: SplitSink<WebSocket, Message>, mut outgoing: mpsc::Receiver<Message>) {

@@ -127,9 +127,14 @@ pub enum AgentError {
 /// How long routes outlive a BGP session that broke without a word: an agent is back by then.
 const STALE_GRACE: Duration = Duration::from_secs(8);
 
-/// Runs the node. Ends only with an error.
-pub fn run(client: Client, config: Config) -> BoxFuture<'static, Result<(), AgentError>> {
-    async move { Agent::start(client, config).await?.serve().await }.boxed()
+/// Runs the node until `stop`. Rules, routes and pods stay; cluster DNS is left to other nodes.
+pub fn run(
+    client: Client,
+    config: Config,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> BoxFuture<'static, Result<(), AgentError>> {
+    let stop = stop.boxed();
+    async move { Agent::start(client, config).await?.serve(stop).await }.boxed()
 }
 
 struct Agent {
@@ -171,22 +176,30 @@ impl Agent {
         Ok(Self { client, config, identity, core, progress, to_dns, to_bgp, network: Arc::new(network) })
     }
 
-    /// Everything that follows the cluster; the node's API is what ends it.
-    async fn serve(self) -> Result<(), AgentError> {
+    /// Everything that follows the cluster.
+    async fn serve(self, stop: BoxFuture<'static, ()>) -> Result<(), AgentError> {
         self.follow_cluster();
         let kubelet = pod_watch::start(&self.client, &self.config, self.network.clone())?;
         tokio::spawn(node::keep_alive(self.client.clone(), self.identity.clone()));
-        let dns = cluster_dns::ClusterDns {
+        let dns = Arc::new(cluster_dns::ClusterDns {
             client: self.client.clone(),
             identity: self.identity.clone(),
             addresses: self.config.settings.cluster_dns.clone(),
             progress: self.progress.clone(),
             core: self.core.clone(),
             to_dns: self.to_dns.clone(),
-        };
-        tokio::spawn(dns.answer_at_cluster_address());
+        });
+        let answering = dns.clone();
+        let answering = tokio::spawn(async move { answering.answer_at_cluster_address().await });
         let api = api::NodeApi { kubelet, progress: self.progress, to_dns: self.to_dns, to_bgp: self.to_bgp };
-        api::serve(api, &self.config).await
+        tokio::select! {
+            ended = api::serve(api, &self.config) => ended,
+            () = stop => {
+                answering.abort();
+                dns.leave().await;
+                Ok(())
+            }
+        }
     }
 
     fn follow_cluster(&self) {

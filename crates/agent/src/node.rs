@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, Time};
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::json;
 use tracing::{debug, info, warn};
@@ -193,6 +193,15 @@ pub(crate) async fn show_dns(client: &Client, identity: &NodeIdentity) -> Result
     pods.patch_status(&name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
     debug!("the mirror pod is written");
     Ok(())
+}
+
+/// Takes the mirror pod away: this node is no kube-dns endpoint any more.
+pub(crate) async fn hide_dns(client: &Client, identity: &NodeIdentity) {
+    let pods: Api<Pod> = Api::namespaced(client.clone(), "kube-system");
+    let params = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
+    if let Err(error) = pods.delete(&mirror_name(&identity.name), &params).await {
+        debug!(%error, "the mirror pod was not deleted");
+    }
 }
 
 fn mirror(identity: &NodeIdentity, name: &str) -> Pod {

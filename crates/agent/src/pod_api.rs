@@ -23,7 +23,10 @@ impl PodApi for ClusterPodApi {
             let patch = json!({ "metadata": { "uid": uid }, "status": status });
             match api.patch_status(&name, &PatchParams::default(), &Patch::Merge(&patch)).await {
                 Ok(_) => Ok(()),
-                Err(error) if is_status(&error, &[404, 409]) => Ok(debug!(pod = name, %error, "the pod is another or gone")),
+                Err(error) if is_status(&error, &[404, 409]) => {
+                    let _: () = debug!(pod = name, %error, "the pod is another or gone");
+                    Ok(())
+                },
                 Err(error) => Err(format!("cannot write the status of pod {name}: {error}")),
             }
         }

@@ -99,11 +99,10 @@ impl State {
 
     fn replace_route(&mut self, route: &KernelRoute) -> Result<(), NetlinkError> {
         self.write("replace route")?;
-        if let Some(oif) = route.oif {
-            if !self.link("replace route", oif)?.up {
+        if let Some(oif) = route.oif
+            && !self.link("replace route", oif)?.up {
                 return Err(refused("replace route", libc::ENETDOWN));
             }
-        }
         self.routes.retain(|r| key(r) != key(route));
         self.routes.push(route.clone());
         Ok(())

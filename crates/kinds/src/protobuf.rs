@@ -391,7 +391,7 @@ fn from_bytes(wire: Wire, bytes: &[u8], spot: Spot) -> Result<Value, ProtobufErr
 }
 
 /// Field 1 of a message, as text.
-fn first_text<'a>(bytes: &'a [u8], spot: Spot) -> Result<&'a str, ProtobufError> {
+fn first_text(bytes: &[u8], spot: Spot) -> Result<&str, ProtobufError> {
     let mut found = "";
     let mut reader = Reader { bytes };
     while let Some((tag, payload)) = reader.field()? {

@@ -22,7 +22,7 @@ use crate::control::{self, NodeStatus, Place, Reply, Request, Status, UnitStatus
 use crate::error::{LabError, file, system};
 use crate::keeper::{INIT_LIFELINE, LISTENER, READY};
 use crate::place::{self, Blueprint, Rooms};
-use crate::process::{self, Ended, die_with_parent, high, inherited, pass, read_signals, signals};
+use crate::process::{self, Ended, block_none, die_with_parent, high, inherited, pass, read_signals, signals};
 use crate::topology::{HostSpec, Topology};
 use crate::unit::Unit;
 
@@ -165,10 +165,11 @@ impl Init {
             let copy = self.listener.try_clone().and_then(high).map_err(system("cannot copy the listener"))?;
             pass(&mut command, vec![(copy, LISTEN_FD)]);
         }
-        // SAFETY: setns and prctl only; init has one thread.
+        // SAFETY: setns, prctl and sigprocmask only; init has one thread.
         unsafe {
             command.pre_exec(move || {
                 die_with_parent()?;
+                block_none()?;
                 entry.enter()
             })
         };

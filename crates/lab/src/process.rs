@@ -87,6 +87,17 @@ pub(crate) fn read_signals(fd: &OwnedFd) -> Vec<libc::c_int> {
     found
 }
 
+/// Blocks no signal: a program must not inherit what init blocks to read by [`signals`], or nobody could end it in order.
+pub(crate) fn block_none() -> io::Result<()> {
+    // SAFETY: the set is initialised by sigemptyset before use; both calls are async-signal-safe.
+    let failed = unsafe {
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut()) != 0
+    };
+    if failed { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Asks the kernel to end this process when the thread that made it ends.
 pub(crate) fn die_with_parent() -> io::Result<()> {
     // SAFETY: prctl with plain numbers.

@@ -293,6 +293,7 @@ mod tests {
             pod: PodIdent { namespace: "n".into(), name: "p".into(), uid: "u".into() },
             shim: ProcessId { pid: 1, start_ticks: 0 },
             sandbox: None,
+            generation: 0,
             notes: Default::default(),
             runs,
         };

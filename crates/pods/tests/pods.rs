@@ -86,6 +86,10 @@ async fn an_agent_that_comes_back_finds_its_pods_as_they_were() {
     let before = init_of(&node, &pod);
     let mut shown = pod.clone();
     shown.status = Some(node.status("stays"));
+    node.until("what was decided is written", |node| {
+        node.cluster.statuses.lock().expect("whole")["stays"].last() == Some(&node.status("stays"))
+    })
+    .await;
     let written = node.cluster.statuses.lock().expect("whole")["stays"].len();
     node.restart_agent();
     node.kubelet.set_pod(shown);
@@ -94,7 +98,8 @@ async fn an_agent_that_comes_back_finds_its_pods_as_they_were() {
     tokio::time::sleep(std::time::Duration::from_millis(300)).await;
     assert_eq!(init_of(&node, &pod), before, "nothing was restarted");
     assert_eq!(node.container("stays").restart_count, 0);
-    assert_eq!(node.cluster.attached.lock().expect("whole").len(), 1, "the network was not made again");
+    let events = node.cluster.events.lock().expect("whole").join("\n");
+    assert_eq!(node.cluster.attached.lock().expect("whole").len(), 1, "the network was not made again: {events}");
     assert_eq!(node.cluster.statuses.lock().expect("whole")["stays"].len(), written, "there was nothing to write");
     assert_eq!(node.log("stays").await, "begun\n");
     node.delete(pod, 0).await;
@@ -344,6 +349,123 @@ async fn http_and_tcp_probes_reach_nginx_from_the_node() {
     assert_eq!(node.container("probed-web").restart_count, 0);
     let events = node.cluster.events.lock().expect("whole").join("\n");
     assert!(events.contains("Readiness probe failed: HTTP probe failed with statuscode: 403"), "{events}");
+    node.delete(pod, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_network_that_fails_is_told_and_tried_again() {
+    let node = Node::new();
+    node.cluster.failing_attachments.store(1, std::sync::atomic::Ordering::SeqCst);
+    let pod = node.run("late", script("exec sleep 1000"));
+    node.until("the failure is told", |node| {
+        let events = node.cluster.events.lock().expect("whole");
+        events.iter().any(|event| event.contains("FailedCreatePodSandBox") && event.contains("no address is free"))
+    })
+    .await;
+    assert_eq!(node.status("late").phase.as_deref(), Some("Pending"));
+    node.until_running("late").await;
+    node.delete(pod, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_sandbox_is_made_anew_with_its_containers() {
+    let node = Node::new();
+    let pod = node.run("boxed", script("exec sleep 1000"));
+    node.until_running("boxed").await;
+    signal(state_of(&node, &pod).sandbox.expect("has one").pid, libc::SIGKILL);
+    node.until("it runs again", |node| {
+        let container = node.container("boxed");
+        container.restart_count == 1 && container.state.is_some_and(|state| state.running.is_some())
+    })
+    .await;
+    assert_eq!(node.cluster.attached.lock().expect("whole").len(), 2, "the new namespace was attached");
+    node.delete(pod, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pre_stop_command_runs_before_the_signal() {
+    let node = Node::new();
+    let mut spec = script("trap 'echo term; exit 0' TERM; while :; do sleep 0.05; done");
+    spec["containers"][0]["lifecycle"] = json!({"preStop": {"exec": {"command": ["sh", "-c", "echo hook > /proc/1/fd/1"]}}});
+    spec["volumes"] = json!([]);
+    let pod = node.run("hooked", spec);
+    node.until_running("hooked").await;
+    let options = portolan_pods::LogOptions { follow: true, ..Default::default() };
+    let stream = node.kubelet.logs("default", "hooked", "c", options).await.expect("has a log");
+    let reading = tokio::spawn(async move {
+        use futures::StreamExt;
+        let parts: Vec<_> = stream.map(|part| part.expect("readable")).collect().await;
+        String::from_utf8(parts.concat()).expect("text")
+    });
+    node.delete(pod, 20).await;
+    let log = reading.await.expect("ends with the container");
+    assert!(log.starts_with("hook\n"), "{log:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_pods_start_and_end_together() {
+    let node = Node::new();
+    let pods: Vec<_> = (0..10).map(|number| node.run(&format!("many-{number}"), script("exec sleep 1000"))).collect();
+    let begun = Instant::now();
+    node.until("all run", |node| {
+        (0..10).all(|number| node.container(&format!("many-{number}")).ready)
+    })
+    .await;
+    println!("ten pods ready after {:?}", begun.elapsed());
+    let addresses: BTreeSet<_> = (0..10).map(|number| node.status(&format!("many-{number}")).pod_ip).collect();
+    assert_eq!(addresses.len(), 10);
+    for pod in pods {
+        node.delete(pod, 0).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn containers_that_end_together_each_restart_once() {
+    let node = Node::new();
+    let container = |number: usize| json!({"name": format!("c{number}"), "image": "tools:1", "command": ["sleep", "1000"]});
+    let spec = json!({"containers": (0..6).map(container).collect::<Vec<_>>()});
+    let pod = node.run("six", spec);
+    node.until("all are ready", |node| node.status("six").phase.as_deref() == Some("Running")).await;
+    for run in state_of(&node, &pod).runs {
+        signal(run.process.expect("runs").pid, libc::SIGKILL);
+    }
+    node.until("each runs again", |node| {
+        let statuses = node.status("six").container_statuses.unwrap_or_default();
+        let again = statuses.iter().filter(|status| status.restart_count == 1 && status.ready);
+        again.count() == 6
+    })
+    .await;
+    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    let runs = state_of(&node, &pod).runs;
+    let running: Vec<u32> = runs.iter().filter(|run| run.ended.is_none()).map(|run| run.attempt).collect();
+    assert_eq!(running, [1; 6]);
+    node.delete(pod, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_that_comes_twice_is_refused_and_harms_nothing() {
+    use portolan_pods::shim::client::Shim;
+    use portolan_pods::shim::protocol::{Request, StartContainer};
+    let node = Node::new();
+    let pod = node.run("twice", script("exec sleep 1000"));
+    node.until_running("twice").await;
+    let before = init_of(&node, &pod);
+    let shim = Shim::connect(&node.pod_dir(&pod)).await.expect("answers");
+    let start = StartContainer {
+        name: "c".into(),
+        attempt: 0,
+        streak: 0,
+        spec: json!({}),
+        lower: "/".into(),
+        log: "/dev/null".into(),
+        image: String::new(),
+        image_id: String::new(),
+        stop_signal: libc::SIGTERM,
+    };
+    let error = shim.call(&Request::Start(Box::new(start))).await.expect_err("refused").to_string();
+    assert!(error.contains("already"), "{error}");
+    assert_eq!(node.exec("twice", &["hostname"]).await, ("twice\n".to_owned(), 0));
+    assert_eq!(init_of(&node, &pod), before);
     node.delete(pod, 0).await;
 }
 

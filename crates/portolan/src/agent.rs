@@ -82,8 +82,5 @@ pub async fn run(args: AgentArgs) -> Result<(), Failure> {
         dns_ttl_secs: crate::settings::DNS_TTL_SECS,
         exe,
     };
-    tokio::select! {
-        ended = portolan_agent::run(client, config) => ended.map_err(Failure::machine),
-        () = crate::process::told_to_end() => Ok(()),
-    }
+    portolan_agent::run(client, config, crate::process::told_to_end()).await.map_err(Failure::machine)
 }

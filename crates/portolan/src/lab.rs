@@ -125,11 +125,11 @@ pub fn status(args: &LabArgs, output: OutputFormat) -> Result<(), Failure> {
         return Ok(());
     }
     println!("lab {}   KUBECONFIG={}", status.name, lab.kubeconfig().display());
-    println!("{:<12} {:<16} {}", "NODE", "ADDRESS", "LAN");
+    println!("{:<12} {:<16} LAN", "NODE", "ADDRESS");
     for node in &status.nodes {
         println!("{:<12} {:<16} {}", node.name, node.address.to_string(), if node.plugged { "plugged in" } else { "stopped" });
     }
-    println!("{:<20} {:>7} {:>9}  {}", "PROCESS", "PID", "RESTARTS", "LAST END");
+    println!("{:<20} {:>7} {:>9}  LAST END", "PROCESS", "PID", "RESTARTS");
     for unit in &status.units {
         let pid = unit.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
         println!("{:<20} {pid:>7} {:>9}  {}", unit.name, unit.restarts, unit.last_end.as_deref().unwrap_or("-"));

@@ -1,11 +1,11 @@
 //! The documentation says what is: its commands are run and print what it shows, its excerpts are in a real walk.
 //!
-//! ```text
-//!  ```console       a shell session at the root of the repository, compared byte for byte
-//!  ```console lab   the same with a lab; compared by mask, as addresses and names differ from run to run
-//!  ```text walk     an excerpt of the walk, compared by mask; a line `…` stands for what is left out
-//!  ```sh            make's targets: they exist
-//! ```
+//! What a fenced block holds, its info string says:
+//!
+//! * `console`: a shell session at the root of the repository, compared byte for byte;
+//! * `console lab`: the same with a lab; compared by mask, as addresses and names differ from run to run;
+//! * `text walk`: an excerpt of the walk, compared by mask; a line `…` stands for what is left out;
+//! * `sh`: commands of which make's targets are looked up.
 //!
 //! `PORTOLAN_BLESS=1` writes what the commands of `console` blocks print into the pages. Needs root, as the walk does.
 

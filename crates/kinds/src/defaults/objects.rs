@@ -40,15 +40,14 @@ pub(super) fn node(object: &mut Object) {
             _ => {}
         }
     }
-    if let Some(status) = existing(object, "status") {
-        if let Some(capacity) = status
+    if let Some(status) = existing(object, "status")
+        && let Some(capacity) = status
             .get("capacity")
             .filter(|capacity| capacity.is_object())
             .cloned()
         {
             default_pointer(status, "allocatable", capacity);
         }
-    }
 }
 
 /// `stringData` is written into `data`, and is never read back.

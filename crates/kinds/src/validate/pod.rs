@@ -309,8 +309,8 @@ fn resources(container: &Value, path: &str, check: &mut Check) {
     }
     for (name, request) in entries(resources, "requests") {
         let limit = member(at(resources, "limits"), name).and_then(quantity);
-        if let (Some(asked), Some(limit)) = (quantity(request), limit) {
-            if asked > limit {
+        if let (Some(asked), Some(limit)) = (quantity(request), limit)
+            && asked > limit {
                 let detail = format!(
                     "must be less than or equal to {name} limit of {}",
                     shown(&resources["limits"][name])
@@ -321,7 +321,6 @@ fn resources(container: &Value, path: &str, check: &mut Check) {
                     detail,
                 );
             }
-        }
     }
 }
 

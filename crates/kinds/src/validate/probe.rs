@@ -20,11 +20,9 @@ pub(super) fn handlers(container: &Value, path: &str, check: &mut Check) {
     for hook in ["postStart", "preStop"] {
         if let Some(hooked) =
             member(container, "lifecycle").and_then(|lifecycle| member(lifecycle, hook))
-        {
-            if member(hooked, "sleep").is_none() {
+            && member(hooked, "sleep").is_none() {
                 handler(hooked, &format!("{path}.lifecycle.{hook}"), check);
             }
-        }
     }
 }
 

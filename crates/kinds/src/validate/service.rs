@@ -236,8 +236,8 @@ fn affinity(spec: &Value, check: &mut Check) {
     let timeout = spec
         .pointer("/sessionAffinityConfig/clientIP/timeoutSeconds")
         .and_then(Value::as_i64);
-    if let (Some(secs), "ClientIP") = (timeout, text(spec, "sessionAffinity")) {
-        if !(1..=AFFINITY_MAX_SECS).contains(&secs) {
+    if let (Some(secs), "ClientIP") = (timeout, text(spec, "sessionAffinity"))
+        && !(1..=AFFINITY_MAX_SECS).contains(&secs) {
             let detail = format!("must be greater than 0 and less than {AFFINITY_MAX_SECS}");
             check.invalid(
                 "spec.sessionAffinityConfig.clientIP.timeoutSeconds",
@@ -245,7 +245,6 @@ fn affinity(spec: &Value, check: &mut Check) {
                 detail,
             );
         }
-    }
 }
 
 fn external_ips(spec: &Value, check: &mut Check) {

@@ -13,15 +13,14 @@ pub(super) fn deployment(object: &Value, check: &mut Check) {
     check.not_negative(spec, "revisionHistoryLimit", "spec");
     check.not_negative(spec, "progressDeadlineSeconds", "spec");
     let number = |key: &str| spec.get(key).and_then(Value::as_i64);
-    if let Some(deadline) = number("progressDeadlineSeconds") {
-        if deadline <= number("minReadySeconds").unwrap_or(0) && deadline >= 0 {
+    if let Some(deadline) = number("progressDeadlineSeconds")
+        && deadline <= number("minReadySeconds").unwrap_or(0) && deadline >= 0 {
             check.invalid(
                 "spec.progressDeadlineSeconds",
                 deadline,
                 "must be greater than minReadySeconds",
             );
         }
-    }
 }
 
 pub(super) fn replica_set(object: &Value, check: &mut Check) {

@@ -170,6 +170,13 @@ impl Kubelet {
         }
     }
 
+    /// Ends the loop and leaves the pods to run; a later `Kubelet` finds them. Dropping does the same.
+    pub fn stop(&self) {
+        for handle in self.shared.lock().values() {
+            handle.worker.iter().for_each(AbortHandle::abort);
+        }
+    }
+
     /// All pods, sorted by name.
     pub fn pods(&self) -> Vec<PodRow> {
         let pods = self.shared.lock();
@@ -213,11 +220,8 @@ impl Kubelet {
 }
 
 impl Drop for Kubelet {
-    /// Ends the loop and leaves the pods to run.
     fn drop(&mut self) {
-        for handle in self.shared.lock().values() {
-            handle.worker.iter().for_each(AbortHandle::abort);
-        }
+        self.stop();
     }
 }
 

@@ -29,14 +29,14 @@ pub(super) async fn find(dir: &Path) -> Option<(Shim, PodState)> {
     Some((shim, state))
 }
 
-/// A shim with a sandbox and a network; `known` is one that runs already.
+/// A shim with a sandbox and a network, and its state then; `known` is one that runs already.
 pub(super) async fn make(
     shared: &Shared,
     ident: &PodIdent,
     known: &mut Option<Shim>,
     hostname: Option<String>,
     runs: Vec<Run>,
-) -> Result<Vec<IpAddr>, String> {
+) -> Result<PodState, String> {
     let text = |error: ShimError| error.to_string();
     let dir = shared.config.state_dir.join(&ident.uid);
     if known.is_none() {
@@ -50,8 +50,8 @@ pub(super) async fn make(
     shim.call(&Request::Sandbox { hostname }).await.map_err(text)?;
     let state = shim.fresh_state().await.map_err(text)?;
     let sandbox = state.sandbox.ok_or("the sandbox ended at once")?;
-    if let Some(ips) = noted_ips(&state) {
-        return Ok(ips);
+    if noted_ips(&state).is_some() {
+        return Ok(state);
     }
     let ips = if own_network {
         let netns = PathBuf::from(format!("/proc/{}/ns/net", sandbox.pid));
@@ -61,7 +61,7 @@ pub(super) async fn make(
     };
     let value = ips.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(",");
     shim.call(&Request::Note { key: NOTE_IPS.to_owned(), value }).await.map_err(text)?;
-    Ok(ips)
+    shim.fresh_state().await.map_err(text)
 }
 
 async fn attach(shared: &Shared, ident: &PodIdent, netns: &Path) -> Result<Vec<IpAddr>, String> {

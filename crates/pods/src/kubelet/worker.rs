@@ -17,7 +17,7 @@ use crate::ident::PodIdent;
 use crate::image::{Image, ImageError};
 use crate::lifecycle::{Action, Decision, ImageState, Observed, ProbeKey, ProbeKind, Sandbox, View, decide};
 use crate::shim::client::Shim;
-use crate::shim::state::{Ended, PodState};
+use crate::shim::state::{Ended, PodState, ProcessId};
 
 /// After SIGKILL the end is a matter of milliseconds; look again if it was not heard of.
 const KILL_RECHECK: Duration = Duration::from_secs(1);
@@ -41,6 +41,8 @@ pub(super) struct Worker {
     pub(super) inbox: mpsc::UnboundedSender<Message>,
     receiver: mpsc::UnboundedReceiver<Message>,
     state: Option<watch::Receiver<PodState>>,
+    /// The newest state taken.
+    heard: Option<(ProcessId, u64)>,
     previous: PodStatus,
     published: PodStatus,
     publisher: Publisher,
@@ -71,6 +73,7 @@ impl Worker {
             inbox,
             receiver,
             state: None,
+            heard: None,
             published: previous.clone(),
             previous,
             pod,
@@ -115,7 +118,17 @@ impl Worker {
         self.take_state(state);
     }
 
+    fn is_old(&self, state: &PodState) -> bool {
+        self.heard.is_some_and(|(shim, generation)| shim == state.shim && generation > state.generation)
+    }
+
+    /// Takes a state unless a newer one of the same shim was taken before: asked for and told states overtake
+    /// one another.
     pub(super) fn take_state(&mut self, state: &PodState) {
+        if self.is_old(state) {
+            return;
+        }
+        self.heard = Some((state.shim, state.generation));
         self.observed.runs = state.runs.clone();
         self.observed.sandbox = match (state.sandbox, sandbox::noted_ips(state)) {
             (Some(_), Some(ips)) => Sandbox::Ready { ips },
@@ -229,9 +242,9 @@ impl Worker {
         let made = sandbox::make(&self.shared, &self.ident, &mut self.shim, hostname, runs).await;
         self.state = self.shim.as_ref().map(Shim::watch);
         match made {
-            Ok(ips) => {
+            Ok(state) => {
                 self.observed.sandbox_failed = None;
-                self.observed.sandbox = Sandbox::Ready { ips };
+                self.take_state(&state);
             }
             Err(message) => {
                 self.shared.event(&self.ident, "Warning", "FailedCreatePodSandBox", &message);
@@ -282,8 +295,16 @@ impl Worker {
     }
 
     async fn shim_spoke(&mut self, is_alive: bool) {
+        if !is_alive {
+            // The connection may have ended without the shim.
+            if let Some((shim, state)) = sandbox::find(&self.dir).await.filter(|(_, state)| state.sandbox.is_some()) {
+                return self.adopt_shim(shim, &state);
+            }
+        }
         let state = self.state.as_mut().map(|state| state.borrow_and_update().clone());
         match state {
+            // As the first one a watch tells, from before the sandbox was made.
+            Some(state) if is_alive && self.is_old(&state) => {}
             Some(state) if is_alive && (state.sandbox.is_some() || self.observed.sandbox == Sandbox::Missing) => {
                 self.take_state(&state);
             }

@@ -63,8 +63,16 @@ fn settle(hostname: Option<&OsString>) -> io::Result<()> {
         return Ok(());
     };
     rustix::system::sethostname(std::os::unix::ffi::OsStrExt::as_bytes(hostname.as_os_str()))?;
+    for (key, value) in SYSCTLS {
+        // A kernel without one of them runs the pod all the same.
+        let _ = std::fs::write(format!("/proc/sys/net/ipv4/{key}"), value);
+    }
     loopback_up()
 }
+
+/// As containerd sets them for pods: a program that is not root may serve port 80 and ping. Both belong to
+/// the network namespace, which is the pod's own here; no other sysctl is written.
+const SYSCTLS: [(&str, &str); 2] = [("ip_unprivileged_port_start", "0"), ("ping_group_range", "0 2147483647")];
 
 /// SIOCSIFFLAGS on `lo`, which a new network namespace has, but down. netdevice(7).
 fn loopback_up() -> io::Result<()> {

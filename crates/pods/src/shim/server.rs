@@ -128,6 +128,7 @@ impl Server {
             pod: seed.pod,
             shim: ProcessId::of(pid).ok_or_else(|| io::Error::other("/proc does not show this process"))?,
             sandbox: None,
+            generation: 0,
             notes: Default::default(),
             runs: seed.runs,
         };
@@ -264,6 +265,7 @@ impl Server {
 
     /// Writes the state down, then tells those who watch.
     fn changed(&mut self) {
+        self.state.generation += 1;
         if let Err(error) = self.state.save(&self.dir) {
             eprintln!("portolan pod-shim: cannot write state.json: {error}");
         }
@@ -298,6 +300,12 @@ impl Server {
     }
 
     fn start_container(&mut self, start: StartContainer) -> Reply {
+        let newest = self.state.last_run(&start.name);
+        if newest.is_some_and(|run| run.ended.is_none() || run.attempt >= start.attempt) {
+            return Reply::Failed {
+                message: format!("container {} has run attempt {} already", start.name, start.attempt),
+            };
+        }
         let id = format!("{}-{}", start.name, start.attempt);
         let bundle = self.dir.join("bundles").join(&id);
         let mut run = Run {

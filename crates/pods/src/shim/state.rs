@@ -54,6 +54,8 @@ pub struct PodState {
     pub version: u32,
     pub pod: PodIdent,
     pub shim: ProcessId,
+    /// Counts this shim's changes, so that a state heard late is known as old.
+    pub generation: u64,
     /// `None` before it is made and after it died.
     pub sandbox: Option<ProcessId>,
     /// The agent's own notes, as the pod's addresses.

@@ -8,7 +8,8 @@ use std::ffi::{CStr, OsString};
 use std::net::IpAddr;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, Once};
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
@@ -41,6 +42,9 @@ extern "C" fn before_main(count: i32, args: *const *const libc::c_char) {
         let none = c"none".as_ptr();
         assert_eq!(libc::mount(none, root, std::ptr::null(), libc::MS_REC | libc::MS_PRIVATE, std::ptr::null()), 0);
         libc::sethostname(c"ptl-t-node".as_ptr(), 10);
+        // Pods keep their state on a tmpfs, as on a lab's node.
+        let none_but_size = c"size=256m".as_ptr().cast();
+        assert_eq!(libc::mount(c"tmpfs".as_ptr(), c"/mnt".as_ptr(), c"tmpfs".as_ptr(), 0, none_but_size), 0);
         let socket = libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0);
         let mut request: libc::ifreq = std::mem::zeroed();
         request.ifr_name[0] = b'l' as libc::c_char;
@@ -67,6 +71,8 @@ pub struct Cluster {
     pub config_maps: Mutex<BTreeMap<String, ConfigMap>>,
     pub attached: Mutex<Vec<String>>,
     pub detached: Mutex<Vec<String>>,
+    /// So many attachments fail before one succeeds.
+    pub failing_attachments: AtomicU32,
 }
 
 impl PodApi for Cluster {
@@ -98,6 +104,11 @@ impl PodApi for Cluster {
 impl PodNetwork for Cluster {
     fn attach(&self, pod: &PodIdent, netns: &Path) -> BoxFuture<'_, Result<Vec<IpAddr>, String>> {
         assert!(netns.exists(), "the namespace is there to be attached");
+        let still_failing = self.failing_attachments.load(Ordering::SeqCst);
+        if still_failing > 0 {
+            self.failing_attachments.store(still_failing - 1, Ordering::SeqCst);
+            return async { Err("no address is free".to_owned()) }.boxed();
+        }
         let mut attached = self.attached.lock().expect("whole");
         attached.push(pod.name.clone());
         let ip = IpAddr::from([10, 244, 0, attached.len() as u8]);
@@ -122,18 +133,8 @@ pub const WAIT: Duration = Duration::from_secs(20);
 impl Node {
     /// With the image `tools:1`: the machine's sh, sleep, cat and what they need.
     pub fn new() -> Self {
-        let dir = tempfile::Builder::new().prefix("ptl-t-").tempdir().expect("temp");
-        let store = Store::open(&dir.path().join("images")).expect("opens");
-        let spec = HostImage {
-            name: "tools:1".to_owned(),
-            programs: ["/bin/sh", "/bin/sleep", "/bin/cat", "/bin/hostname", "/bin/touch", "/bin/stty", "/usr/bin/id"]
-                .map(PathBuf::from)
-                .into(),
-            users: vec!["web:x:33:34::/:/bin/sh".to_owned()],
-            cmd: vec!["sleep".to_owned(), "1000".to_owned()],
-            ..HostImage::default()
-        };
-        store.build_from_host(&spec).expect("builds");
+        let dir = tempfile::Builder::new().prefix("ptl-t-").tempdir_in("/mnt").expect("temp");
+        TOOLS.call_once(build_tools);
         let cluster = Arc::new(Cluster::default());
         let kubelet = start(dir.path(), &cluster);
         Self { dir, cluster, kubelet }
@@ -141,8 +142,9 @@ impl Node {
 
     /// Adds `nginx:latest`, packed from Debian's.
     pub fn with_nginx(self) -> Self {
-        let store = Store::open(&self.dir.path().join("images")).expect("opens");
-        store.build_from_host(&portolan_pods::image::nginx_from(&deb_root())).expect("builds");
+        NGINX.call_once(|| {
+            store().build_from_host(&portolan_pods::image::nginx_from(&deb_root())).expect("builds");
+        });
         self
     }
 
@@ -222,6 +224,40 @@ impl Node {
     }
 }
 
+impl Drop for Node {
+    /// A test that failed leaves pods; with their shims they end.
+    fn drop(&mut self) {
+        self.kubelet.stop();
+        let Ok(pods) = std::fs::read_dir(self.dir.path().join("pods")) else { return };
+        for pod in pods.filter_map(Result::ok) {
+            if let Some(state) = portolan_pods::shim::state::PodState::load(&pod.path()) {
+                state.shim.signal(libc::SIGKILL);
+            }
+        }
+    }
+}
+
+static TOOLS: Once = Once::new();
+static NGINX: Once = Once::new();
+
+/// One store for all tests; images are built once a run and unpacked anew only if they changed.
+fn store() -> Store {
+    Store::open(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("ptl-t-images")).expect("opens")
+}
+
+fn build_tools() {
+    let spec = HostImage {
+        name: "tools:1".to_owned(),
+        programs: ["/bin/sh", "/bin/sleep", "/bin/cat", "/bin/hostname", "/bin/touch", "/bin/stty", "/usr/bin/id"]
+            .map(PathBuf::from)
+            .into(),
+        users: vec!["web:x:33:34::/:/bin/sh".to_owned()],
+        cmd: vec!["sleep".to_owned(), "1000".to_owned()],
+        ..HostImage::default()
+    };
+    store().build_from_host(&spec).expect("builds");
+}
+
 fn start(dir: &Path, cluster: &Arc<Cluster>) -> Arc<Kubelet> {
     let config = KubeletConfig {
         node_name: "ptl-t-node".to_owned(),
@@ -232,7 +268,7 @@ fn start(dir: &Path, cluster: &Arc<Cluster>) -> Arc<Kubelet> {
         resolv_conf: PathBuf::from("/nonexistent"),
         exe: std::env::current_exe().expect("has a name"),
         puller: Arc::new(StorePuller {
-            store: Store::open(&dir.join("images")).expect("opens"),
+            store: store(),
             options: PullOptions::default(),
         }),
     };

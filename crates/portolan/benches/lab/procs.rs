@@ -9,6 +9,9 @@ use portolan_lab::Lab;
 
 use crate::Outcome;
 
+/// Role of the control plane's process.
+pub const SERVER: &str = "API server and controllers";
+
 /// One process of the lab, or of a pod in it.
 #[derive(Debug, Clone)]
 pub struct Process {
@@ -58,7 +61,7 @@ fn role(pid: i32) -> String {
         (_, "lab-keeper") => "keeper".to_owned(),
         (_, "lab-init") => "lab init".to_owned(),
         (_, "lab-upstream") => "upstream resolver of `outside`".to_owned(),
-        (_, "server") => "API server and controllers".to_owned(),
+        (_, "server") => SERVER.to_owned(),
         (_, "agent") => format!("agent of {}", word(3)),
         (_, "pod-shim") => "shim".to_owned(),
         (_, "pod-sandbox") => "sandbox".to_owned(),

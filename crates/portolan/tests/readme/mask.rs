@@ -71,13 +71,15 @@ fn mask_atom(atom: &str, before: &str, after: &str) -> String {
     }
 }
 
-/// Pods' and Services' addresses are given out; the well-known ones are not.
+/// Pods' and Services' addresses and nodes' blocks are given out; ranges and the well-known addresses are not.
 fn mask_address(address: Ipv4Addr, after: &str) -> Option<&'static str> {
     let [a, b, c, d] = address.octets();
-    match (a, b) {
-        (10, 244) if after.starts_with("/26") => Some("BLOCK"),
-        (10, 244) if !after.starts_with('/') => Some("POD"),
-        (10, 96..=111) if (b, c, d) != (96, 0, 1) && (b, c, d) != (96, 0, 10) && !after.starts_with('/') => Some("CLUSTERIP"),
+    let length = after.strip_prefix('/').and_then(|rest| rest.split(|c: char| !c.is_ascii_digit()).next());
+    match (a, b, length.filter(|length| !length.is_empty())) {
+        (10, 244, Some("26")) => Some("BLOCK"),
+        (_, _, Some(_)) => None,
+        (10, 244, None) => Some("POD"),
+        (10, 96..=111, None) if (b, c, d) != (96, 0, 1) && (b, c, d) != (96, 0, 10) => Some("CLUSTERIP"),
         _ => None,
     }
 }

@@ -1,0 +1,218 @@
+//! One endpoint of a Service changes: how long until the nodes' kernels have the rule.
+//!
+//! ```text
+//!  PATCH EndpointSlice ─► acknowledged ─► watch event ─► agent: ingest, resolve, plan, iptables-restore ─► rule
+//!                          (API, store)    (at any client)                                                (both nodes)
+//! ```
+//!
+//! The Service has no selector and a slice of its own, so that no controller takes part. Each change brings an address
+//! that was never used before: a rule that holds it is the rule of that change. Between two changes comes one run of
+//! `iptables-restore` by hand, with copies of the same chains under names of our own, in the same namespace.
+
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::{StreamExt, TryStreamExt};
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::{ListParams, Patch, PatchParams, PostParams};
+use kube::runtime::watcher::Event;
+use kube::{Api, Client};
+use portolan_kernel::iptables::{Family, Flush, Tool};
+use portolan_kernel::netns;
+use serde_json::{Value, json};
+use tokio::runtime::Runtime;
+
+use crate::cluster::{self, NAMESPACE, applied, ready_endpoint};
+use crate::copy::Copy;
+use crate::nft::RuleEvents;
+use crate::sight::{Log, PATIENCE};
+use crate::stats::Samples;
+use crate::{Outcome, procs};
+
+const NAME: &str = "changing";
+/// The Service's other endpoint, which stays.
+const STAYING: Ipv4Addr = Ipv4Addr::new(10, 244, 250, 1);
+/// Between two measurements: what the last one set in motion comes to its end.
+const REST: Duration = Duration::from_millis(25);
+/// Services made at the same time when the cluster is filled.
+const AT_ONCE: usize = 8;
+
+/// Each counted from the begin of the PATCH, or of the bare run.
+#[derive(Default)]
+pub struct Changed {
+    pub acknowledged: Samples,
+    pub watched: Samples,
+    pub first_node: Samples,
+    pub both_nodes: Samples,
+    pub bare_restore: Samples,
+    /// CPU time of one agent and of the API server for one change.
+    pub agent_cpu: Duration,
+    pub server_cpu: Duration,
+}
+
+/// One node: where it is and what its kernel tells.
+pub struct NodeSeen {
+    pub netns: OwnedFd,
+    pub rules: RuleEvents,
+    pub agent: procs::Process,
+}
+
+/// The Service whose endpoint changes, among others that do not.
+pub struct Changing<'a> {
+    runtime: &'a Runtime,
+    nodes: &'a [NodeSeen],
+    server: procs::Process,
+    tool: Tool,
+    services: Api<Service>,
+    slices: Api<EndpointSlice>,
+    seen: Arc<Log<Event<EndpointSlice>>>,
+    /// How many addresses have been used.
+    used: u16,
+}
+
+impl<'a> Changing<'a> {
+    pub fn new(runtime: &'a Runtime, client: Client, nodes: &'a [NodeSeen], server: procs::Process, tool: Tool) -> Outcome<Self> {
+        let services: Api<Service> = Api::namespaced(client.clone(), NAMESPACE);
+        let slices: Api<EndpointSlice> = Api::namespaced(client, NAMESPACE);
+        let addresses = [address(0), STAYING];
+        runtime.block_on(make(&services, &slices, NAME.to_owned(), addresses))?;
+        let seen = runtime.block_on(cluster::follow(slices.clone(), &format!("kubernetes.io/service-name={NAME}")))?;
+        Ok(Self { runtime, nodes, server, tool, services, slices, seen, used: 1 })
+    }
+
+    /// Adds Services of two endpoints each until there are `count` in all, and waits until the nodes have them.
+    pub fn fill(&self, count: usize) -> Outcome<()> {
+        let everywhere: Api<Service> = Api::all(self.services.clone().into_client());
+        let there = self.runtime.block_on(everywhere.list(&ListParams::default()))?.items.len();
+        let making = (there..count).map(|number| {
+            let [_, _, high, low] = u32::try_from(number).unwrap_or_default().to_be_bytes();
+            let pair = [Ipv4Addr::new(10, 244, high, low), Ipv4Addr::new(10, 244, 16 + high, low)];
+            make(&self.services, &self.slices, format!("other-{number}"), pair)
+        });
+        self.runtime.block_on(futures::stream::iter(making).buffer_unordered(AT_ONCE).try_collect::<Vec<()>>())?;
+        self.nodes.iter().try_for_each(|node| self.await_chains(node, count))
+    }
+
+    /// At least one chain per Service, and no more coming.
+    fn await_chains(&self, node: &NodeSeen, count: usize) -> Outcome<()> {
+        let until = Instant::now() + PATIENCE * 4;
+        let mut before = 0;
+        while Instant::now() < until {
+            let chains = self.saved(node)?.matches("\n:KUBE-SVC-").count();
+            if chains >= count && chains == before {
+                return Ok(());
+            }
+            before = chains;
+            std::thread::sleep(Duration::from_millis(500));
+        }
+        Err(format!("{before} chains KUBE-SVC-… on a node instead of {count} or more").into())
+    }
+
+    /// Changes the endpoint `count` times.
+    pub fn measure(&mut self, count: usize) -> Outcome<Changed> {
+        let mut changed = Changed::default();
+        let mut copy = Copy::of(&self.saved(&self.nodes[0])?, self.current(), STAYING)?;
+        self.restore(&copy.first())?;
+        let before = self.cpu();
+        for _ in 0..count {
+            self.change(&mut changed)?;
+            let (address, text) = copy.next();
+            changed.bare_restore.push(self.bare(&text, address)?);
+        }
+        let after = self.cpu();
+        let times = u32::try_from(count)?;
+        changed.agent_cpu = (after.0 - before.0) / times;
+        changed.server_cpu = (after.1 - before.1) / times;
+        self.restore(&copy.removal())?;
+        self.check()?;
+        Ok(changed)
+    }
+
+    fn change(&mut self, changed: &mut Changed) -> Outcome<()> {
+        self.forget();
+        let next = address(self.used);
+        self.used += 1;
+        let patch = Patch::Merge(json!({"endpoints": endpoints(&[next, STAYING])}));
+        let start = Instant::now();
+        self.runtime.block_on(self.slices.patch(NAME, &PatchParams::default(), &patch))?;
+        changed.acknowledged.push(start.elapsed());
+        let is_next = |event: &Event<EndpointSlice>| applied(event).and_then(ready_endpoint).filter(|a| *a == next);
+        changed.watched.push(self.seen.wait("the change at a watch", is_next)?.0 - start);
+        let at = self.nodes.iter().map(|node| node.rules.first_with(next)).collect::<Outcome<Vec<_>>>()?;
+        changed.first_node.push(at[0] - start);
+        changed.both_nodes.push(at.into_iter().max().unwrap_or(start) - start);
+        std::thread::sleep(REST);
+        Ok(())
+    }
+
+    /// `iptables-restore --noflush` of the copied chains until the kernel tells of the rule.
+    fn bare(&self, text: &str, address: Ipv4Addr) -> Outcome<Duration> {
+        self.forget();
+        let start = Instant::now();
+        self.restore(text)?;
+        let at = self.nodes[0].rules.first_with(address)?;
+        std::thread::sleep(REST);
+        Ok(at - start)
+    }
+
+    /// What the rules say in the end is what was asked for last: a notification is no proof of that.
+    fn check(&self) -> Outcome<()> {
+        let (now, gone) = (format!("--to-destination {}:80", self.current()), format!("--to-destination {}:80", address(self.used - 2)));
+        for node in self.nodes {
+            let saved = self.saved(node)?;
+            if !saved.contains(&now) || saved.contains(&gone) || saved.contains("BENCH-") {
+                return Err(format!("the rules are not those of the last change: `{now}` expected, `{gone}` not").into());
+            }
+        }
+        Ok(())
+    }
+
+    fn current(&self) -> Ipv4Addr {
+        address(self.used - 1)
+    }
+
+    fn forget(&self) {
+        self.seen.forget();
+        self.nodes.iter().for_each(|node| node.rules.forget());
+    }
+
+    fn saved(&self, node: &NodeSeen) -> Outcome<String> {
+        Ok(netns::run_in(node.netns.as_fd(), || self.tool.save(Family::V4, "nat"))??)
+    }
+
+    fn restore(&self, text: &str) -> Outcome<()> {
+        Ok(netns::run_in(self.nodes[0].netns.as_fd(), || self.tool.restore(Family::V4, text, Flush::Keep))??)
+    }
+
+    /// Of the first node's agent, and of the API server.
+    fn cpu(&self) -> (Duration, Duration) {
+        (procs::cpu(self.nodes[0].agent.pid), procs::cpu(self.server.pid))
+    }
+}
+
+/// The address of change `number`: no other uses it.
+fn address(number: u16) -> Ipv4Addr {
+    let [_, high] = (number / 250).to_be_bytes();
+    let [_, low] = (number % 250 + 1).to_be_bytes();
+    Ipv4Addr::new(10, 244, 200 + high, low)
+}
+
+fn endpoints(addresses: &[Ipv4Addr]) -> Value {
+    addresses.iter().map(|address| json!({"addresses": [address], "conditions": {"ready": true}})).collect()
+}
+
+/// A Service without a selector and a slice for it, with one port named `http`.
+async fn make(services: &Api<Service>, slices: &Api<EndpointSlice>, name: String, addresses: [Ipv4Addr; 2]) -> Outcome<()> {
+    let port = json!({"name": "http", "port": 80, "protocol": "TCP"});
+    let service = json!({"metadata": {"name": name}, "spec": {"ports": [port]}});
+    let slice = json!({
+        "metadata": {"name": name, "labels": {"kubernetes.io/service-name": name}},
+        "addressType": "IPv4", "ports": [port], "endpoints": endpoints(&addresses),
+    });
+    services.create(&PostParams::default(), &serde_json::from_value(service)?).await?;
+    slices.create(&PostParams::default(), &serde_json::from_value(slice)?).await?;
+    Ok(())
+}

@@ -10,6 +10,9 @@ say "house rules"
 cargo build --locked --workspace --all-targets
 tested -p portolan --test tidy
 
+say "lints"
+cargo clippy --locked --workspace --all-targets -- -D warnings
+
 say "pure rooms"
 tested -p portolan-model -p portolan-ingest -p portolan-dataplane -p portolan-dns -p portolan-bgp -p portolan-cni -p portolan-kinds
 

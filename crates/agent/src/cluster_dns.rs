@@ -11,7 +11,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use kube::Client;
 use portolan_dataplane::iptables::DnsPath;
-use portolan_kernel::Netlink;
+use portolan_kernel::{Netlink, NetlinkError, Network};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 use tracing::{info, warn};
@@ -47,6 +47,8 @@ impl ClusterDns {
         for address in &self.addresses {
             while let Err(reason) = self.answer_at(*address).await {
                 warn!("{reason}");
+                // Until this node answers, others do.
+                self.core.send(Input::DnsPath(DnsPath::Service, None));
                 tokio::time::sleep(RETRY).await;
             }
         }
@@ -96,6 +98,18 @@ fn take_off_lo(address: IpAddr) -> Result<(), String> {
     netlink.delete_addr(lo, IpNet::from(address)).map_err(failed)
 }
 
+/// Who a former agent left to answer: this node if the addresses are on `lo`, which only an agent puts there.
+///
+/// # Errors
+/// The kernel does not list its links or addresses.
+pub(crate) fn path_at_start(network: &mut dyn Network, addresses: &[IpAddr]) -> Result<DnsPath, NetlinkError> {
+    let lo: Vec<u32> = network.links()?.iter().filter(|link| link.name == "lo").map(|link| link.index).collect();
+    let on_lo = network.addrs()?;
+    let is_there = |address: &IpAddr| on_lo.iter().any(|a| lo.contains(&a.link_index) && a.net == IpNet::from(*address));
+    let left_by_another = !addresses.is_empty() && addresses.iter().all(is_there);
+    Ok(if left_by_another { DnsPath::ThisNode } else { DnsPath::Service })
+}
+
 fn put_on_lo(address: IpAddr) -> Result<(), String> {
     let failed = |e| format!("cannot put {address} on lo: {e}");
     let mut netlink = Netlink::open().map_err(failed)?;
@@ -105,4 +119,23 @@ fn put_on_lo(address: IpAddr) -> Result<(), String> {
         return Ok(());
     }
     netlink.add_addr(lo, wanted).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use portolan_kernel::fake::FakeNetwork;
+
+    #[test]
+    fn an_agent_takes_over_dns_only_where_every_address_is_on_lo() {
+        let both: [IpAddr; 2] = ["10.96.0.10".parse().expect("IPv4"), "fd96::a".parse().expect("IPv6")];
+        let mut network = FakeNetwork::new();
+        let lo = network.links().expect("in memory")[0].index;
+        assert_eq!(path_at_start(&mut network, &both).expect("in memory"), DnsPath::Service);
+        network.add_addr(lo, both[0].into()).expect("in memory");
+        assert_eq!(path_at_start(&mut network, &both).expect("in memory"), DnsPath::Service);
+        network.add_addr(lo, both[1].into()).expect("in memory");
+        assert_eq!(path_at_start(&mut network, &both).expect("in memory"), DnsPath::ThisNode);
+        assert_eq!(path_at_start(&mut network, &[]).expect("in memory"), DnsPath::Service, "DNS is another's");
+    }
 }

@@ -227,9 +227,10 @@ fn spawn_core(
     let mut families: Vec<Family> = settings.cluster_cidrs.iter().map(|net| Family::of(net.addr())).collect();
     families.sort();
     families.dedup();
-    let writer = |family| RuleWriter::new(family, Options::default(), tool.clone(), progress.clone());
+    let mut network: Box<dyn Network> = Box::new(Netlink::open()?);
+    let options = Options { dns: cluster_dns::path_at_start(&mut *network, &settings.cluster_dns)?, ..Options::default() };
+    let writer = |family| RuleWriter::new(family, options.clone(), tool.clone(), progress.clone());
     let rules = families.into_iter().map(writer).collect();
-    let network: Box<dyn Network> = Box::new(Netlink::open()?);
     let routes = RouteWriter::open(network, &config.lan_interface, progress.clone())?;
     let core = Core::new(settings, rules, routes, listeners, progress.clone());
     std::thread::Builder::new()

@@ -8,7 +8,7 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client};
 use portolan_pods::{PodApi, PodIdent};
 use serde_json::json;
-use tracing::debug;
+use tracing::{debug, warn};
 
 /// The cluster as the pod loop sees it.
 pub(crate) struct ClusterPodApi {
@@ -52,10 +52,10 @@ impl PodApi for ClusterPodApi {
 
     fn event(&self, pod: &PodIdent, type_: &str, reason: &str, message: &str) -> BoxFuture<'_, ()> {
         let api: Api<Event> = Api::namespaced(self.client.clone(), &pod.namespace);
-        let event = event(pod, &self.node, type_, reason, message);
+        let (pod, event) = (pod.clone(), event(pod, &self.node, type_, reason, message));
         async move {
             if let Err(error) = api.create(&PostParams::default(), &event).await {
-                debug!(%error, "an event was not taken");
+                warn!(pod = %pod, %error, "an event was not taken");
             }
         }
         .boxed()
@@ -86,7 +86,8 @@ fn event(pod: &PodIdent, node: &str, type_: &str, reason: &str, message: &str) -
     let now = Time(k8s_openapi::jiff::Timestamp::now());
     Event {
         metadata: ObjectMeta {
-            generate_name: Some(format!("{}.", pod.name)),
+            // As the field names events: two of one pod never fall into the same nanosecond.
+            name: Some(format!("{}.{:x}", pod.name, now.0.as_nanosecond())),
             namespace: Some(pod.namespace.clone()),
             ..ObjectMeta::default()
         },

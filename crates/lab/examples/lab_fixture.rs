@@ -59,6 +59,11 @@ fn be_agent(words: &[String]) -> ExitCode {
         let output = Command::new("sh").args(["-c", &line]).stderr(std::process::Stdio::null()).output();
         let text = String::from_utf8(output.expect("sh is there").stdout).expect("a number");
         let pid: u32 = text.trim().parse().expect("a number");
+        // Known only once it has its own network, as a real sandbox is.
+        let network = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/net")).ok();
+        while network(&pid.to_string()) == network("self") {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         let state = format!(
             r#"{{"version":1,"pod":{{"namespace":"default","name":"toy","uid":"uid-1"}},"sandbox":{{"pid":{pid},"start_ticks":0}}}}"#
         );

@@ -173,6 +173,9 @@ fn configure_network(host: &HostSpec) -> Result<(), LabError> {
     sysctl::set(Key::Ipv4Forward, forwards)?;
     for link in ["all", "default", "eth0"] {
         sysctl::set(Key::RpFilter(link), 0)?;
+        // A node forwards out of the link a packet came in by. Redirects would use up the allowance for ICMP errors to
+        // that host, and a Service's REJECT would never be heard (seen on Linux 6.18).
+        sysctl::set(Key::SendRedirects(link), 0)?;
     }
     // A kernel without IPv6 has no such keys.
     for link in ["all", "default"] {

@@ -171,12 +171,11 @@ impl Reader {
             if file.read_to_end(&mut more).await.is_err() {
                 return Err(Enough);
             }
-            if more.is_empty() && was_rotated(path, file).await {
-                if let Ok(next) = tokio::fs::File::open(path).await {
+            if more.is_empty() && was_rotated(path, file).await
+                && let Ok(next) = tokio::fs::File::open(path).await {
                     *file = next;
                     continue;
                 }
-            }
             begun.extend(more);
             let end = begun.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
             let rest = begun.split_off(end);

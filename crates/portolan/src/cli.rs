@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::failure::Failure;
-use crate::lab::LabArgs;
+use crate::lab::{LabArgs, LabName};
 use crate::process::block_on;
 use crate::settings::{ClusterArgs, OutputFormat};
 
@@ -22,8 +22,8 @@ enum Command {
     /// Bring up a cluster of virtual nodes on this machine
     Up(UpArgs),
     /// Take the lab down; nothing of it remains
-    Down(NameArgs),
-    /// Show the labs that run, or one in detail
+    Down(DownArgs),
+    /// Show a lab's nodes and processes
     Status(StatusArgs),
     /// Run a command, or a shell, on a node, on the host outside, or in a pod's network
     Shell(ShellArgs),
@@ -48,9 +48,12 @@ enum Command {
 }
 
 #[derive(clap::Args)]
-struct NameArgs {
+struct DownArgs {
     #[command(flatten)]
-    lab: LabArgs,
+    lab: LabName,
+    /// All labs, and what crashed ones left
+    #[arg(long, conflicts_with = "name")]
+    all: bool,
 }
 
 #[derive(clap::Args)]
@@ -65,7 +68,7 @@ struct UpArgs {
 #[derive(clap::Args)]
 struct StatusArgs {
     #[command(flatten)]
-    lab: LabArgs,
+    lab: LabName,
     /// How to print it
     #[arg(long, value_enum, default_value_t = OutputFormat::Text)]
     output: OutputFormat,
@@ -74,7 +77,7 @@ struct StatusArgs {
 #[derive(clap::Args)]
 struct ShellArgs {
     #[command(flatten)]
-    lab: LabArgs,
+    lab: LabName,
     /// node-1, outside, or pod/NAME (pod/NAMESPACE/NAME)
     place: String,
     /// The command; a shell if there is none
@@ -173,6 +176,7 @@ pub fn run() -> Result<(), Failure> {
     log(&cli.command);
     match cli.command {
         Command::Up(args) => crate::lab::up(&args.lab, args.detach),
+        Command::Down(args) if args.all => crate::lab::down_all(),
         Command::Down(args) => crate::lab::down(&args.lab),
         Command::Status(args) => crate::lab::status(&args.lab, args.output),
         Command::Shell(args) => crate::lab::shell(&args.lab, &args.place, &args.command),

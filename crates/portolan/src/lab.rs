@@ -13,21 +13,25 @@ use crate::failure::Failure;
 /// Name of the image that every lab can run.
 const NGINX: &str = "nginx:latest";
 
-/// Which lab, and what it is made of.
+/// Which lab.
 #[derive(Args, Clone, Debug)]
-pub struct LabArgs {
+pub struct LabName {
     /// The lab's name
     #[arg(long, value_name = "LAB", default_value = portolan_lab::DEFAULT_NAME)]
     name: String,
-    /// Number of virtual nodes (up, walk)
+}
+
+/// Which lab, and what it is made of.
+#[derive(Args, Clone, Debug)]
+pub struct LabArgs {
+    #[command(flatten)]
+    lab: LabName,
+    /// Number of virtual nodes
     #[arg(long, value_name = "N", default_value_t = 2)]
     nodes: usize,
     /// Where container images are kept; outlives labs
     #[arg(long, value_name = "DIR", env = "PORTOLAN_IMAGES")]
     image_store: Option<PathBuf>,
-    /// All labs (down)
-    #[arg(long)]
-    all: bool,
 }
 
 impl LabArgs {
@@ -38,7 +42,7 @@ impl LabArgs {
 
     fn config(&self) -> Result<LabConfig, Failure> {
         let exe = std::env::current_exe().map_err(|e| Failure::machine(format!("cannot find this program: {e}")))?;
-        let mut config = LabConfig::new(&self.name, self.nodes, exe, self.image_store());
+        let mut config = LabConfig::new(&self.lab.name, self.nodes, exe, self.image_store());
         config.iptables_dir = crate::tools::deb_bin();
         Ok(config)
     }
@@ -78,7 +82,7 @@ pub fn up(args: &LabArgs, detach: bool) -> Result<(), Failure> {
     ensure_nginx(args)?;
     let attachment = if detach { Attachment::Detached } else { Attachment::Attached };
     let lab = portolan_lab::up(&args.config()?, attachment).map_err(failed)?;
-    println!("# {} nodes are Ready; `portolan status` shows them, `portolan down --name {}` ends the lab", args.nodes, args.name);
+    println!("# {} nodes are Ready; `portolan status` shows them, `portolan down --name {}` ends the lab", args.nodes, args.lab.name);
     println!("export KUBECONFIG={}", lab.kubeconfig().display());
     if detach {
         return Ok(());
@@ -90,12 +94,14 @@ pub fn up(args: &LabArgs, detach: bool) -> Result<(), Failure> {
     lab.down().map_err(failed)
 }
 
-/// Takes a lab, or all, down.
-pub fn down(args: &LabArgs) -> Result<(), Failure> {
+/// Takes a lab down.
+pub fn down(lab: &LabName) -> Result<(), Failure> {
+    open(lab)?.down().map_err(failed)
+}
+
+/// Takes all labs down, and clears what crashed ones left.
+pub fn down_all() -> Result<(), Failure> {
     let root = portolan_lab::state_root();
-    if !args.all {
-        return open(args)?.down().map_err(failed);
-    }
     for lab in portolan_lab::list(&root) {
         let name = lab.config().name.clone();
         lab.down().map_err(failed)?;
@@ -105,8 +111,8 @@ pub fn down(args: &LabArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-fn open(args: &LabArgs) -> Result<portolan_lab::Lab, Failure> {
-    portolan_lab::Lab::open(&portolan_lab::state_root().join(&args.name)).map_err(failed)
+fn open(lab: &LabName) -> Result<portolan_lab::Lab, Failure> {
+    portolan_lab::Lab::open(&portolan_lab::state_root().join(&lab.name)).map_err(failed)
 }
 
 /// The kubeconfig of the default lab, if it runs.
@@ -117,8 +123,8 @@ pub fn running_kubeconfig() -> Option<PathBuf> {
 }
 
 /// Shows a lab's nodes and processes.
-pub fn status(args: &LabArgs, output: OutputFormat) -> Result<(), Failure> {
-    let lab = open(args)?;
+pub fn status(lab: &LabName, output: OutputFormat) -> Result<(), Failure> {
+    let lab = open(lab)?;
     let status = lab.status().map_err(failed)?;
     if output == OutputFormat::Json {
         println!("{:#}", serde_json::to_value(&status).map_err(Failure::no)?);
@@ -138,11 +144,11 @@ pub fn status(args: &LabArgs, output: OutputFormat) -> Result<(), Failure> {
 }
 
 /// Runs a command somewhere in the lab and passes its exit code on.
-pub fn shell(args: &LabArgs, place: &str, command: &[String]) -> Result<(), Failure> {
+pub fn shell(lab: &LabName, place: &str, command: &[String]) -> Result<(), Failure> {
     let place: portolan_lab::Place = place.parse().map_err(failed)?;
     let shell = [std::env::var("SHELL").unwrap_or_else(|_| "/bin/sh".to_owned())];
     let argv = if command.is_empty() { &shell[..] } else { command };
-    passed_on(open(args)?.run_in(&place, argv).map_err(failed)?)
+    passed_on(open(lab)?.run_in(&place, argv).map_err(failed)?)
 }
 
 fn passed_on(status: ExitStatus) -> Result<(), Failure> {
@@ -193,8 +199,8 @@ impl Lab {
     /// Brings up a fresh lab. The default name becomes one of the walk's own, so that a lab of the user's stays as it is.
     pub fn up_for_walk(args: &LabArgs) -> Result<Self, Failure> {
         let mut args = args.clone();
-        if args.name == portolan_lab::DEFAULT_NAME {
-            args.name = format!("walk-{}", std::process::id());
+        if args.lab.name == portolan_lab::DEFAULT_NAME {
+            args.lab.name = format!("walk-{}", std::process::id());
         }
         if args.nodes < 2 {
             return Err(Failure::input("--nodes: the walk needs two nodes or more"));

@@ -149,7 +149,10 @@ fn an_image_that_does_not_exist_is_told_on_the_pod_and_asks_nobody_outside() {
     });
     assert!(state.contains("no-such-image:1") && state.contains("portolan image import|pull|build-from-host"), "{state}");
     assert_eq!(space.field("pod/absent", ".status.phase"), "Pending");
-    wait_for("an event that says so", 5, || space.kubectl("describe pod absent").done().contains("Failed").then_some(()));
+    wait_for("an event that says so", 5, || {
+        let text = space.kubectl("describe pod absent").done();
+        text.lines().any(|line| line.contains("Warning") && line.contains("no-such-image:1")).then_some(())
+    });
     let said = space.kubectl("run malformed --image=A:::B").refused(1);
     assert!(said.contains("Invalid image name \"A:::B\""), "{said}");
     space.kubectl("delete pod absent --timeout=10s").done();

@@ -22,6 +22,9 @@ fn world() -> (&'static World, MutexGuard<'static, ()>) {
     (support::world("t-deaths"), turn)
 }
 
+/// Requests after which a loop has shown something.
+const ENOUGH: usize = 20;
+
 /// One loop of requests from a pod's network, until told to end.
 struct Requests {
     child: Child,
@@ -56,7 +59,14 @@ impl Requests {
     }
 
     fn dns(space: Space, pod: &str, name: &str) -> Requests {
-        Requests::begin(space, pod, &format!("drill {name} @10.96.0.10 A | grep -q 'rcode: NOERROR'"))
+        Requests::begin(space, pod, &format!("timeout 1 drill {name} @10.96.0.10 A | grep -q 'rcode: NOERROR'"))
+    }
+
+    /// Waits until `more` requests than by now have ended.
+    fn go_on(&self, more: usize) {
+        let count = || std::fs::read_to_string(self.stop.with_file_name("log")).map_or(0, |log| log.lines().count());
+        let wanted = count() + more;
+        wait_for("requests to go on", 20, || (count() >= wanted).then_some(()));
     }
 
     fn end(mut self) -> Seen {
@@ -88,8 +98,11 @@ impl Stage {
         Stage { space, cluster_ip }
     }
 
+    /// Requests from both nodes that have begun to be answered.
     fn requests(&self) -> [Requests; 2] {
-        ["on-1", "on-2"].map(|pod| Requests::http(self.space, pod, &self.cluster_ip))
+        let both = ["on-1", "on-2"].map(|pod| Requests::http(self.space, pod, &self.cluster_ip));
+        both.iter().for_each(|requests| requests.go_on(3));
+        both
     }
 
     /// What must not change when something else dies: uid, restarts, container, start and address of each pod.
@@ -136,7 +149,7 @@ fn back(world: &World, node: &str, before: i32) -> Value {
 #[track_caller]
 fn all_answered(who: &str, seen: &Seen) {
     println!("{who}: {} requests, {} failed", seen.asked, seen.failed.len());
-    assert!(seen.asked > 20, "{who}: only {} requests, which shows little", seen.asked);
+    assert!(seen.asked >= ENOUGH, "{who}: only {} requests, which shows little", seen.asked);
     assert!(seen.failed.is_empty(), "{who}: {seen:?}");
 }
 
@@ -155,12 +168,12 @@ fn an_agents_death_touches_no_pod_and_no_request_and_its_successor_writes_nothin
     let requests = stage.requests();
     let name = format!("web.{}.svc.cluster.local", stage.space.name);
     let lookups = ["on-1", "on-2"].map(|pod| Requests::dns(stage.space, pod, &name));
-    std::thread::sleep(Duration::from_millis(500));
+    lookups.iter().for_each(|lookups| lookups.go_on(3));
     kill_agent(world, "node-1");
     let killed = Instant::now();
     let status = back(world, "node-1", before);
     println!("another agent had programmed its node {:?} after the death", killed.elapsed());
-    std::thread::sleep(Duration::from_millis(1500));
+    requests.iter().chain(&lookups).for_each(|requests| requests.go_on(ENOUGH));
     let [here, there] = requests.map(Requests::end);
     all_answered("a pod on the agent's node", &here);
     all_answered("a pod on the other node", &there);
@@ -186,12 +199,11 @@ fn all_agents_may_die_at_once() {
     let nodes = ["node-1", "node-2"];
     let before = nodes.map(|node| agent(world, node));
     let requests = stage.requests();
-    std::thread::sleep(Duration::from_millis(500));
     nodes.iter().for_each(|node| kill_agent(world, node));
     for (node, before) in nodes.iter().zip(before) {
         wrote_nothing(node, &back(world, node, before));
     }
-    std::thread::sleep(Duration::from_millis(1000));
+    requests.iter().for_each(|requests| requests.go_on(ENOUGH));
     for (node, seen) in nodes.iter().zip(requests.map(Requests::end)) {
         all_answered(node, &seen);
     }
@@ -223,7 +235,7 @@ fn objects_survive_the_death_of_the_api_server_and_agents_go_on() {
     println!("kubectl created an object {:?} after the death", killed.elapsed());
     let after = uids(&objects());
     assert!(before.iter().all(|uid| after.contains(uid)), "objects were lost");
-    std::thread::sleep(Duration::from_millis(1000));
+    requests.iter().for_each(|requests| requests.go_on(ENOUGH));
     for (pod, seen) in ["on-1", "on-2"].iter().zip(requests.map(Requests::end)) {
         all_answered(pod, &seen);
     }
@@ -253,8 +265,10 @@ fn a_stopped_nodes_route_is_withdrawn_and_its_pods_leave_until_it_is_back() {
     stage.space.programmed("web", "node-1", 1);
     wait_for("its route is withdrawn", 25, || (!routes().contains(&block)).then_some(()));
     println!("its route was withdrawn after {:?}", stopped.elapsed());
+    let bgp = &world.node_status("node-1")["bgp"];
+    assert!(bgp["routes"].as_array().is_some_and(Vec::is_empty) && bgp["sessions"][0]["state"] != "Established", "{bgp}");
     let requests = Requests::http(stage.space, "on-1", &stage.cluster_ip);
-    std::thread::sleep(Duration::from_millis(1000));
+    requests.go_on(ENOUGH);
     all_answered("requests while it is away", &requests.end());
     let nodes = world.kubectl("get nodes --no-headers").done();
     assert!(nodes.lines().any(|line| line.starts_with("node-2") && line.contains("NotReady")), "{nodes}");
@@ -267,7 +281,7 @@ fn a_stopped_nodes_route_is_withdrawn_and_its_pods_leave_until_it_is_back() {
     println!("its route and its pods were back after {:?}", started.elapsed());
     stage.space.ready("on-2");
     let requests = stage.requests();
-    std::thread::sleep(Duration::from_millis(1000));
+    requests.iter().for_each(|requests| requests.go_on(ENOUGH));
     for (pod, seen) in ["on-1", "on-2"].iter().zip(requests.map(Requests::end)) {
         all_answered(pod, &seen);
     }

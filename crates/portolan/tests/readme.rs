@@ -20,7 +20,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-use mask::mask_line;
+use mask::mask;
 
 /// Stands between the outputs of two commands.
 const MARK: &str = "== portolan readme ==";
@@ -176,10 +176,10 @@ fn until_it_listens(server: &str) {
     support::wait_for(&format!("{address} to listen"), 10, || TcpStream::connect(address).ok());
 }
 
-/// Runs a block's commands in order and compares what each prints, line by line as `same` sees lines.
+/// Runs a block's commands in order and compares what each prints, as `same` sees it.
 fn holds(block: &Block, same: fn(&str) -> String) {
     let mut session = Session::start();
-    let seen = |lines: &[String]| lines.iter().map(|line| same(line)).collect::<Vec<_>>().join("\n");
+    let seen = |lines: &[String]| same(&lines.join("\n"));
     let mut printed = Vec::new();
     for shown in block.commands() {
         let said = session.say(&shown.command);
@@ -219,7 +219,7 @@ fn commands_that_need_no_lab_print_what_the_pages_show() {
 fn commands_of_a_lab_print_what_the_pages_show() {
     let _turn = support::turn();
     support::ensure_nginx();
-    blocks("console lab").iter().for_each(|block| holds(block, mask_line));
+    blocks("console lab").iter().for_each(|block| holds(block, mask));
 }
 
 #[test]
@@ -238,12 +238,12 @@ fn excerpts_of_the_walk_are_in_a_walk() {
 
 /// What of an excerpt is not in the walk, in its order.
 fn missing(excerpt: &Block, walk: &[&str]) -> Vec<String> {
-    let masked: Vec<String> = walk.iter().map(|line| mask_line(line)).collect();
+    let masked: Vec<String> = mask(&walk.join("\n")).lines().map(str::to_owned).collect();
     let parts = excerpt.lines.split(|line| line.trim() == "…").filter(|part| !part.is_empty());
     let mut from = 0;
     let mut complaints = Vec::new();
     for part in parts {
-        let wanted: Vec<String> = part.iter().map(|line| mask_line(line)).collect();
+        let wanted: Vec<String> = mask(&part.join("\n")).lines().map(str::to_owned).collect();
         match masked[from..].windows(wanted.len()).position(|lines| lines == wanted) {
             Some(place) => from += place + wanted.len(),
             None => complaints.push(complaint(excerpt, part, &wanted, walk, &masked)),

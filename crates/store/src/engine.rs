@@ -131,12 +131,15 @@ struct Writer<I: Index> {
     revision: u64,
 }
 
+/// Where a transaction's outcome goes.
+type Answer<I> = oneshot::Sender<Result<Committed<I>, TxnError>>;
+
 /// A group under way: what its transactions did so far, unseen by readers.
 struct Group<I: Index> {
     /// Last state of each touched key.
     touched: HashMap<Key, Option<Entry<I>>>,
     revisions: Vec<(u64, Vec<Event<I>>)>,
-    answers: Vec<(oneshot::Sender<Result<Committed<I>, TxnError>>, Committed<I>)>,
+    answers: Vec<(Answer<I>, Committed<I>)>,
 }
 
 impl<I: Index> Writer<I> {

@@ -54,7 +54,7 @@ fn silence(node: &Arc<Node>, now: Timestamp) -> Option<Write> {
         Some(known) => known.status != "Unknown",
         None => *type_ == "Ready",
     };
-    if !REPORTED.iter().any(|type_| is_known(type_)) {
+    if !REPORTED.iter().any(is_known) {
         return None;
     }
     let mut updated = Node::clone(node);

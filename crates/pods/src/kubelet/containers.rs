@@ -198,11 +198,10 @@ impl Worker {
         let (dir, name, shared, ident) = (self.dir.clone(), name.to_owned(), self.shared.clone(), self.ident.clone());
         tokio::spawn(async move {
             if let Some((command, sleep)) = hook {
-                if let Some(command) = command {
-                    if let Err(reason) = probes::run(dir, name, command).await {
+                if let Some(command) = command
+                    && let Err(reason) = probes::run(dir, name, command).await {
                         shared.event(&ident, "Warning", "FailedPreStopHook", &reason);
                     }
-                }
                 if let Some(seconds) = sleep {
                     tokio::time::sleep(std::time::Duration::from_secs(seconds.max(0) as u64)).await;
                 }

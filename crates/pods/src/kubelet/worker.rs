@@ -26,7 +26,7 @@ const KILL_RECHECK: Duration = Duration::from_secs(1);
 pub(super) enum Message {
     Pod(Box<Pod>),
     Gone,
-    Image { container: String, result: Result<Image, ImageError> },
+    Image { container: String, result: Box<Result<Image, ImageError>> },
     Probe { key: ProbeKey, attempt: u32, result: Result<(), String> },
 }
 
@@ -266,7 +266,7 @@ impl Worker {
             if result.is_ok() {
                 shared.event(&ident, "Normal", "Pulled", &format!("Container image {image:?} is present on the node"));
             }
-            let _ = inbox.send(Message::Image { container, result });
+            let _ = inbox.send(Message::Image { container, result: Box::new(result) });
         });
     }
 
@@ -342,7 +342,7 @@ impl Worker {
         match message {
             Message::Pod(pod) => self.pod = *pod,
             Message::Gone => self.observed.gone = true,
-            Message::Image { container, result } => self.take_image(container, result),
+            Message::Image { container, result } => self.take_image(container, *result),
             Message::Probe { key, attempt, result } => self.take_probe(key, attempt, result),
         }
     }

@@ -51,7 +51,7 @@ pub fn exec(pod_dir: &Path, id: &str, process: &Path, stdio: Stdio, tty: bool) -
 }
 
 fn builder(pod_dir: &Path, id: &str, stdio: Stdio, tty: bool) -> Result<ContainerBuilder, String> {
-    Ok(ContainerBuilder::new(id.to_owned(), SyscallType::default())
+    ContainerBuilder::new(id.to_owned(), SyscallType::default())
         .with_executor(Payload { tty })
         .with_root_path(notes_dir(pod_dir))
         .map_err(reason)?
@@ -59,7 +59,7 @@ fn builder(pod_dir: &Path, id: &str, stdio: Stdio, tty: bool) -> Result<Containe
         .with_stdout(stdio.stdout)
         .with_stderr(stdio.stderr)
         .validate_id()
-        .map_err(reason)?)
+        .map_err(reason)
 }
 
 /// The whole chain of causes, for the top one says little; a cause that repeats its parent is left out.

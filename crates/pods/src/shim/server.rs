@@ -213,7 +213,7 @@ impl Server {
             let Some(client) = self.clients.iter_mut().find(|client| client.id == id) else {
                 return;
             };
-            match client.inbox.next::<Request>() {
+            match client.inbox.next_frame::<Request>() {
                 Ok(Some(request)) => {
                     let fds = client.inbox.take_fds();
                     self.answer(id, request, fds);

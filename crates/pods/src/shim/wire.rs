@@ -73,7 +73,7 @@ impl Inbox {
     }
 
     /// The next whole frame.
-    pub fn next<T: DeserializeOwned>(&mut self) -> std::io::Result<Option<T>> {
+    pub fn next_frame<T: DeserializeOwned>(&mut self) -> std::io::Result<Option<T>> {
         let Some(header) = self.bytes.first_chunk::<4>() else {
             return Ok(None);
         };
@@ -108,7 +108,7 @@ mod tests {
             let mut got: Vec<String> = Vec::new();
             for part in [&frames[..split], &frames[split..]] {
                 inbox.bytes.extend(part);
-                while let Some(text) = inbox.next().expect("valid") {
+                while let Some(text) = inbox.next_frame().expect("valid") {
                     got.push(text);
                 }
             }
@@ -124,7 +124,7 @@ mod tests {
         drop(writer);
         let mut inbox = Inbox::default();
         inbox.fill(&there).expect("received");
-        let text: Option<String> = inbox.next().expect("valid");
+        let text: Option<String> = inbox.next_frame().expect("valid");
         assert_eq!(text.as_deref(), Some("take it"));
         let mut passed = std::fs::File::from(inbox.take_fds().remove(0));
         passed.write_all(b"hello").expect("written");

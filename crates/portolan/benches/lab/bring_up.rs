@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use k8s_openapi::api::core::v1::Node;
 use kube::api::ListParams;
 use kube::{Api, Client};
-use portolan_lab::{Attachment, LabConfig, LabHandle, Ready};
+use portolan_lab::{Attachment, Lab, LabConfig, LabHandle, Ready};
 use tokio::runtime::Runtime;
 
 use crate::sight::PATIENCE;
@@ -24,6 +24,8 @@ pub struct Phases {
     /// CPU time of all the lab's processes until then.
     pub cpu: Samples,
     pub down: Samples,
+    /// Of all labs, from `up` to `down`: the bench cannot wait for processes of another PID namespace.
+    pub labs_cpu: Duration,
 }
 
 /// Brings the lab up once and adds what it took.
@@ -36,16 +38,21 @@ pub fn up(runtime: &Runtime, config: &LabConfig, phases: &mut Phases) -> Outcome
     let (answered, ready) = runtime.block_on(await_ready(client, config.nodes))?;
     phases.api_answered.push(answered - start);
     phases.nodes_ready.push(ready - start);
-    phases.cpu.push(procs::of_lab(&lab)?.iter().map(|process| procs::cpu(process.pid)).sum());
+    phases.cpu.push(cpu(&lab)?);
     Ok(lab)
 }
 
 /// Takes it down and adds what that took.
 pub fn down(lab: LabHandle, phases: &mut Phases) -> Outcome<()> {
+    phases.labs_cpu += cpu(&lab)?;
     let start = Instant::now();
     lab.down()?;
     phases.down.push(start.elapsed());
     Ok(())
+}
+
+fn cpu(lab: &Lab) -> Outcome<Duration> {
+    Ok(procs::of_lab(lab)?.iter().map(|process| procs::cpu(process.pid)).sum())
 }
 
 /// When the API answered first, and when all nodes were Ready.

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! The Service has no selector and a slice of its own, so that no controller takes part. Each change brings an address
-//! that was never used before: a rule that holds it is the rule of that change. Between two changes comes one run of
+//! that was never used before: a rule that holds it is the rule of that change. Between two changes come the limits, on
+//! a machine that is at rest otherwise: a ConfigMap, which no node follows, patched and seen by a watch; and one run of
 //! `iptables-restore` by hand, with copies of the same chains under names of our own, in the same namespace.
 
 use std::net::Ipv4Addr;
@@ -15,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt};
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{ConfigMap, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::runtime::watcher::Event;
@@ -26,7 +27,7 @@ use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
 use crate::cluster::{self, NAMESPACE, applied, ready_endpoint};
-use crate::copy::Copy;
+use crate::copied::CopiedChains;
 use crate::nft::RuleEvents;
 use crate::sight::{Log, PATIENCE};
 use crate::stats::Samples;
@@ -47,6 +48,8 @@ pub struct Changed {
     pub watched: Samples,
     pub first_node: Samples,
     pub both_nodes: Samples,
+    /// PATCH of a ConfigMap until a watch has it.
+    pub bare_write: Samples,
     pub bare_restore: Samples,
     /// CPU time of one agent and of the API server for one change.
     pub agent_cpu: Duration,
@@ -68,7 +71,9 @@ pub struct Changing<'a> {
     tool: Tool,
     services: Api<Service>,
     slices: Api<EndpointSlice>,
+    maps: Api<ConfigMap>,
     seen: Arc<Log<Event<EndpointSlice>>>,
+    seen_maps: Arc<Log<Event<ConfigMap>>>,
     /// How many addresses have been used.
     used: u16,
 }
@@ -76,11 +81,15 @@ pub struct Changing<'a> {
 impl<'a> Changing<'a> {
     pub fn new(runtime: &'a Runtime, client: Client, nodes: &'a [NodeSeen], server: procs::Process, tool: Tool) -> Outcome<Self> {
         let services: Api<Service> = Api::namespaced(client.clone(), NAMESPACE);
-        let slices: Api<EndpointSlice> = Api::namespaced(client, NAMESPACE);
+        let slices: Api<EndpointSlice> = Api::namespaced(client.clone(), NAMESPACE);
+        let maps: Api<ConfigMap> = Api::namespaced(client, NAMESPACE);
         let addresses = [address(0), STAYING];
         runtime.block_on(make(&services, &slices, NAME.to_owned(), addresses))?;
         let seen = runtime.block_on(cluster::follow(slices.clone(), &format!("kubernetes.io/service-name={NAME}")))?;
-        Ok(Self { runtime, nodes, server, tool, services, slices, seen, used: 1 })
+        let map = serde_json::from_value(json!({"metadata": {"name": NAME, "labels": {"app": NAME}}, "data": {}}))?;
+        runtime.block_on(maps.create(&PostParams::default(), &map))?;
+        let seen_maps = runtime.block_on(cluster::follow(maps.clone(), &format!("app={NAME}")))?;
+        Ok(Self { runtime, nodes, server, tool, services, slices, maps, seen, seen_maps, used: 1 })
     }
 
     /// Adds Services of two endpoints each until there are `count` in all, and waits until the nodes have them.
@@ -114,13 +123,14 @@ impl<'a> Changing<'a> {
     /// Changes the endpoint `count` times.
     pub fn measure(&mut self, count: usize) -> Outcome<Changed> {
         let mut changed = Changed::default();
-        let mut copy = Copy::of(&self.saved(&self.nodes[0])?, self.current(), STAYING)?;
+        let mut copy = CopiedChains::of(&self.saved(&self.nodes[0])?, self.current(), STAYING)?;
         self.restore(&copy.first())?;
         let before = self.cpu();
         for _ in 0..count {
             self.change(&mut changed)?;
             let (address, text) = copy.next();
-            changed.bare_restore.push(self.bare(&text, address)?);
+            changed.bare_restore.push(self.bare_restore(&text, address)?);
+            changed.bare_write.push(self.bare_write(address)?);
         }
         let after = self.cpu();
         let times = u32::try_from(count)?;
@@ -149,11 +159,23 @@ impl<'a> Changing<'a> {
     }
 
     /// `iptables-restore --noflush` of the copied chains until the kernel tells of the rule.
-    fn bare(&self, text: &str, address: Ipv4Addr) -> Outcome<Duration> {
+    fn bare_restore(&self, text: &str, address: Ipv4Addr) -> Outcome<Duration> {
         self.forget();
         let start = Instant::now();
         self.restore(text)?;
         let at = self.nodes[0].rules.first_with(address)?;
+        std::thread::sleep(REST);
+        Ok(at - start)
+    }
+
+    fn bare_write(&self, address: Ipv4Addr) -> Outcome<Duration> {
+        self.seen_maps.forget();
+        let value = address.to_string();
+        let patch = Patch::Merge(json!({"data": {"endpoint": value}}));
+        let start = Instant::now();
+        self.runtime.block_on(self.maps.patch(NAME, &PatchParams::default(), &patch))?;
+        let has = |map: &ConfigMap| map.data.as_ref().and_then(|data| data.get("endpoint")) == Some(&value);
+        let (at, ()) = self.seen_maps.wait("the ConfigMap at a watch", |event| applied(event).is_some_and(has).then_some(()))?;
         std::thread::sleep(REST);
         Ok(at - start)
     }

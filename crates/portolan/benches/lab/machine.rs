@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::Outcome;
 use crate::stats::Report;
@@ -47,14 +47,14 @@ impl Moment {
     }
 
     /// How much of the machine's CPU time others took: the noise in the figures.
-    pub fn say_load(&self, report: &mut Report) {
+    pub fn say_load(&self, report: &mut Report, labs_cpu: Duration) {
         let (busy, own) = ticks();
-        let (busy, own) = (busy - self.busy_ticks, own - self.own_ticks);
+        let (busy, own) = ((busy - self.busy_ticks) / 100.0, (own - self.own_ticks) / 100.0 + labs_cpu.as_secs_f64());
         let secs = self.at.elapsed().as_secs();
         report.line(&format!(
             "\nThe run took {secs} s. The machine's CPUs worked {:.0} s of it in all, {:.0} s of that for the bench and its labs; \
              load average {} at its begin, {} at its end.",
-            busy / 100.0, own / 100.0, self.load, load()
+            busy, own, self.load, load()
         ));
     }
 }

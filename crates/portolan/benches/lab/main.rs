@@ -13,7 +13,7 @@ mod bare;
 mod bring_up;
 mod change;
 mod cluster;
-mod copy;
+mod copied;
 mod machine;
 mod memory;
 mod nft;
@@ -112,7 +112,7 @@ impl Bench {
         bring_up::down(lab, &mut phases)?;
         say_up(report, &phases, &bare);
         measured.say(report, &bare);
-        began.say_load(report);
+        began.say_load(report, phases.labs_cpu);
         Ok(())
     }
 
@@ -224,10 +224,10 @@ fn say_up(report: &mut Report, phases: &Phases, bare: &Bare) {
 
 impl Measured {
     fn say(&self, report: &mut Report, bare: &Bare) {
-        report.heading("apply to first answer (Deployment of 2 nginx pods and its Service)");
-        for (how, applied) in [("by two POSTs", &self.posted), ("by `kubectl apply -f`", &self.applied)] {
+        for (how, applied) in [("two POSTs", &self.posted), ("`kubectl apply -f`", &self.applied)] {
+            report.heading(&format!("apply to first answer: 2 nginx pods and their Service, by {how}"));
             report.distributions(&[
-                (&format!("{how}: accepted"), &applied.accepted),
+                ("objects accepted", &applied.accepted),
                 ("first pod scheduled", &applied.scheduled),
                 ("first pod Ready", &applied.ready),
                 ("first ready endpoint in the slice", &applied.endpoint),
@@ -236,8 +236,8 @@ impl Measured {
                 ("limit: one nginx by shim alone until port 80 answers", &bare.pod),
             ]);
             report.line("");
+            say_ratio(report, "first answer / bare nginx", &applied.answered, bare.pod.median());
         }
-        self.say_ratio(report, "first answer (POSTs) / bare nginx", &self.posted.answered, bare.pod.median());
         report.heading("pod deleted to replacement reachable");
         report.distributions(&[
             ("replacement scheduled", &self.replaced.scheduled),
@@ -247,31 +247,32 @@ impl Measured {
             ("limit: one nginx by shim alone until port 80 answers", &bare.pod),
         ]);
         report.line("");
-        self.say_ratio(report, "reachable / bare nginx", &self.replaced.reachable, bare.pod.median());
+        say_ratio(report, "reachable / bare nginx", &self.replaced.reachable, bare.pod.median());
         self.changed.iter().for_each(|(services, changed)| say_changed(report, *services, changed, bare));
         self.memory.say(report);
     }
+}
 
-    fn say_ratio(&self, report: &mut Report, what: &str, ours: &Samples, limit: Duration) {
-        report.line(&format!("Medians, {what}: {}", three_digits(millis(ours.median()) / millis(limit))));
-    }
+fn say_ratio(report: &mut Report, what: &str, ours: &Samples, limit: Duration) {
+    report.line(&format!("Medians, {what}: {}.", three_digits(millis(ours.median()) / millis(limit))));
 }
 
 fn say_changed(report: &mut Report, services: usize, changed: &Changed, bare: &Bare) {
     report.heading(&format!("endpoint change to rule, {services} Services"));
     report.distributions(&[
         ("PATCH acknowledged", &changed.acknowledged),
-        ("watch event at a client (bare API write and watch)", &changed.watched),
+        ("watch event at another client", &changed.watched),
         ("**rule in node-1's kernel**", &changed.first_node),
         ("rule in both nodes' kernels", &changed.both_nodes),
+        ("limit: bare API write and watch (a ConfigMap, which no node follows)", &changed.bare_write),
         ("limit: one `iptables-restore --noflush` of the same chains by hand, until its rule", &changed.bare_restore),
         ("limit: 1 KiB appended and synced on the store's disk", &bare.durable_write),
     ]);
-    let limit = changed.watched.median() + changed.bare_restore.median();
+    let limit = changed.bare_write.median() + changed.bare_restore.median();
     report.line("");
     report.line(&format!(
-        "Medians, rule in node-1's kernel / (watch event + bare restore): {}. CPU time per change: {} ms of an agent \
-         (its iptables-restore included), {} ms of the API server.",
+        "Medians, rule in node-1's kernel / (bare write and watch + bare restore): {}. CPU time per change: {} ms of an agent \
+         (its iptables-restore included), {} ms of the API server (the ConfigMap included).",
         three_digits(millis(changed.first_node.median()) / millis(limit)),
         three_digits(millis(changed.agent_cpu)),
         three_digits(millis(changed.server_cpu)),

@@ -144,7 +144,11 @@ impl<'a> Workload<'a> {
     }
 
     /// Removes the objects and waits until nothing of them is left.
+    ///
+    /// Not before both pods had time to settle: nginx is its pod's first process, and to such a one a signal that it
+    /// does not handle yet is lost. It would then run on until its grace period ends.
     pub fn remove(&self) -> Outcome<()> {
+        self.settled(2)?;
         self.runtime.block_on(self.services.delete(NAME, &DeleteParams::default()))?;
         self.runtime.block_on(self.deployments.delete(NAME, &DeleteParams::background()))?;
         self.settled(0)?;
@@ -180,16 +184,20 @@ impl<'a> Workload<'a> {
     pub fn settled(&self, count: usize) -> Outcome<Vec<Pod>> {
         let until = Instant::now() + PATIENCE;
         let params = ListParams::default().labels(&format!("app={NAME}"));
-        while Instant::now() < until {
+        loop {
             let pods = self.runtime.block_on(self.pods.list(&params))?.items;
+            let endpoints = self.endpoints()?;
             let whole = pods.iter().all(|pod| is_ready(pod) && pod.metadata.deletion_timestamp.is_none());
-            if pods.len() == count && whole && self.endpoints()? == count {
+            if pods.len() == count && whole && endpoints == count {
                 std::thread::sleep(REST);
                 return Ok(pods);
             }
+            if Instant::now() > until {
+                let left = serde_json::to_string(&pods)?;
+                return Err(format!("after {PATIENCE:?} not {count} ready pods and endpoints, but {endpoints} endpoints and {left}").into());
+            }
             std::thread::sleep(Duration::from_millis(20));
         }
-        Err(format!("there are not {count} ready pods and endpoints after {PATIENCE:?}").into())
     }
 
     fn endpoints(&self) -> Outcome<usize> {

@@ -11,8 +11,7 @@ pub fn mask(text: &str) -> String {
     text.lines().map(mask_line).collect::<Vec<_>>().join("\n")
 }
 
-/// One line of it.
-pub fn mask_line(line: &str) -> String {
+fn mask_line(line: &str) -> String {
     let words: Vec<&str> = line.split_whitespace().collect();
     let counters = words.iter().take_while(|word| is_number(word)).count();
     let masked = words.iter().enumerate().map(|(place, word)| match place {

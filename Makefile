@@ -6,7 +6,7 @@ export PORTOLAN_DEB_BIN := $(CURDIR)/target/deb/bin
 export PORTOLAN_IPTABLES_DIR := $(CURDIR)/target/deb/bin
 BIN := target/debug/portolan
 
-.PHONY: demo test deps build unit walk licences bench sweep clean
+.PHONY: demo test deps build soak bench sweep clean
 
 demo: deps build
 	$(BIN) walk
@@ -20,6 +20,10 @@ build:
 # Quick tests first: the pure rooms tell within seconds; namespaces, daemons and labs come last.
 test: deps
 	scripts/test.sh
+
+# The walk and the deaths again and again; ROUNDS=N.
+soak: deps
+	scripts/soak.sh
 
 bench: deps
 	scripts/bench.sh

@@ -92,9 +92,9 @@ struct WalkArgs {
     /// Take away this step's rule, record or route just before its check: the walk must fail (for tests)
     #[arg(long, value_name = "STEP", value_parser = clap::value_parser!(u8).range(1..=8))]
     sabotage: Option<u8>,
-    /// Where the walk's manifests are
-    #[arg(long, value_name = "DIR", default_value = "examples/walk")]
-    examples: PathBuf,
+    /// Take the walk's manifests from this folder instead of the built-in ones
+    #[arg(long, value_name = "DIR")]
+    examples: Option<PathBuf>,
 }
 
 #[derive(clap::Args)]

@@ -73,6 +73,7 @@ fn ensure_nginx(args: &LabArgs) -> Result<(), Failure> {
     let Some(root) = crate::tools::deb_bin().map(|bin| bin.with_file_name("root")).filter(|root| root.is_dir()) else {
         return Ok(());
     };
+    eprintln!("packing {NGINX} from Debian's nginx; this happens once per image store …");
     let image = nginx_from(&root);
     store.build_from_host(&image).map(|_| ()).map_err(|e| Failure::no(format!("cannot pack {NGINX} from {}: {e}", root.display())))
 }

@@ -27,8 +27,8 @@ pub struct Options {
     pub lab: crate::lab::LabArgs,
     /// The step whose rule, record or route is taken away before its check, 1..=8.
     pub sabotage: Option<u8>,
-    /// Where the notes' manifests are.
-    pub examples: PathBuf,
+    /// A folder with the walk's manifests; `None` takes the copies in this program.
+    pub examples: Option<PathBuf>,
 }
 
 /// Why a step ended early.
@@ -41,6 +41,18 @@ pub(crate) enum StepError {
     #[error("{0}")]
     Run(String),
 }
+
+/// The walk's manifests, as `examples/walk` has them.
+const MANIFESTS: [(&str, &str); 8] = [
+    ("notes-deployment.yaml", include_str!("../../../../examples/walk/notes-deployment.yaml")),
+    ("deployment.yaml", include_str!("../../../../examples/walk/deployment.yaml")),
+    ("ngx-svc.yaml", include_str!("../../../../examples/walk/ngx-svc.yaml")),
+    ("ngx-nodeport.yaml", include_str!("../../../../examples/walk/ngx-nodeport.yaml")),
+    ("ngx-headless.yaml", include_str!("../../../../examples/walk/ngx-headless.yaml")),
+    ("ngx-external.yaml", include_str!("../../../../examples/walk/ngx-external.yaml")),
+    ("shell.yaml", include_str!("../../../../examples/walk/shell.yaml")),
+    ("hostnetwork.yaml", include_str!("../../../../examples/walk/hostnetwork.yaml")),
+];
 
 struct Step {
     number: u8,

@@ -1,12 +1,13 @@
 //! The stage of the walk: the lab, the commands shown, the claims checked.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::{Options, StepError};
+use super::{MANIFESTS, Options, StepError};
 use crate::failure::Failure;
 use crate::lab::{Lab, Place};
 
@@ -46,7 +47,8 @@ pub(crate) struct PodSeen {
 
 pub(crate) struct Stage {
     pub(crate) lab: Lab,
-    options: Options,
+    sabotage: Option<u8>,
+    examples: PathBuf,
     kubectl: String,
     step: u8,
     checks: usize,
@@ -56,7 +58,11 @@ impl Stage {
     pub(crate) fn open(options: &Options) -> Result<Self, Failure> {
         let kubectl = crate::tools::kubectl()?;
         let lab = Lab::up_for_walk(&options.lab)?;
-        Ok(Self { lab, options: options.clone(), kubectl, step: 0, checks: 0 })
+        let examples = match &options.examples {
+            Some(folder) => folder.clone(),
+            None => unpack(&lab)?,
+        };
+        Ok(Self { lab, sabotage: options.sabotage, examples, kubectl, step: 0, checks: 0 })
     }
 
     pub(crate) fn close(&mut self) {
@@ -84,12 +90,12 @@ impl Stage {
     }
 
     pub(crate) fn example(&self, name: &str) -> String {
-        self.options.examples.join(name).to_string_lossy().into_owned()
+        self.examples.join(name).to_string_lossy().into_owned()
     }
 
     /// Is this the step whose check must be made to fail?
     pub(crate) fn sabotaged(&self) -> bool {
-        self.options.sabotage == Some(self.step)
+        self.sabotage == Some(self.step)
     }
 
     fn patience(&self) -> Duration {
@@ -198,6 +204,19 @@ impl Stage {
         let output = self.run_kubectl(&["logs", pod]);
         output.map(|o| o.text.lines().map(str::to_owned).collect()).unwrap_or_default()
     }
+}
+
+/// The manifests where a user finds them: in the current folder's `examples/walk`, or else in the lab's own folder.
+fn unpack(lab: &Lab) -> Result<PathBuf, Failure> {
+    let beside = PathBuf::from("examples/walk");
+    if MANIFESTS.iter().all(|(name, text)| std::fs::read_to_string(beside.join(name)).is_ok_and(|t| t == *text)) {
+        return Ok(beside);
+    }
+    let folder = lab.scratch("examples");
+    let written = std::fs::create_dir_all(&folder)
+        .and_then(|()| MANIFESTS.iter().try_for_each(|(name, text)| std::fs::write(folder.join(name), text)));
+    written.map_err(|e| Failure::no(format!("cannot write the walk's manifests to {}: {e}", folder.display())))?;
+    Ok(folder)
 }
 
 fn ready_pod(pod: &Value) -> Option<PodSeen> {

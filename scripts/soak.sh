@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# The long form of what `make test` does once: the walk, again and again, and the tests that kill things.
+# A failure that shows itself once in many rounds is a bug. ROUNDS sets how many (default 20, about 20 minutes).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+rounds=${ROUNDS:-20}
+cargo build --locked --workspace --all-targets
+for round in $(seq "$rounds"); do
+    target/debug/portolan walk > target/soak-walk.log || { cat target/soak-walk.log; echo "round $round of $rounds: the walk failed"; exit 1; }
+    cargo test --locked -q -p portolan --test deaths --test traffic > target/soak-deaths.log 2>&1 || { cat target/soak-deaths.log; echo "round $round of $rounds: a test failed"; exit 1; }
+    cargo test --locked -q -p portolan-lab -p portolan-pods > target/soak-rooms.log 2>&1 || { cat target/soak-rooms.log; echo "round $round of $rounds: a test failed"; exit 1; }
+    echo "round $round of $rounds: all held (${SECONDS}s)"
+done

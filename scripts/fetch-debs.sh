@@ -17,20 +17,13 @@ root=$dest/root
 bin=$dest/bin
 layout=3 # raise it when the wrappers or the layout change
 
-packages="iptables nginx busybox-static curl ldnsutils conntrack iproute2 bird2 docker-registry"
+packages="iptables nginx busybox-static curl ldnsutils conntrack iproute2 bird2 docker-registry kubernetes-client"
 
 # The C library and its closest kin are the machine's: mixing two of them breaks programs.
 not_unpacked="libc6 libc-bin libgcc-s1 libcrypt1 gcc-[0-9]*-base"
 
 say() { printf 'fetch-debs: %s\n' "$*" >&2; }
 lacks() { say "$*"; exit 3; }
-
-# True if the kubectl on PATH is 1.28 or newer.
-kubectl_is_new_enough() {
-    command -v kubectl >/dev/null 2>&1 || return 1
-    minor=$(kubectl version --client 2>/dev/null | sed -n 's/^Client Version: .*v1\.\([0-9]*\).*/\1/p')
-    [ -n "$minor" ] && [ "$minor" -ge 28 ]
-}
 
 # apt with state, cache and package status of our own; the empty status makes
 # every dependency count as missing, so that the closure is complete.
@@ -116,7 +109,7 @@ write_wrappers() {
     wrap bird /usr/sbin/bird
     wrap birdc /usr/sbin/birdc
     wrap docker-registry /usr/bin/docker-registry
-    case " $packages " in *' kubernetes-client '*) wrap kubectl /usr/bin/kubectl ;; esac
+    wrap kubectl /usr/bin/kubectl
     rm -rf "$bin"
     mv "$bin.new" "$bin"
 }
@@ -124,10 +117,6 @@ write_wrappers() {
 for tool in apt-get dpkg; do
     command -v "$tool" >/dev/null 2>&1 || lacks "$tool is missing: this needs Debian or one of its kin"
 done
-if ! kubectl_is_new_enough; then
-    say "no kubectl of 1.28 or newer on PATH: taking the distribution's, which may be too old for some steps"
-    packages="$packages kubernetes-client"
-fi
 stamp="layout $layout; $dest; $(dpkg --print-architecture); $packages"
 if [ -f "$dest/stamp" ] && [ "$(cat "$dest/stamp")" = "$stamp" ]; then
     exit 0

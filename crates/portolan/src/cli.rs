@@ -31,6 +31,8 @@ enum Command {
     Walk(WalkArgs),
     /// Create or change objects from files, as kubectl apply does
     Apply(ApplyArgs),
+    /// Run a command in a container, as kubectl exec does
+    Exec(crate::exec::ExecArgs),
     /// Print what would be put in place on a node, from files, without a cluster
     Render(RenderArgs),
     /// Serve cluster DNS from files
@@ -184,6 +186,7 @@ pub fn run() -> Result<(), Failure> {
             crate::walk::walk(&crate::walk::Options { lab: args.lab, sabotage: args.sabotage, examples: args.examples })
         }
         Command::Apply(args) => apply(&args),
+        Command::Exec(args) => block_on(crate::exec::run(args)),
         Command::Render(args) => render(&args),
         Command::Dns(args) => block_on(crate::dns::serve(&args.files, args.listen, &args.resolv_conf, &args.cluster)),
         Command::Agent(args) => block_on(crate::agent::run(args)),

@@ -5,6 +5,7 @@ mod apply;
 mod cli;
 mod client;
 mod dns;
+mod exec;
 mod failure;
 mod image;
 mod lab;

@@ -5,27 +5,51 @@ use std::process::Command;
 
 use crate::failure::Failure;
 
-/// The oldest kubectl whose requests the API server knows.
-const OLDEST_KUBECTL_MINOR: u32 = 28;
+/// The oldest kubectl whose requests the API server knows well.
+const OLDEST_GOOD_MINOR: u32 = 28;
+/// The oldest kubectl whose `exec` speaks WebSocket (KEP-4006).
+const OLDEST_EXEC_MINOR: u32 = 30;
 
-/// The kubectl to use: the one on PATH if it is new enough, else the one `make` fetched, and then what it cannot do
-/// is said.
-pub fn kubectl() -> Result<String, Failure> {
-    if let Some(path) = find("kubectl")
-        && minor_version(&path).is_some_and(|minor| minor >= OLDEST_KUBECTL_MINOR)
-    {
-        return Ok(path.to_string_lossy().into_owned());
-    }
-    let fetched = deb_bin().map(|dir| dir.join("kubectl")).filter(|p| p.exists());
-    match fetched.or_else(|| find("kubectl")) {
-        Some(path) => {
-            eprintln!(
-                "portolan: {} is older than 1.{OLDEST_KUBECTL_MINOR}: its `exec` speaks SPDY, which this API server does not",
-                path.display()
-            );
-            Ok(path.to_string_lossy().into_owned())
+/// A kubectl that was found.
+#[derive(Clone, Debug)]
+pub struct Kubectl {
+    /// Where.
+    pub path: PathBuf,
+    minor: u32,
+}
+
+impl Kubectl {
+    /// The one on PATH if it is new enough, else the one that `make deps` fetched, and then what it cannot do is said.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn find() -> Result<Self, Failure> {
+        let on_path = find("kubectl").and_then(Self::at);
+        if let Some(kubectl) = on_path.as_ref().filter(|k| k.minor >= OLDEST_GOOD_MINOR) {
+            return Ok(kubectl.clone());
         }
-        None => Err(Failure::machine("kubectl is not on PATH; install kubectl 1.28 or newer, or run `make deps`")),
+        let fetched = deb_bin().and_then(|dir| Self::at(dir.join("kubectl")));
+        let lacks = || Failure::machine("kubectl is not on PATH; install kubectl 1.30 or newer, or run `make deps`");
+        let kubectl = on_path.or(fetched).ok_or_else(lacks)?;
+        eprintln!("kubectl here is 1.{}: its exec speaks SPDY; `portolan exec` stands in for it", kubectl.minor);
+        Ok(kubectl)
+    }
+
+    fn at(path: PathBuf) -> Option<Self> {
+        let minor = minor_version(&path)?;
+        Some(Self { path, minor })
+    }
+
+    /// Does its `exec` work with this API server?
+    pub fn can_exec(&self) -> bool {
+        self.minor >= OLDEST_EXEC_MINOR
+    }
+
+    /// The command, told to speak WebSocket where that is still a choice.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(&self.path);
+        command.env("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", "true");
+        command
     }
 }
 

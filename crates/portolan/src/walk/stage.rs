@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::{MANIFESTS, Options, StepError};
 use crate::failure::Failure;
 use crate::lab::{Lab, Place};
+use crate::tools::Kubectl;
 
 /// How long a check waits for the cluster to get there before it counts as failed.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -49,14 +50,14 @@ pub(crate) struct Stage {
     pub(crate) lab: Lab,
     sabotage: Option<u8>,
     examples: PathBuf,
-    kubectl: String,
+    kubectl: Kubectl,
     step: u8,
     checks: usize,
 }
 
 impl Stage {
     pub(crate) fn open(options: &Options) -> Result<Self, Failure> {
-        let kubectl = crate::tools::kubectl()?;
+        let kubectl = Kubectl::find()?;
         let lab = Lab::up_for_walk(&options.lab)?;
         let examples = match &options.examples {
             Some(folder) => folder.clone(),
@@ -126,14 +127,25 @@ impl Stage {
 
     /// Runs kubectl on the host and shows it.
     pub(crate) fn kubectl(&self, args: &[&str]) -> Result<Output, StepError> {
+        if self.stands_in(args) {
+            return self.portolan(args);
+        }
         self.show(&format!("kubectl {}", quoted(args)), self.run_kubectl(args)?)
     }
 
     /// Runs kubectl without showing it.
     pub(crate) fn run_kubectl(&self, args: &[&str]) -> Result<Output, StepError> {
-        let mut command = Command::new(&self.kubectl);
+        if self.stands_in(args) {
+            return self.run_portolan(args);
+        }
+        let mut command = self.kubectl.command();
         command.args(args).env("KUBECONFIG", self.lab.kubeconfig());
         capture(command)
+    }
+
+    /// Is this an `exec` that this kubectl cannot do?
+    fn stands_in(&self, args: &[&str]) -> bool {
+        args.first() == Some(&"exec") && !self.kubectl.can_exec()
     }
 
     /// Runs this same program and shows it.

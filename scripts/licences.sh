@@ -7,4 +7,4 @@ tool=target/tools/bin/cargo-deny
 if ! "$tool" --version 2>/dev/null | grep -qF "$version"; then
     cargo install --locked --debug --root target/tools --target-dir target/tools/build --version "$version" cargo-deny
 fi
-"$tool" --locked --offline check --disable-fetch licenses bans sources
+"$tool" --locked --offline check licenses bans sources

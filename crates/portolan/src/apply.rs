@@ -95,15 +95,18 @@ async fn apply_one(client: &Client, object: &Value, namespace: &str) -> Result<S
     let (resource, capabilities) = discovery::pinned_kind(client, &gvk).await.map_err(|_| {
         format!("resource mapping not found for name: {name:?}: no matches for kind {kind:?} in version {api_version:?}")
     })?;
-    let api: Api<DynamicObject> = match capabilities.scope {
-        Scope::Cluster => Api::all_with(client.clone(), &resource),
-        Scope::Namespaced => {
-            let own = text("/metadata/namespace");
-            Api::namespaced_with(client.clone(), if own.is_empty() { namespace } else { own }, &resource)
-        }
+    let own = text("/metadata/namespace");
+    let namespace = match capabilities.scope {
+        Scope::Cluster => None,
+        Scope::Namespaced => Some(if own.is_empty() { namespace } else { own }),
+    };
+    let api: Api<DynamicObject> = match namespace {
+        None => Api::all_with(client.clone(), &resource),
+        Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
     };
     let group = if gvk.group.is_empty() { String::new() } else { format!(".{}", gvk.group) };
-    let outcome = write(client, &api, object, name).await.map_err(|error| match error {
+    let manifest = with_last_applied(object, namespace);
+    let outcome = write(client, &api, &manifest, name).await.map_err(|error| match error {
         kube::Error::Api(status) => format!("Error from server ({}): {}", status.reason, status.message),
         other => format!("cannot apply {kind} {name}: {other}"),
     })?;
@@ -116,15 +119,14 @@ fn gvk(api_version: &str, kind: &str) -> Option<GroupVersionKind> {
 }
 
 /// Unknown fields are refused, as kubectl asks for by default: what is misspelt would be lost without a word.
-async fn write(client: &Client, api: &Api<DynamicObject>, object: &Value, name: &str) -> Result<&'static str, kube::Error> {
-    let manifest = with_last_applied(object);
+async fn write(client: &Client, api: &Api<DynamicObject>, manifest: &Value, name: &str) -> Result<&'static str, kube::Error> {
     let Some(live) = api.get_opt(name).await? else {
-        create(client, api, &manifest).await?;
+        create(client, api, manifest).await?;
         return Ok("created");
     };
     let last = live.metadata.annotations.as_ref().and_then(|a| a.get(LAST_APPLIED));
     let last: Value = last.and_then(|text| serde_json::from_str(text).ok()).unwrap_or(Value::Null);
-    let patch = three_way(&last, &manifest);
+    let patch = three_way(&last, manifest);
     let params = PatchParams { field_validation: Some(ValidationDirective::Strict), ..PatchParams::default() };
     let patched = api.patch(name, &params, &Patch::Strategic(&patch)).await?;
     Ok(if patched.metadata.resource_version == live.metadata.resource_version { "unchanged" } else { "configured" })
@@ -138,17 +140,31 @@ async fn create(client: &Client, api: &Api<DynamicObject>, manifest: &Value) -> 
     client.request(request.map_err(kube::Error::HttpError)?).await
 }
 
-fn with_last_applied(object: &Value) -> Value {
+/// The manifest with itself in kubectl's annotation, to the byte as kubectl writes it, so that neither finds a change
+/// where the other was last: keys sorted, the namespace named, an empty map for the annotation itself.
+fn with_last_applied(object: &Value, namespace: Option<&str>) -> Value {
     let mut manifest = object.clone();
-    if let Some(annotations) = manifest.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut) {
-        annotations.remove(LAST_APPLIED);
+    if let Some(namespace) = namespace {
+        manifest["metadata"]["namespace"] = Value::String(namespace.to_owned());
     }
-    let text = format!("{manifest}\n");
     if manifest["metadata"]["annotations"].is_null() {
         manifest["metadata"]["annotations"] = json!({});
     }
+    if let Some(annotations) = manifest.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut) {
+        annotations.remove(LAST_APPLIED);
+    }
+    let text = format!("{}\n", escaped(&manifest.to_string()));
     manifest["metadata"]["annotations"][LAST_APPLIED] = Value::String(text);
     manifest
+}
+
+/// Go's JSON encoder escapes what HTML would read; outside strings JSON has none of these.
+fn escaped(json: &str) -> String {
+    let escape = |c: char| match c {
+        '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => format!("\\u{:04x}", u32::from(c)),
+        c => c.to_string(),
+    };
+    json.chars().map(escape).collect()
 }
 
 /// A strategic merge patch: all of `manifest`, and a null or `$patch: delete` for what was in `last` and is not in it.
@@ -210,9 +226,11 @@ mod tests {
 
     #[test]
     fn the_annotation_holds_the_manifest_as_kubectl_would_keep_it() {
-        let object = json!({"kind": "ConfigMap", "metadata": {"name": "a"}});
-        let kept = with_last_applied(&object)["metadata"]["annotations"][LAST_APPLIED].clone();
-        let back: Value = serde_json::from_str(kept.as_str().expect("a string")).expect("JSON");
-        assert_eq!(back, object);
+        let object = json!({"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": "a"}, "data": {"k": "a<b&c"}});
+        let kept = with_last_applied(&object, Some("default"))["metadata"]["annotations"][LAST_APPLIED].clone();
+        let expected = r#"{"apiVersion":"v1","data":{"k":"a\u003cb\u0026c"},"kind":"ConfigMap","metadata":{"annotations":{},"name":"a","namespace":"default"}}"#;
+        assert_eq!(kept.as_str(), Some(format!("{expected}\n").as_str()));
+        let back: Value = serde_json::from_str(expected).expect("JSON");
+        assert_eq!(back["data"], object["data"]);
     }
 }

@@ -46,8 +46,8 @@ fn text_of(node: &str, status: &Value) -> String {
     for session in rows(&bgp["sessions"]) {
         lines.push(format!(
             "{:<16} {:<8} {:<12} {:>9} {:>9}  {}",
-            text(&session["peer"]), session["asn"], text(&session["state"]), text(&session["uptimeSecs"]),
-            session["prefixesReceived"], text(&session["lastError"]),
+            text(&session["peer"]), text(&session["asn"]), text(&session["state"]), text(&session["uptimeSecs"]),
+            text(&session["prefixesReceived"]), text(&session["lastError"]),
         ));
     }
     lines.push(format!("{:<20} {:<16} {}", "ROUTE", "VIA", "TOLD BY"));

@@ -243,3 +243,26 @@ fn a_pod_that_is_deleted_ends_in_its_grace_and_its_network_goes() {
     assert!(began.elapsed() < Duration::from_secs(10), "it ended when asked, not when its 30 s were over");
     wait_for("its route is gone", 5, || (!routes(space.world).contains(&format!("{address} dev cali"))).then_some(()));
 }
+
+#[test]
+fn a_container_that_keeps_ending_is_restarted_with_back_off_in_the_same_pod() {
+    let space = space("crashing");
+    space.pod("crash", "node-1", ", command: [sh, -c, \"echo run; exit 4\"]", "");
+    let status = wait_for("the back-off", 20, || {
+        let status = space.json("pod crash")["status"].clone();
+        let container = &status["containerStatuses"][0];
+        (container["state"]["waiting"]["reason"] == "CrashLoopBackOff" && container["restartCount"] == 1).then_some(status)
+    });
+    let container = &status["containerStatuses"][0];
+    assert_eq!(container["lastState"]["terminated"]["exitCode"], 4, "{container}");
+    assert_eq!(status["phase"], "Running", "a pod whose container will run again");
+    let line = space.kubectl("get pod crash --no-headers").done();
+    assert!(line.contains("0/1") && line.contains("CrashLoopBackOff"), "{line}");
+    let address = status["podIP"].clone();
+    wait_for("the next run, ten seconds later", 20, || {
+        let status = space.json("pod crash")["status"].clone();
+        (status["containerStatuses"][0]["restartCount"] == 2 && status["podIP"] == address).then_some(())
+    });
+    let text = space.kubectl("describe pod crash").done();
+    assert!(text.contains("BackOff") && text.contains("Exit Code:    4"), "{text}");
+}

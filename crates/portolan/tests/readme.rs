@@ -24,9 +24,8 @@ use mask::mask;
 
 /// Stands between the outputs of two commands.
 const MARK: &str = "== portolan readme ==";
-/// What every page's commands may leave, taken away. The lab's own end is the last command shown, so this one is for a
-/// session that broke off.
-const FAREWELL: &str = "for job in $(jobs -p); do kill $job; done; wait; portolan down --all >/dev/null 2>&1";
+/// Ends what a session's commands left: a server, and a lab if the session broke off before its own `down`.
+const FAREWELL: &str = "[ -z \"$!\" ] || { kill $!; wait $!; }; portolan down --all >/dev/null 2>&1; exit";
 
 /// A fenced block of a page.
 struct Block {
@@ -164,7 +163,7 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         // The shell may have ended; then there is nothing to end.
-        let _ = writeln!(self.input, "{FAREWELL}; exit");
+        let _ = writeln!(self.input, "{FAREWELL}");
         let _ = self.child.wait();
     }
 }
@@ -265,7 +264,10 @@ fn complaint(excerpt: &Block, part: &[String], wanted: &[String], walk: &[&str],
 fn the_make_targets_that_pages_name_exist() {
     let lines = blocks("sh").into_iter().flat_map(|block| block.lines);
     let targets: Vec<String> = lines.filter_map(|line| line.strip_prefix("make ").map(first_word)).collect();
-    assert!(targets.iter().any(|t| t == "demo") && targets.iter().any(|t| t == "test"), "README names both: {targets:?}");
+    assert!(
+        targets.iter().any(|t| t == "demo") && targets.iter().any(|t| t == "test"),
+        "README names both: {targets:?}"
+    );
     for target in targets {
         let dry = Command::new("make").args(["-n", &target]).current_dir(support::root()).output().expect("make runs");
         assert!(dry.status.success(), "make {target}: {}", String::from_utf8_lossy(&dry.stderr));

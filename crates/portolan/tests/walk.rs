@@ -2,29 +2,14 @@
 //!
 //! Needs root, and `make deps` for Debian's iptables, nginx, curl, drill and conntrack. Each walk is a lab of its own.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
-use std::sync::Mutex;
+mod support;
+
+use std::process::Output;
 
 /// One lab at a time: two at once on two cores make each other slow, and nothing is learned from it.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("the workspace is there")
-}
-
 fn walk(args: &[&str]) -> Output {
-    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    assert!(root().join("target/deb/bin/iptables").exists(), "Debian's programs are not there: run scripts/fetch-debs.sh");
-    Command::new(env!("CARGO_BIN_EXE_portolan"))
-        .arg("walk")
-        .args(args)
-        .current_dir(root())
-        .env("PORTOLAN_DEB_BIN", root().join("target/deb/bin"))
-        .env("PORTOLAN_IMAGES", root().join("target/images"))
-        .env("PORTOLAN_WALK_LOGS", "1")
-        .output()
-        .expect("the walk runs")
+    let _turn = support::turn();
+    support::portolan().arg("walk").args(args).env("PORTOLAN_WALK_LOGS", "1").output().expect("the walk runs")
 }
 
 fn text(output: &Output) -> String {
@@ -40,6 +25,19 @@ fn the_walk_holds() {
         assert!(text.contains(&format!("── Step {number}. ")), "step {number} is missing:\n{text}");
     }
     assert!(text.contains("checks of the eight steps held"), "{text}");
+}
+
+/// A fresh Debian has no other kubectl than its own of 1.20, whose exec this API server does not speak.
+#[test]
+fn the_walk_holds_with_debians_own_kubectl() {
+    let _turn = support::turn();
+    let path = std::env::var("PATH").unwrap_or_default();
+    let mut command = support::portolan();
+    command.arg("walk").env("PATH", format!("{}:{path}", support::deb_bin().display()));
+    let output = command.output().expect("the walk runs");
+    let text = text(&output);
+    assert!(output.status.success(), "{text}");
+    assert!(text.contains("`portolan exec` stands in for it"), "what this kubectl cannot do is said:\n{text}");
 }
 
 fn sabotaged(step: u8) {

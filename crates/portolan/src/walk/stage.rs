@@ -255,9 +255,10 @@ fn capture(mut command: Command) -> Result<Output, StepError> {
     Ok(Output { ok: out.status.success(), text })
 }
 
+/// As a shell takes it: what is shown can be pasted.
 fn quoted(args: &[&str]) -> String {
     let quote = |arg: &&str| match arg.chars().any(|c| c.is_whitespace() || "|&;$*?'\"{}()".contains(c)) {
-        true => format!("'{arg}'"),
+        true => format!("'{}'", arg.replace('\'', r"'\''")),
         false => (*arg).to_owned(),
     };
     args.iter().map(quote).collect::<Vec<_>>().join(" ")

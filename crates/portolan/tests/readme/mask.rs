@@ -56,7 +56,8 @@ fn mask_atom(atom: &str, before: &str, after: &str) -> String {
         return mask_address(address, after).unwrap_or(atom).to_owned();
     }
     let endpoint_chain = atom.strip_prefix("KUBE-SEP-").is_some_and(|hash| hash.len() == 16);
-    let link = atom.strip_prefix("cali").is_some_and(|hash| hash.len() == 11 && hash.bytes().all(|b| b.is_ascii_hexdigit()));
+    let link =
+        atom.strip_prefix("cali").is_some_and(|hash| hash.len() == 11 && hash.bytes().all(|b| b.is_ascii_hexdigit()));
     let peer = before.ends_with('@') && atom.strip_prefix("if").is_some_and(is_number);
     let port = before.ends_with("port=") && atom.parse::<u16>().is_ok_and(|port| port >= 1024);
     match () {
@@ -106,7 +107,9 @@ fn is_number(word: &str) -> bool {
 /// `2s`, `1m3s`, `4h`.
 fn is_age(word: &str) -> bool {
     let mut parts = word.split_inclusive(['s', 'm', 'h', 'd']);
-    has_digit(word) && parts.all(|part| part.split_at_checked(part.len() - 1).is_some_and(|(n, unit)| is_number(n) && !is_number(unit)))
+    has_digit(word)
+        && parts
+            .all(|part| part.split_at_checked(part.len() - 1).is_some_and(|(n, unit)| is_number(n) && !is_number(unit)))
 }
 
 /// `1.22.1`.
@@ -118,16 +121,31 @@ fn is_version(word: &str) -> bool {
 #[test]
 fn what_differs_from_run_to_run_is_masked() {
     let table = [
-        ("  ✔ pod nginx-deployment-74fd5d4865-9hmmg (10.244.0.1, node-2) answered", "✔ pod nginx-deployment-74fd5d4865-ID (POD, node-N) answered"),
+        (
+            "  ✔ pod nginx-deployment-74fd5d4865-9hmmg (10.244.0.1, node-2) answered",
+            "✔ pod nginx-deployment-74fd5d4865-ID (POD, node-N) answered",
+        ),
         ("Endpoints:   10.244.0.1:80,10.244.0.65:80", "Endpoints: POD:80,POD:80"),
-        ("ngx-svc   ClusterIP   10.108.167.1   <none>   80/TCP   1m2s", "ngx-svc ClusterIP CLUSTERIP <none> 80/TCP AGE"),
+        (
+            "ngx-svc   ClusterIP   10.108.167.1   <none>   80/TCP   1m2s",
+            "ngx-svc ClusterIP CLUSTERIP <none> 80/TCP AGE",
+        ),
         ("KUBE-SEP-3XFAOP4SPIFY5HK4  0  -- 10.244.0.2", "KUBE-SEP-HASH 0 -- POD"),
         ("   63   3780 MASQUERADE  0", "N N MASQUERADE 0"),
-        ("tcp      6 112 TIME_WAIT src=172.18.0.1 sport=44498 dport=80", "tcp 6 N TIME_WAIT src=172.18.0.1 sport=PORT dport=80"),
-        ("10.244.0.3 - - [22/Nov/2026:12:28:26 +0000] \"GET / HTTP/1.1\" 200 615 \"curl/7.88.1\"", "POD - - [TIME +0000] \"GET / HTTP/1.1\" 200 615 \"curl/VERSION\""),
+        (
+            "tcp      6 112 TIME_WAIT src=172.18.0.1 sport=44498 dport=80",
+            "tcp 6 N TIME_WAIT src=172.18.0.1 sport=PORT dport=80",
+        ),
+        (
+            "10.244.0.3 - - [22/Nov/2026:12:28:26 +0000] \"GET / HTTP/1.1\" 200 615 \"curl/7.88.1\"",
+            "POD - - [TIME +0000] \"GET / HTTP/1.1\" 200 615 \"curl/VERSION\"",
+        ),
         ("10.244.0.64/26 via 172.18.0.12 dev eth0 proto bgp", "BLOCK/26 via 172.18.0.12 dev eth0 proto bgp"),
         ("calic1c03f751f5@if2 UP ee:ee:ee:ee:ee:ee", "caliHASH@ifN UP ee:ee:ee:ee:ee:ee"),
-        ("'http://10.108.167.1/?walk-2' /run/portolan/labs/walk-8070/x", "'http://CLUSTERIP/?walk-2' /run/portolan/labs/walk-N/x"),
+        (
+            "'http://10.108.167.1/?walk-2' /run/portolan/labs/walk-8070/x",
+            "'http://CLUSTERIP/?walk-2' /run/portolan/labs/walk-N/x",
+        ),
     ];
     for (line, masked) in table {
         assert_eq!(mask_line(line), masked);

@@ -55,7 +55,8 @@ pub(crate) async fn serve(api: NodeApi, config: &Config) -> Result<(), AgentErro
     let mut serving = Vec::new();
     for addr in &config.addresses {
         let addr = SocketAddr::new(*addr, NODE_API_PORT);
-        let listener = TcpListener::bind(addr).await.map_err(|e| AgentError::Api(format!("cannot bind {addr}/tcp: {e}")))?;
+        let listener =
+            TcpListener::bind(addr).await.map_err(|e| AgentError::Api(format!("cannot bind {addr}/tcp: {e}")))?;
         info!(%addr, "the node's API answers");
         serving.push(tokio::spawn(accept(listener, acceptor.clone(), router.clone())));
     }
@@ -84,7 +85,8 @@ fn tls(config: &Config) -> Result<rustls::ServerConfig, AgentError> {
         let authority = authority.map_err(bad(&config.client_ca))?;
         roots.add(authority).map_err(|e| AgentError::Api(format!("{}: {e}", config.client_ca.display())))?;
     }
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(&config.tls_cert).map_err(bad(&config.tls_cert))?.collect();
+    let chain: Result<Vec<_>, _> =
+        CertificateDer::pem_file_iter(&config.tls_cert).map_err(bad(&config.tls_cert))?.collect();
     let key = PrivateKeyDer::from_pem_file(&config.tls_key).map_err(bad(&config.tls_key))?;
     let verifier = rustls::server::WebPkiClientVerifier::builder(Arc::new(roots))
         .allow_unauthenticated()
@@ -222,7 +224,10 @@ fn decoded(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&first, tail)) = rest.split_first() {
-        let hex = tail.get(..2).and_then(|two| std::str::from_utf8(two).ok()).and_then(|two| u8::from_str_radix(two, 16).ok());
+        let hex = tail
+            .get(..2)
+            .and_then(|two| std::str::from_utf8(two).ok())
+            .and_then(|two| u8::from_str_radix(two, 16).ok());
         match (first, hex) {
             (b'%', Some(byte)) => {
                 bytes.push(byte);
@@ -265,7 +270,8 @@ mod tests {
 
     #[test]
     fn an_exec_query_keeps_the_commands_words_in_order_and_whole() {
-        let request = exec_request("command=sh&command=-c&command=echo+a%26b%3D%C3%A9&stdin=true&stdout=true&tty=false");
+        let request =
+            exec_request("command=sh&command=-c&command=echo+a%26b%3D%C3%A9&stdin=true&stdout=true&tty=false");
         assert_eq!(request.command, ["sh", "-c", "echo a&b=é"]);
         assert!(request.stdin && !request.tty);
     }

@@ -84,7 +84,10 @@ pub(crate) async fn run(config: BgpConfig, mut commands: mpsc::UnboundedReceiver
     listen(config.local, wire.clone());
     let speaker = Speaker::new(config.speaker.clone());
     let mut task = Task {
-        speaker, config, sink, wire,
+        speaker,
+        config,
+        sink,
+        wire,
         peers: BTreeSet::new(),
         writers: HashMap::new(),
         next_conn: 0,

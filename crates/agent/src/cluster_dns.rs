@@ -105,7 +105,8 @@ fn take_off_lo(address: IpAddr) -> Result<(), String> {
 pub(crate) fn path_at_start(network: &mut dyn Network, addresses: &[IpAddr]) -> Result<DnsPath, NetlinkError> {
     let lo: Vec<u32> = network.links()?.iter().filter(|link| link.name == "lo").map(|link| link.index).collect();
     let on_lo = network.addrs()?;
-    let is_there = |address: &IpAddr| on_lo.iter().any(|a| lo.contains(&a.link_index) && a.net == IpNet::from(*address));
+    let is_there =
+        |address: &IpAddr| on_lo.iter().any(|a| lo.contains(&a.link_index) && a.net == IpNet::from(*address));
     let left_by_another = !addresses.is_empty() && addresses.iter().all(is_there);
     Ok(if left_by_another { DnsPath::ThisNode } else { DnsPath::Service })
 }

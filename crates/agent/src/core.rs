@@ -87,7 +87,10 @@ impl Core {
             facts: Facts::default(),
             snapshot: Arc::new(Snapshot::empty(settings)),
             synced: BTreeSet::new(),
-            rules, routes, listeners, progress,
+            rules,
+            routes,
+            listeners,
+            progress,
             programmed: false,
             mesh: (BTreeSet::new(), BTreeSet::new()),
         }
@@ -170,7 +173,9 @@ impl Core {
         let own = self.snapshot.own_node().and_then(|n| n.addresses.first().copied());
         let others = self.snapshot.nodes.iter().filter(|(name, _)| **name != self.snapshot.settings.node);
         others
-            .filter_map(|(_, node)| node.addresses.iter().find(|a| own.is_some_and(|o| o.is_ipv4() == a.is_ipv4())).copied())
+            .filter_map(|(_, node)| {
+                node.addresses.iter().find(|a| own.is_some_and(|o| o.is_ipv4() == a.is_ipv4())).copied()
+            })
             .collect()
     }
 

@@ -34,8 +34,12 @@ impl Kernel {
     /// Everything of ours in it, in an order of its own.
     fn state(&self) -> (String, Vec<String>) {
         let mut network = self.network.clone();
-        let mut routes: Vec<String> =
-            network.routes().expect("in memory").iter().map(|r| format!("{} {:?} {:?} {:?}", r.dst, r.kind, r.gateway, r.oif)).collect();
+        let mut routes: Vec<String> = network
+            .routes()
+            .expect("in memory")
+            .iter()
+            .map(|r| format!("{} {:?} {:?} {:?}", r.dst, r.kind, r.gateway, r.oif))
+            .collect();
         routes.sort();
         (self.rules.save_all(ToolFamily::V4).expect("in memory"), routes)
     }
@@ -84,7 +88,9 @@ fn node(name: &str, block: &str) -> Object {
 
 fn service(name: &str, last: u8) -> Object {
     let spec = json!({"clusterIP": format!("10.96.0.{last}"), "ports": [{"name": "http", "port": 80}]});
-    object(json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "default"}, "spec": spec}))
+    object(
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "default"}, "spec": spec}),
+    )
 }
 
 fn slice(service: &str, addresses: &[u8]) -> Object {

@@ -38,7 +38,11 @@ pub(crate) async fn serve(socket: WebSocket, mut session: ExecSession) {
     let (sink, mut incoming) = socket.split();
     let (frames, outgoing) = mpsc::channel::<Message>(16);
     let writer = tokio::spawn(write_frames(sink, outgoing));
-    let stdout = tokio::spawn(pump(STDOUT, Some(std::mem::replace(&mut session.stdout, Box::new(tokio::io::empty()))), frames.clone()));
+    let stdout = tokio::spawn(pump(
+        STDOUT,
+        Some(std::mem::replace(&mut session.stdout, Box::new(tokio::io::empty()))),
+        frames.clone(),
+    ));
     let stderr = tokio::spawn(pump(STDERR, session.stderr.take(), frames.clone()));
     let resize = session.resizer();
     let mut stdin = session.stdin.take();
@@ -73,7 +77,11 @@ pub(crate) async fn refuse(socket: WebSocket, error: ExecError) {
     writer.abort();
 }
 
-async fn finish(outcome: Result<i32, ExecError>, frames: &mpsc::Sender<Message>, incoming: &mut SplitStream<WebSocket>) {
+async fn finish(
+    outcome: Result<i32, ExecError>,
+    frames: &mpsc::Sender<Message>,
+    incoming: &mut SplitStream<WebSocket>,
+) {
     let status = framed(STATUS, status(outcome).to_string().as_bytes());
     let close = Message::Close(Some(CloseFrame { code: close_code::NORMAL, reason: "".into() }));
     // A client that has gone needs no status.

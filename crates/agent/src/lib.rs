@@ -151,8 +151,11 @@ struct Agent {
 impl Agent {
     /// Everything that needs no cluster: state, sockets, the core's thread.
     async fn start(client: Client, config: Config) -> Result<Self, AgentError> {
-        std::fs::create_dir_all(&config.state_dir)
-            .map_err(|source| AgentError::File { what: "cannot make", path: config.state_dir.clone(), source })?;
+        std::fs::create_dir_all(&config.state_dir).map_err(|source| AgentError::File {
+            what: "cannot make",
+            path: config.state_dir.clone(),
+            source,
+        })?;
         prepare_node();
         let mtu_bytes = lan_mtu(&config)?;
         let progress = Arc::new(Progress::default());
@@ -167,7 +170,8 @@ impl Agent {
         if let Some(bgp) = bgp_config(&config) {
             tokio::spawn(bgp::run(bgp, commands, core.clone()));
         }
-        let network = ClusterNetwork::open(&config.state_dir, blocks, core.clone(), mtu_bytes).map_err(AgentError::Ledger)?;
+        let network =
+            ClusterNetwork::open(&config.state_dir, blocks, core.clone(), mtu_bytes).map_err(AgentError::Ledger)?;
         let identity = NodeIdentity {
             name: config.settings.node.to_string(),
             addresses: config.addresses.clone(),
@@ -206,13 +210,25 @@ impl Agent {
         let everything = watcher::Config::default();
         let (client, core) = (&self.client, &self.core);
         let follow = source::follow::<Namespace>;
-        tokio::spawn(follow(client.clone(), everything.clone(), ObjectKind::Namespace, Object::Namespace, core.clone()));
+        tokio::spawn(follow(
+            client.clone(),
+            everything.clone(),
+            ObjectKind::Namespace,
+            Object::Namespace,
+            core.clone(),
+        ));
         let follow = source::follow::<Node>;
         tokio::spawn(follow(client.clone(), everything.clone(), ObjectKind::Node, Object::Node, core.clone()));
         let follow = source::follow::<Service>;
         tokio::spawn(follow(client.clone(), everything.clone(), ObjectKind::Service, Object::Service, core.clone()));
         let follow = source::follow::<EndpointSlice>;
-        tokio::spawn(follow(client.clone(), everything, ObjectKind::EndpointSlice, Object::EndpointSlice, core.clone()));
+        tokio::spawn(follow(
+            client.clone(),
+            everything,
+            ObjectKind::EndpointSlice,
+            Object::EndpointSlice,
+            core.clone(),
+        ));
     }
 }
 
@@ -228,7 +244,8 @@ fn spawn_core(
     families.sort();
     families.dedup();
     let mut network: Box<dyn Network> = Box::new(Netlink::open()?);
-    let options = Options { dns: cluster_dns::path_at_start(&mut *network, &settings.cluster_dns)?, ..Options::default() };
+    let options =
+        Options { dns: cluster_dns::path_at_start(&mut *network, &settings.cluster_dns)?, ..Options::default() };
     let writer = |family| RuleWriter::new(family, options.clone(), tool.clone(), progress.clone());
     let rules = families.into_iter().map(writer).collect();
     let routes = RouteWriter::open(network, &config.lan_interface, progress.clone())?;

@@ -58,7 +58,9 @@ impl ClusterNetwork {
         let path = state_dir.join("ipam.json");
         let ledger = match std::fs::read_to_string(&path) {
             Ok(text) => Ledger::from_json(&text).map_err(|e| format!("{}: {e}", path.display()))?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ledger::new(portolan_cni::ipam::COOL_DOWN_SECS),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                Ledger::new(portolan_cni::ipam::COOL_DOWN_SECS)
+            }
             Err(error) => return Err(format!("cannot read {}: {error}", path.display())),
         };
         let network = Self { ledger: Arc::new(Mutex::new(LedgerFile { ledger, path })), blocks, core, mtu_bytes };
@@ -274,7 +276,8 @@ fn remove_link(netlink: &mut Netlink, name: &str) -> Result<(), String> {
 }
 
 fn write(setting: &Sysctl) -> Result<(), String> {
-    let key = key(&setting.path).ok_or_else(|| format!("{}: not one of the settings that this agent writes", setting.path))?;
+    let key = key(&setting.path)
+        .ok_or_else(|| format!("{}: not one of the settings that this agent writes", setting.path))?;
     match sysctl::set(key, setting.value) {
         Ok(()) => Ok(()),
         // A kernel without IPv6 has no such keys, and pods without IPv6 no need of them.

@@ -26,7 +26,7 @@ impl PodApi for ClusterPodApi {
                 Err(error) if is_status(&error, &[404, 409]) => {
                     let _: () = debug!(pod = name, %error, "the pod is another or gone");
                     Ok(())
-                },
+                }
                 Err(error) => Err(format!("cannot write the status of pod {name}: {error}")),
             }
         }

@@ -16,7 +16,11 @@ use crate::pod_api::ClusterPodApi;
 use crate::{AgentError, Config, source};
 
 /// Starts the pod loop and the watch that feeds it.
-pub(crate) fn start(client: &Client, config: &Config, network: Arc<ClusterNetwork>) -> Result<Arc<Kubelet>, AgentError> {
+pub(crate) fn start(
+    client: &Client,
+    config: &Config,
+    network: Arc<ClusterNetwork>,
+) -> Result<Arc<Kubelet>, AgentError> {
     let store = Store::open(&config.image_store).map_err(|e| AgentError::Api(e.to_string()))?;
     let options = PullOptions { mirrors: config.registry_mirrors.iter().cloned().collect(), ..PullOptions::default() };
     let node = config.settings.node.to_string();

@@ -31,7 +31,11 @@ impl RouteWriter {
     ///
     /// # Errors
     /// The kernel does not list its routes or links.
-    pub(crate) fn open(mut network: Box<dyn Network>, lan: &str, progress: Arc<Progress>) -> Result<Self, NetlinkError> {
+    pub(crate) fn open(
+        mut network: Box<dyn Network>,
+        lan: &str,
+        progress: Arc<Progress>,
+    ) -> Result<Self, NetlinkError> {
         let names: BTreeMap<u32, String> = network.links()?.into_iter().map(|link| (link.index, link.name)).collect();
         let found = network.routes()?.into_iter().filter(|r| matches!(r.protocol, PROTO_NODE | PROTO_BGP));
         let left_over = found.filter_map(|route| Some((route.dst, read(&route, &names)?))).collect();

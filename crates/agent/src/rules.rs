@@ -26,7 +26,15 @@ pub(crate) struct RuleWriter {
 
 impl RuleWriter {
     pub(crate) fn new(family: Family, options: Options, tool: Arc<dyn Rules>, progress: Arc<Progress>) -> Self {
-        Self { desired: Desired::new(family, options), family, tool, progress, begun: false, unknown: true, pending: Vec::new() }
+        Self {
+            desired: Desired::new(family, options),
+            family,
+            tool,
+            progress,
+            begun: false,
+            unknown: true,
+            pending: Vec::new(),
+        }
     }
 
     /// Says who answers at the cluster DNS address; written with the next update.

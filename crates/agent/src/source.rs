@@ -10,8 +10,8 @@ use std::collections::HashMap;
 use std::fmt::Debug;
 
 use futures::StreamExt;
-use kube::runtime::watcher::{self, watcher};
 use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
 use portolan_ingest::{Event, Object};
 use portolan_model::ObjectKind;

@@ -30,28 +30,13 @@ pub enum Outcome {
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
     #[error("{method} {path}: {source}")]
-    Request {
-        method: Method,
-        path: String,
-        source: Box<kube::Error>,
-    },
+    Request { method: Method, path: String, source: Box<kube::Error> },
     #[error("cannot build the request {method} {path}: {source}")]
-    Build {
-        method: Method,
-        path: String,
-        source: http::Error,
-    },
+    Build { method: Method, path: String, source: http::Error },
     #[error("the server's answer to {path} is not a {kind}: {source}")]
-    Answer {
-        path: String,
-        kind: &'static str,
-        source: serde_json::Error,
-    },
+    Answer { path: String, kind: &'static str, source: serde_json::Error },
     #[error("namespace {namespace} still holds {plural}; it is emptied again")]
-    NotEmpty {
-        namespace: String,
-        plural: &'static str,
-    },
+    NotEmpty { namespace: String, plural: &'static str },
 }
 
 impl WriteError {
@@ -110,13 +95,7 @@ pub async fn perform(client: &Client, action: Action) -> Result<Outcome, WriteEr
     }
 }
 
-async fn write(
-    client: &Client,
-    kind: Kind,
-    method: Method,
-    path: String,
-    body: Value,
-) -> Result<Outcome, WriteError> {
+async fn write(client: &Client, kind: Kind, method: Method, path: String, body: Value) -> Result<Outcome, WriteError> {
     let answer = send(client, method, &path, Some(body)).await?;
     parse(kind, &path, answer).map(Outcome::Changed)
 }
@@ -194,14 +173,8 @@ async fn finalize(client: &Client, namespace: Object) -> Result<Outcome, WriteEr
         }
         let list = format!("{}?limit=1", collection(kind, &name));
         let answer = send(client, Method::GET, &list, None).await?;
-        if answer["items"]
-            .as_array()
-            .is_some_and(|items| !items.is_empty())
-        {
-            return Err(WriteError::NotEmpty {
-                namespace: name,
-                plural: info.plural,
-            });
+        if answer["items"].as_array().is_some_and(|items| !items.is_empty()) {
+            return Err(WriteError::NotEmpty { namespace: name, plural: info.plural });
         }
     }
     let path = format!("{}/finalize", path(&namespace.id()));
@@ -209,12 +182,7 @@ async fn finalize(client: &Client, namespace: Object) -> Result<Outcome, WriteEr
     Ok(Outcome::Done)
 }
 
-async fn send(
-    client: &Client,
-    method: Method,
-    path: &str,
-    body: Option<Value>,
-) -> Result<Value, WriteError> {
+async fn send(client: &Client, method: Method, path: &str, body: Option<Value>) -> Result<Value, WriteError> {
     let content_type = match method {
         Method::PATCH => MERGE_PATCH,
         _ => JSON,
@@ -226,17 +194,10 @@ async fn send(
         .header(http::header::CONTENT_TYPE, content_type)
         .header(http::header::ACCEPT, JSON)
         .body(bytes.unwrap_or_default());
-    let request = request.map_err(|source| WriteError::Build {
-        method: method.clone(),
-        path: path.to_owned(),
-        source,
-    })?;
+    let request =
+        request.map_err(|source| WriteError::Build { method: method.clone(), path: path.to_owned(), source })?;
     let answer = client.request::<Value>(request).await;
-    answer.map_err(|source| WriteError::Request {
-        method,
-        path: path.to_owned(),
-        source: Box::new(source),
-    })
+    answer.map_err(|source| WriteError::Request { method, path: path.to_owned(), source: Box::new(source) })
 }
 
 fn parse(kind: Kind, path: &str, answer: Value) -> Result<Object, WriteError> {
@@ -297,10 +258,7 @@ fn event(note: Note, now: Timestamp) -> Event {
         reason: Some(note.reason.to_owned()),
         message: Some(note.message),
         type_: Some(kind.to_owned()),
-        source: Some(EventSource {
-            component: Some(note.component.to_owned()),
-            host: None,
-        }),
+        source: Some(EventSource { component: Some(note.component.to_owned()), host: None }),
         reporting_component: Some(note.component.to_owned()),
         reporting_instance: Some(String::new()),
         first_timestamp: Some(Time(now)),

@@ -27,11 +27,8 @@ pub fn reconcile(world: &World, addresses: &[IpAddr]) -> Plan {
 }
 
 fn service(addresses: &[IpAddr]) -> Service {
-    let labels = [
-        ("k8s-app", "kube-dns"),
-        ("kubernetes.io/cluster-service", "true"),
-        ("kubernetes.io/name", "CoreDNS"),
-    ];
+    let labels =
+        [("k8s-app", "kube-dns"), ("kubernetes.io/cluster-service", "true"), ("kubernetes.io/name", "CoreDNS")];
     let labels = labels.map(|(key, value)| (key.to_owned(), value.to_owned()));
     let selector = [("k8s-app".to_owned(), "kube-dns".to_owned())];
     let texts: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
@@ -57,11 +54,7 @@ fn service(addresses: &[IpAddr]) -> Service {
             ip_family_policy: Some(policy.to_owned()),
             type_: Some("ClusterIP".to_owned()),
             selector: Some(selector.into()),
-            ports: Some(vec![
-                port("dns", "UDP", 53),
-                port("dns-tcp", "TCP", 53),
-                port("metrics", "TCP", 9153),
-            ]),
+            ports: Some(vec![port("dns", "UDP", 53), port("dns-tcp", "TCP", 53), port("metrics", "TCP", 9153)]),
             ..ServiceSpec::default()
         }),
         status: None,

@@ -24,11 +24,7 @@ fn last_seen(event: &Event) -> Option<Timestamp> {
     let series = event.series.as_ref();
     let series = series.and_then(|series| series.last_observed_time.as_ref());
     let times = [
-        event
-            .metadata
-            .creation_timestamp
-            .as_ref()
-            .map(|time| time.0),
+        event.metadata.creation_timestamp.as_ref().map(|time| time.0),
         event.last_timestamp.as_ref().map(|time| time.0),
         event.event_time.as_ref().map(|time| time.0),
         series.map(|time| time.0),

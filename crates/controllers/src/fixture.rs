@@ -64,41 +64,26 @@ impl Api {
         body["metadata"]["resourceVersion"] = json!(self.revision.to_string());
         let finalizers = body["metadata"]["finalizers"].as_array();
         let is_held = finalizers.is_some_and(|all| !all.is_empty())
-            || body["spec"]["finalizers"]
-                .as_array()
-                .is_some_and(|all| !all.is_empty())
-            || body["metadata"]["deletionGracePeriodSeconds"]
-                .as_i64()
-                .unwrap_or(0)
-                > 0;
+            || body["spec"]["finalizers"].as_array().is_some_and(|all| !all.is_empty())
+            || body["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0) > 0;
         if !body["metadata"]["deletionTimestamp"].is_null() && !is_held {
             return self.drop_object(&id, body);
         }
         let object = Object::parse(id.kind, body.clone()).expect("it was read before");
         self.objects.insert(id.clone(), body);
-        self.news
-            .entry(id.kind)
-            .or_default()
-            .push_back(News::Set(object));
+        self.news.entry(id.kind).or_default().push_back(News::Set(object));
     }
 
     fn drop_object(&mut self, id: &Id, body: Value) {
         self.objects.remove(id);
-        let uid = body["metadata"]["uid"]
-            .as_str()
-            .unwrap_or_default()
-            .to_owned();
+        let uid = body["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
         let news = self.news.entry(id.kind).or_default();
         news.push_back(News::Gone(id.clone(), uid));
     }
 
     /// Changes an object in place; a change of `spec` counts a generation.
     pub fn edit(&mut self, id: &Id, change: impl FnOnce(&mut Value)) -> Result<(), String> {
-        let old = self
-            .objects
-            .get(id)
-            .ok_or(format!("{id} not found"))?
-            .clone();
+        let old = self.objects.get(id).ok_or(format!("{id} not found"))?.clone();
         let mut new = old.clone();
         change(&mut new);
         if new["spec"] != old["spec"] {
@@ -198,11 +183,7 @@ impl Api {
         Ok(())
     }
 
-    fn replace(
-        &mut self,
-        object: &Object,
-        change: impl FnOnce(&mut Value, Value),
-    ) -> Result<Option<Id>, String> {
+    fn replace(&mut self, object: &Object, change: impl FnOnce(&mut Value, Value)) -> Result<Option<Id>, String> {
         let id = object.id();
         let body = object.to_json();
         self.check(&id, &body["metadata"])?;
@@ -258,19 +239,15 @@ impl Cluster {
             timers: BTreeMap::new(),
         };
         for name in ["default", "kube-system"] {
-            cluster.create(
-                Kind::Namespace,
-                json!({"metadata": {"name": name}, "spec": {"finalizers": ["kubernetes"]}}),
-            );
+            cluster
+                .create(Kind::Namespace, json!({"metadata": {"name": name}, "spec": {"finalizers": ["kubernetes"]}}));
         }
         cluster.tasks.extend([Task::ClusterDns, Task::PodCidrs]);
         cluster
     }
 
     pub fn create(&mut self, kind: Kind, body: Value) -> Id {
-        self.api
-            .create(kind, body, self.now)
-            .expect("it can be created")
+        self.api.create(kind, body, self.now).expect("it can be created")
     }
 
     pub fn edit(&mut self, id: &Id, change: impl FnOnce(&mut Value)) {
@@ -279,12 +256,8 @@ impl Cluster {
 
     pub fn advance(&mut self, secs: i64) {
         self.now += SignedDuration::from_secs(secs);
-        let due: Vec<Task> = self
-            .timers
-            .iter()
-            .filter(|(_, at)| **at <= self.now)
-            .map(|(task, _)| task.clone())
-            .collect();
+        let due: Vec<Task> =
+            self.timers.iter().filter(|(_, at)| **at <= self.now).map(|(task, _)| task.clone()).collect();
         for task in due {
             self.timers.remove(&task);
             self.tasks.insert(task);
@@ -343,8 +316,7 @@ impl Cluster {
             }
             None => {
                 let uid = self.world.object(&id).map(|known| known.uid().to_owned());
-                uid.map(|uid| self.world.remove(&id, &uid))
-                    .unwrap_or_default()
+                uid.map(|uid| self.world.remove(&id, &uid)).unwrap_or_default()
             }
         };
         self.tasks.extend(touched);
@@ -359,10 +331,7 @@ impl Cluster {
             };
             self.run(task);
         }
-        panic!(
-            "no end: {:?}",
-            self.writes.iter().rev().take(6).collect::<Vec<_>>()
-        );
+        panic!("no end: {:?}", self.writes.iter().rev().take(6).collect::<Vec<_>>());
     }
 
     /// Settles, and says how many writes that took.
@@ -378,10 +347,7 @@ impl Cluster {
         for (id, body) in &self.api.objects {
             scratch.set(Object::parse(id.kind, body.clone()).unwrap(), self.now);
         }
-        assert!(
-            scratch == self.world,
-            "the world differs from one built from scratch"
-        );
+        assert!(scratch == self.world, "the world differs from one built from scratch");
         for task in scratch.all_tasks() {
             let plan = reconcile(&self.world, &self.config, &task, self.now);
             assert_eq!(plan.writes, Vec::new(), "{task:?} has writes left");
@@ -448,14 +414,9 @@ impl Cluster {
     }
 
     pub fn pods(&self) -> Vec<Pod> {
-        let pods = self
-            .api
-            .objects
-            .iter()
-            .filter(|(id, _)| id.kind == Kind::Pod);
+        let pods = self.api.objects.iter().filter(|(id, _)| id.kind == Kind::Pod);
         let pods = pods.map(|(id, body)| Object::parse(id.kind, body.clone()).unwrap());
-        pods.map(|object| Pod::clone(Pod::of(&object).unwrap()))
-            .collect()
+        pods.map(|object| Pod::clone(Pod::of(&object).unwrap())).collect()
     }
 
     pub fn pod_ids(&self) -> Vec<Id> {
@@ -498,8 +459,7 @@ impl Cluster {
         let status = if is_ready { "True" } else { "False" };
         let since = self.now.to_string();
         self.edit(id, |pod| {
-            pod["status"]["conditions"] =
-                json!([{"type": "Ready", "status": status, "lastTransitionTime": since}]);
+            pod["status"]["conditions"] = json!([{"type": "Ready", "status": status, "lastTransitionTime": since}]);
         });
     }
 

@@ -43,9 +43,7 @@ fn look_up<'a>(world: &World, object: &Object, reference: &'a OwnerReference) ->
         return Owner::Living;
     };
     match world.by_uid(&reference.uid) {
-        Some(owner) if owner.is_terminating() && owner.has_finalizer(FOREGROUND) => {
-            Owner::Leaving(reference)
-        }
+        Some(owner) if owner.is_terminating() && owner.has_finalizer(FOREGROUND) => Owner::Leaving(reference),
         Some(_) => Owner::Living,
         None if world.is_departed(&reference.uid) => Owner::Gone(None),
         None => {
@@ -53,10 +51,7 @@ fn look_up<'a>(world: &World, object: &Object, reference: &'a OwnerReference) ->
                 true => object.meta().namespace.as_deref().unwrap_or_default(),
                 false => "",
             };
-            Owner::Gone(Some(Alive {
-                id: Id::new(kind, namespace, &reference.name),
-                uid: Some(reference.uid.clone()),
-            }))
+            Owner::Gone(Some(Alive { id: Id::new(kind, namespace, &reference.name), uid: Some(reference.uid.clone()) }))
         }
     }
 }
@@ -94,13 +89,9 @@ fn finalizers(world: &World, object: &Object) -> Vec<Write> {
             return vec![without_finalizer(object, ORPHAN)];
         }
         let released = dependents.into_iter();
-        return released
-            .map(|one| owner::release(one.kind(), one.meta(), object.uid()))
-            .collect();
+        return released.map(|one| owner::release(one.kind(), one.meta(), object.uid())).collect();
     }
-    let is_waited_for = world
-        .dependents(object.uid())
-        .any(|dependent| blocks(dependent, object.uid()));
+    let is_waited_for = world.dependents(object.uid()).any(|dependent| blocks(dependent, object.uid()));
     match object.has_finalizer(FOREGROUND) && !is_waited_for {
         true => vec![without_finalizer(object, FOREGROUND)],
         false => Vec::new(),

@@ -80,8 +80,7 @@ fn happen(cluster: &mut Cluster, happening: &Happening) {
             let id = named(Kind::Deployment, name);
             if has(cluster, &id) {
                 cluster.edit(&id, |object| {
-                    object["spec"]["template"]["spec"]["containers"][0]["image"] =
-                        json!(format!("image-{image}"));
+                    object["spec"]["template"]["spec"]["containers"][0]["image"] = json!(format!("image-{image}"));
                 });
             }
         }
@@ -100,9 +99,7 @@ fn happen(cluster: &mut Cluster, happening: &Happening) {
         }
         Happening::StrayPod(number) => {
             if let Some(id) = pick(&cluster.pod_ids(), *number) {
-                cluster.edit(&id, |pod| {
-                    pod["metadata"]["labels"] = json!({"app": "stray"})
-                });
+                cluster.edit(&id, |pod| pod["metadata"]["labels"] = json!({"app": "stray"}));
             }
         }
         Happening::Undeploy(name) => {
@@ -138,22 +135,14 @@ fn happen(cluster: &mut Cluster, happening: &Happening) {
 }
 
 fn hear(cluster: &mut Cluster, kind: u8, times: u8) {
-    let kinds: Vec<Kind> = cluster
-        .api
-        .news
-        .iter()
-        .filter(|(_, news)| !news.is_empty())
-        .map(|(kind, _)| *kind)
-        .collect();
+    let kinds: Vec<Kind> =
+        cluster.api.news.iter().filter(|(_, news)| !news.is_empty()).map(|(kind, _)| *kind).collect();
     let Some(kind) = pick(&kinds, kind) else {
         return;
     };
     let heard: Option<News> = cluster.hear(kind);
     for _ in 1..times {
-        heard
-            .clone()
-            .into_iter()
-            .for_each(|news| cluster.tell(news));
+        heard.clone().into_iter().for_each(|news| cluster.tell(news));
     }
 }
 
@@ -161,19 +150,14 @@ fn assert_kept(cluster: &Cluster) {
     let mut blocks = BTreeSet::new();
     for (id, body) in &cluster.api.objects {
         if id.kind == Kind::Node {
-            let block = body["spec"]["podCIDR"]
-                .as_str()
-                .expect("each node has a block");
+            let block = body["spec"]["podCIDR"].as_str().expect("each node has a block");
             assert!(blocks.insert(block.to_owned()), "{block} was given twice");
         }
     }
     let mut active: BTreeMap<String, i64> = BTreeMap::new();
     for pod in cluster.pods() {
         let labels = pod.metadata.labels.clone().unwrap_or_default();
-        let is_owned = pod
-            .metadata
-            .owner_references
-            .is_some_and(|all| !all.is_empty());
+        let is_owned = pod.metadata.owner_references.is_some_and(|all| !all.is_empty());
         if is_owned && pod.metadata.deletion_timestamp.is_none() {
             *active.entry(labels["app"].clone()).or_default() += 1;
         }
@@ -266,13 +250,7 @@ fn one_pod_of_a_thousand_unready_writes_one_slice_and_the_endpoints() {
     cluster.set_ready(&pods[500], false);
     cluster.settle();
     let written = writes_since(&cluster, start);
-    assert_eq!(
-        written,
-        [
-            (Kind::EndpointSlice, "replace"),
-            (Kind::Endpoints, "replace")
-        ]
-    );
+    assert_eq!(written, [(Kind::EndpointSlice, "replace"), (Kind::Endpoints, "replace")]);
     cluster.assert_at_rest();
 }
 

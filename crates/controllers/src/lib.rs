@@ -90,9 +90,7 @@ pub fn reconcile(world: &World, config: &Config, task: &Task, now: Timestamp) ->
         Task::Endpoints(id) => endpoints::reconcile(world, id),
         Task::ServiceGone(id) => endpoints::reconcile_gone(world, id),
         Task::PodCidrs => node::cidr::reconcile(world, config),
-        Task::NodeHealth(name) => {
-            node::health::reconcile(world, name, config.node_monitor_grace, now)
-        }
+        Task::NodeHealth(name) => node::health::reconcile(world, name, config.node_monitor_grace, now),
         Task::NodePods(name) => node::pods::reconcile(world, name, now),
         Task::Schedule(id) => scheduler::reconcile(world, id, now),
         Task::Namespace(name) => namespace::reconcile(world, name),

@@ -21,10 +21,7 @@ pub fn reconcile(world: &World, name: &str) -> Plan {
     }
     let mut is_empty = true;
     let mut writes = Vec::new();
-    for kind in Kind::ALL
-        .into_iter()
-        .filter(|kind| kind.info().is_namespaced)
-    {
+    for kind in Kind::ALL.into_iter().filter(|kind| kind.info().is_namespaced) {
         for object in world.within(kind, name) {
             is_empty = false;
             if !object.is_terminating() {

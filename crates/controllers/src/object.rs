@@ -59,13 +59,7 @@ impl Kind {
     ];
 
     pub fn info(self) -> KindInfo {
-        let row = |group, kind, plural, is_namespaced| KindInfo {
-            group,
-            version: "v1",
-            kind,
-            plural,
-            is_namespaced,
-        };
+        let row = |group, kind, plural, is_namespaced| KindInfo { group, version: "v1", kind, plural, is_namespaced };
         match self {
             Kind::Deployment => row("apps", "Deployment", "deployments", true),
             Kind::ReplicaSet => row("apps", "ReplicaSet", "replicasets", true),
@@ -94,9 +88,9 @@ impl Kind {
 
     /// The kind an owner reference speaks of; `None` for one that is not watched here.
     pub fn of_reference(reference: &OwnerReference) -> Option<Kind> {
-        Kind::ALL.into_iter().find(|kind| {
-            kind.info().kind == reference.kind && kind.api_version() == reference.api_version
-        })
+        Kind::ALL
+            .into_iter()
+            .find(|kind| kind.info().kind == reference.kind && kind.api_version() == reference.api_version)
     }
 }
 
@@ -110,27 +104,16 @@ pub struct Id {
 
 impl Id {
     pub fn new(kind: Kind, namespace: &str, name: &str) -> Self {
-        Id {
-            kind,
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-        }
+        Id { kind, namespace: namespace.to_owned(), name: name.to_owned() }
     }
 
     /// The same name as another kind: a Service's Endpoints, a Node's Lease.
     pub fn with_kind(&self, kind: Kind) -> Self {
-        Id {
-            kind,
-            ..self.clone()
-        }
+        Id { kind, ..self.clone() }
     }
 
     pub fn of(kind: Kind, meta: &ObjectMeta) -> Self {
-        Id {
-            kind,
-            namespace: meta.namespace.clone().unwrap_or_default(),
-            name: meta.name.clone().unwrap_or_default(),
-        }
+        Id { kind, namespace: meta.namespace.clone().unwrap_or_default(), name: meta.name.clone().unwrap_or_default() }
     }
 }
 
@@ -211,19 +194,7 @@ macro_rules! stored {
     };
 }
 
-stored!(
-    Deployment,
-    ReplicaSet,
-    Pod,
-    Service,
-    Endpoints,
-    EndpointSlice,
-    ServiceAccount,
-    Lease,
-    Event,
-    Node,
-    Namespace,
-);
+stored!(Deployment, ReplicaSet, Pod, Service, Endpoints, EndpointSlice, ServiceAccount, Lease, Event, Node, Namespace,);
 
 fn plain(kind: Kind, mut value: Value) -> Result<Object, serde_json::Error> {
     let meta: ObjectMeta = serde_json::from_value(value["metadata"].take())?;

@@ -9,9 +9,7 @@ use crate::plan::Write;
 /// The one owner marked as controller.
 pub fn controller_of(meta: &ObjectMeta) -> Option<&OwnerReference> {
     let owners = meta.owner_references.iter().flatten();
-    owners
-        .into_iter()
-        .find(|owner| owner.controller == Some(true))
+    owners.into_iter().find(|owner| owner.controller == Some(true))
 }
 
 pub fn is_controlled_by(meta: &ObjectMeta, uid: &str) -> bool {

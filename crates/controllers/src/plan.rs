@@ -47,10 +47,7 @@ impl Plan {
     }
 
     pub fn of(writes: Vec<Write>) -> Self {
-        Plan {
-            writes,
-            wake_at: None,
-        }
+        Plan { writes, wake_at: None }
     }
 
     /// Also look again at `at`, or earlier if that was said before.
@@ -128,12 +125,7 @@ pub struct Note {
 }
 
 impl Note {
-    pub fn normal(
-        component: &'static str,
-        on: &Object,
-        reason: &'static str,
-        message: String,
-    ) -> Self {
+    pub fn normal(component: &'static str, on: &Object, reason: &'static str, message: String) -> Self {
         Note {
             on: on.id(),
             on_uid: on.uid().to_owned(),
@@ -145,17 +137,9 @@ impl Note {
         }
     }
 
-    pub fn warning(
-        component: &'static str,
-        on: &Object,
-        reason: &'static str,
-        message: String,
-    ) -> Self {
+    pub fn warning(component: &'static str, on: &Object, reason: &'static str, message: String) -> Self {
         let note = Note::normal(component, on, reason, message);
-        Note {
-            is_warning: true,
-            ..note
-        }
+        Note { is_warning: true, ..note }
     }
 }
 
@@ -175,11 +159,7 @@ impl Action {
 
 impl Write {
     fn of(action: Action) -> Self {
-        Write {
-            action,
-            on_success: None,
-            on_failure: None,
-        }
+        Write { action, on_success: None, on_failure: None }
     }
 
     pub fn create(object: impl Stored) -> Self {
@@ -199,11 +179,7 @@ impl Write {
     }
 
     pub fn bind(pod: Id, uid: &str, node: &str) -> Self {
-        Write::of(Action::Bind {
-            pod,
-            uid: uid.to_owned(),
-            node: node.to_owned(),
-        })
+        Write::of(Action::Bind { pod, uid: uid.to_owned(), node: node.to_owned() })
     }
 
     /// Deletes this very object with its kind's own grace, dependents in the background.

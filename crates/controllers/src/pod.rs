@@ -14,9 +14,7 @@ pub fn is_terminating(pod: &Pod) -> bool {
 
 pub fn phase(pod: &Pod) -> &str {
     let status = pod.status.as_ref();
-    status
-        .and_then(|status| status.phase.as_deref())
-        .unwrap_or("Pending")
+    status.and_then(|status| status.phase.as_deref()).unwrap_or("Pending")
 }
 
 /// Succeeded or Failed: it will not run again.
@@ -48,9 +46,7 @@ pub fn addresses(pod: &Pod) -> impl Iterator<Item = &str> {
     let status = pod.status.as_ref();
     let many = status.and_then(|status| status.pod_ips.as_ref());
     let many = many.filter(|ips| !ips.is_empty());
-    let one = status
-        .filter(|_| many.is_none())
-        .and_then(|status| status.pod_ip.as_deref());
+    let one = status.filter(|_| many.is_none()).and_then(|status| status.pod_ip.as_deref());
     let many = many.into_iter().flatten().map(|ip| ip.ip.as_str());
     many.chain(one).filter(|ip| !ip.is_empty())
 }
@@ -73,9 +69,5 @@ pub fn availability(pod: &Pod, min_ready_secs: i32, now: Timestamp) -> Availabil
     }
     let since = ready_since(pod).unwrap_or(now);
     let from = since + SignedDuration::from_secs(i64::from(min_ready_secs));
-    if from <= now {
-        Availability::Available
-    } else {
-        Availability::From(from)
-    }
+    if from <= now { Availability::Available } else { Availability::From(from) }
 }

@@ -74,10 +74,7 @@ fn claims(world: &World, set: &ReplicaSet) -> Vec<Write> {
 fn active_pods(world: &World, set: &ReplicaSet) -> Vec<Arc<Pod>> {
     let uid = set.metadata.uid.as_deref().unwrap_or_default();
     let owned = world.owned::<Pod>(uid);
-    owned
-        .filter(|pod| owner::is_controlled_by(&pod.metadata, uid) && pod::is_active(pod))
-        .cloned()
-        .collect()
+    owned.filter(|pod| owner::is_controlled_by(&pod.metadata, uid) && pod::is_active(pod)).cloned().collect()
 }
 
 fn wanted(set: &ReplicaSet) -> usize {
@@ -110,10 +107,7 @@ fn create_pod(set: &ReplicaSet, subject: &Object) -> Write {
             labels: wanted.labels,
             annotations: wanted.annotations,
             finalizers: wanted.finalizers,
-            owner_references: Some(vec![owner::controller_reference(
-                Kind::ReplicaSet,
-                &set.metadata,
-            )]),
+            owner_references: Some(vec![owner::controller_reference(Kind::ReplicaSet, &set.metadata)]),
             ..ObjectMeta::default()
         },
         spec: template.spec,
@@ -122,12 +116,7 @@ fn create_pod(set: &ReplicaSet, subject: &Object) -> Write {
     let created = "Created pod: {name}".to_owned();
     let failed = "Error creating: {error}".to_owned();
     Write::create(pod)
-        .telling(Note::normal(
-            COMPONENT,
-            subject,
-            "SuccessfulCreate",
-            created,
-        ))
+        .telling(Note::normal(COMPONENT, subject, "SuccessfulCreate", created))
         .telling_failure(Note::warning(COMPONENT, subject, "FailedCreate", failed))
 }
 
@@ -168,10 +157,7 @@ fn rank(world: &World, set: &ReplicaSet, pods: &[Arc<Pod>]) -> Vec<Arc<Pod>> {
 fn siblings_by_node(world: &World, set: &ReplicaSet) -> BTreeMap<String, usize> {
     let family: Vec<&str> = match owner::controller_of(&set.metadata) {
         None => vec![set.metadata.uid.as_deref().unwrap_or_default()],
-        Some(parent) => world
-            .owned::<ReplicaSet>(&parent.uid)
-            .filter_map(|set| set.metadata.uid.as_deref())
-            .collect(),
+        Some(parent) => world.owned::<ReplicaSet>(&parent.uid).filter_map(|set| set.metadata.uid.as_deref()).collect(),
     };
     let mut counts = BTreeMap::new();
     for pod in family.iter().flat_map(|uid| world.owned::<Pod>(uid)) {
@@ -195,11 +181,7 @@ fn restarts(pod: &Pod) -> i32 {
     counts.max().unwrap_or(0)
 }
 
-fn status(
-    set: &ReplicaSet,
-    pods: &[Arc<Pod>],
-    now: Timestamp,
-) -> (ReplicaSetStatus, Option<Timestamp>) {
+fn status(set: &ReplicaSet, pods: &[Arc<Pod>], now: Timestamp) -> (ReplicaSetStatus, Option<Timestamp>) {
     let spec = set.spec.clone().unwrap_or_default();
     let template = spec.template.and_then(|template| template.metadata);
     let labels = template.and_then(|meta| meta.labels).unwrap_or_default();
@@ -214,9 +196,7 @@ fn status(
             Availability::Unready => {}
         }
     }
-    let labelled = pods
-        .iter()
-        .filter(|pod| selector::pairs_match(&labels, pod.metadata.labels.as_ref()));
+    let labelled = pods.iter().filter(|pod| selector::pairs_match(&labels, pod.metadata.labels.as_ref()));
     let status = ReplicaSetStatus {
         replicas: count(pods.len()),
         fully_labeled_replicas: positive(count(labelled.count())),

@@ -71,9 +71,7 @@ pub fn leftovers(world: &World) -> Tasks {
         let is_ours = manager.is_some_and(|manager| manager == value);
         is_ours && world.object(&id.with_kind(Kind::Service)).is_none()
     });
-    endpoints
-        .map(|(id, _)| Task::ServiceGone(id.with_kind(Kind::Service)))
-        .collect()
+    endpoints.map(|(id, _)| Task::ServiceGone(id.with_kind(Kind::Service))).collect()
 }
 
 fn deployments_of(world: &World, set: &ReplicaSet, tasks: &mut Tasks) {
@@ -111,10 +109,7 @@ fn pod_tasks(world: &World, old: Option<&Object>, new: Option<&Object>, tasks: &
     for pod in before.iter().chain(&after) {
         replica_sets_of(world, pod, tasks);
     }
-    if old
-        .zip(new)
-        .is_none_or(|(old, new)| endpoints::is_seen(old, new))
-    {
+    if old.zip(new).is_none_or(|(old, new)| endpoints::is_seen(old, new)) {
         for pod in before.iter().chain(&after) {
             services_of(world, &pod.metadata, tasks);
         }
@@ -122,9 +117,7 @@ fn pod_tasks(world: &World, old: Option<&Object>, new: Option<&Object>, tasks: &
     if let Some(pod) = &after {
         place_tasks(world, before.as_deref(), pod, tasks);
     }
-    let frees_room = before
-        .as_ref()
-        .is_some_and(|pod| pod::node_name(pod).is_some())
+    let frees_room = before.as_ref().is_some_and(|pod| pod::node_name(pod).is_some())
         && after.as_ref().is_none_or(|pod| pod::is_finished(pod));
     if frees_room {
         unscheduled(world, tasks);
@@ -157,13 +150,8 @@ fn replica_sets_of(world: &World, pod: &Pod, tasks: &mut Tasks) {
 fn services_of(world: &World, meta: &ObjectMeta, tasks: &mut Tasks) {
     let namespace = meta.namespace.as_deref().unwrap_or_default();
     let takers = world.list::<Service>(namespace).filter(|service| {
-        let pairs = service
-            .spec
-            .as_ref()
-            .and_then(|spec| spec.selector.as_ref());
-        pairs.is_some_and(|pairs| {
-            !pairs.is_empty() && selector::pairs_match(pairs, meta.labels.as_ref())
-        })
+        let pairs = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+        pairs.is_some_and(|pairs| !pairs.is_empty() && selector::pairs_match(pairs, meta.labels.as_ref()))
     });
     let takers = takers.map(|one| Task::Endpoints(Id::of(Kind::Service, &one.metadata)));
     tasks.extend(takers);
@@ -175,9 +163,7 @@ fn place_tasks(world: &World, before: Option<&Pod>, pod: &Pod, tasks: &mut Tasks
         return;
     };
     let is_moved = before.and_then(pod::node_name) != Some(name);
-    let is_sound = world
-        .node(name)
-        .is_some_and(|node| node::is_ready(node) && node::taints(node).is_empty());
+    let is_sound = world.node(name).is_some_and(|node| node::is_ready(node) && node::taints(node).is_empty());
     let is_unready = pod::condition(pod, "Ready").is_some_and(|ready| ready.status != "True");
     if is_moved || !is_sound || is_unready {
         tasks.insert(Task::NodePods(name.to_owned()));
@@ -192,12 +178,9 @@ fn unscheduled(world: &World, tasks: &mut Tasks) {
 /// What of a Node the scheduler, the slices and the block giver look at.
 fn node_face(object: Option<&Object>) -> Option<impl PartialEq> {
     match object {
-        Some(Object::Node(node)) => Some((
-            node.metadata.labels.clone(),
-            node.spec.clone(),
-            node::is_ready(node),
-            allocatable(node),
-        )),
+        Some(Object::Node(node)) => {
+            Some((node.metadata.labels.clone(), node.spec.clone(), node::is_ready(node), allocatable(node)))
+        }
         _ => None,
     }
 }
@@ -232,8 +215,7 @@ fn node_tasks(world: &World, old: Option<&Object>, new: Option<&Object>, tasks: 
 /// Owners, dependents and finalizers.
 fn owner_tasks(world: &World, old: Option<&Object>, new: Option<&Object>, tasks: &mut Tasks) {
     let Some(any) = new.or(old) else { return };
-    let references =
-        |object: Option<&Object>| object.and_then(|one| one.meta().owner_references.clone());
+    let references = |object: Option<&Object>| object.and_then(|one| one.meta().owner_references.clone());
     let leaves = |object: Option<&Object>| object.map(Object::is_terminating);
     let is_leaving = leaves(new) == Some(true);
     let is_new_here = references(old) != references(new) || leaves(old) != leaves(new);

@@ -62,10 +62,7 @@ fn check(config: &Config) -> Result<(), RunError> {
     for range in &config.cluster_cidrs {
         let length = config.block_length(*range);
         if length < range.prefix_len() || length > range.max_prefix_len() {
-            return Err(RunError::BlockTooLarge {
-                range: *range,
-                length,
-            });
+            return Err(RunError::BlockTooLarge { range: *range, length });
         }
     }
     let v4 = |range: &&IpNet| matches!(range, IpNet::V4(_));
@@ -123,10 +120,8 @@ impl Engine {
     }
 
     async fn run(mut self) {
-        let mut feeds: SelectAll<BoxStream<'static, Feed>> = Kind::ALL
-            .into_iter()
-            .map(|kind| watch(&self.client, kind))
-            .collect();
+        let mut feeds: SelectAll<BoxStream<'static, Feed>> =
+            Kind::ALL.into_iter().map(|kind| watch(&self.client, kind)).collect();
         loop {
             let pause = self.pause();
             tokio::select! {
@@ -196,10 +191,7 @@ impl Engine {
         }
         if self.synced.insert(kind) && self.is_synced() {
             let tasks = self.world.all_tasks();
-            tracing::info!(
-                tasks = tasks.len(),
-                "controllers know the cluster and start"
-            );
+            tracing::info!(tasks = tasks.len(), "controllers know the cluster and start");
             self.call(tasks);
         }
     }
@@ -240,10 +232,7 @@ impl Engine {
         let late = self.queue.next_deadline().map(|at| now.duration_since(at));
         let late = late.and_then(|late| Duration::try_from(late).ok());
         if late.is_some_and(|late| late > self.config.node_monitor_grace / 2) {
-            tracing::info!(
-                ?late,
-                "the controllers were held up; silent nodes get their grace anew"
-            );
+            tracing::info!(?late, "the controllers were held up; silent nodes get their grace anew");
             self.world.forgive_silence(now);
         }
     }
@@ -314,18 +303,8 @@ fn with_node(object: &Object, node: Option<&str>) -> Object {
     crate::object::Stored::wrap(bound)
 }
 
-async fn perform_all(
-    client: Client,
-    notes: mpsc::Sender<Note>,
-    task: Task,
-    plan: Plan,
-) -> Finished {
-    let mut finished = Finished {
-        task,
-        outcomes: Vec::new(),
-        wake_at: plan.wake_at,
-        error: None,
-    };
+async fn perform_all(client: Client, notes: mpsc::Sender<Note>, task: Task, plan: Plan) -> Finished {
+    let mut finished = Finished { task, outcomes: Vec::new(), wake_at: plan.wake_at, error: None };
     for write in plan.writes {
         match client::perform(&client, write.action).await {
             Ok(outcome) => {
@@ -385,9 +364,7 @@ fn watch(client: &Client, kind: Kind) -> BoxStream<'static, Feed> {
         .map(move |event| match event {
             Ok(watcher::Event::Init) => Feed::Begin(kind),
             Ok(watcher::Event::InitDone) => Feed::End(kind),
-            Ok(watcher::Event::InitApply(object) | watcher::Event::Apply(object)) => {
-                Feed::Set(kind, Box::new(object))
-            }
+            Ok(watcher::Event::InitApply(object) | watcher::Event::Apply(object)) => Feed::Set(kind, Box::new(object)),
             Ok(watcher::Event::Delete(object)) => Feed::Gone(kind, Box::new(object)),
             Err(error) => Feed::Broken(kind, Box::new(error)),
         })

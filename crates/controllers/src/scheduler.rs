@@ -8,9 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{
-    Node, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodCondition, PodSpec,
-};
+use k8s_openapi::api::core::v1::{Node, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodCondition, PodSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::node::pods::tolerates;
@@ -70,15 +68,11 @@ fn refusal(world: &World, pod: &Pod, node: &Node) -> Option<String> {
     }
     let tolerations = spec.tolerations.as_deref().unwrap_or_default();
     let mut taints = node::taints(node).iter();
-    let untolerated = taints.find(|taint| {
-        taint.effect != "PreferNoSchedule" && !tolerations.iter().any(|one| tolerates(one, taint))
-    });
+    let untolerated =
+        taints.find(|taint| taint.effect != "PreferNoSchedule" && !tolerations.iter().any(|one| tolerates(one, taint)));
     if let Some(taint) = untolerated {
         let value = taint.value.as_deref().unwrap_or_default();
-        return Some(format!(
-            "node(s) had untolerated taint {{{}: {value}}}",
-            taint.key
-        ));
+        return Some(format!("node(s) had untolerated taint {{{}: {value}}}", taint.key));
     }
     if !node::is_ready(node) {
         return Some("node(s) were not ready".to_owned());
@@ -100,8 +94,7 @@ fn max_pods(node: &Node) -> usize {
     let status = node.status.as_ref();
     let allocatable = status.and_then(|status| status.allocatable.as_ref());
     let pods = allocatable.and_then(|all| all.get("pods"));
-    pods.and_then(|quantity| quantity.0.parse().ok())
-        .unwrap_or(DEFAULT_MAX_PODS)
+    pods.and_then(|quantity| quantity.0.parse().ok()).unwrap_or(DEFAULT_MAX_PODS)
 }
 
 fn selects(spec: &PodSpec, node: &Node) -> bool {
@@ -112,11 +105,7 @@ fn selects(spec: &PodSpec, node: &Node) -> bool {
     }
     let affinity = spec.affinity.as_ref();
     let affinity = affinity.and_then(|affinity| affinity.node_affinity.as_ref());
-    let required = affinity.and_then(|affinity| {
-        affinity
-            .required_during_scheduling_ignored_during_execution
-            .as_ref()
-    });
+    let required = affinity.and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref());
     required.is_none_or(|required| {
         let mut terms = required.node_selector_terms.iter();
         terms.any(|term| term_matches(term, node))
@@ -128,12 +117,9 @@ fn term_matches(term: &NodeSelectorTerm, node: &Node) -> bool {
     let labels = node.metadata.labels.as_ref();
     let expressions = term.match_expressions.as_deref().unwrap_or_default();
     let fields = term.match_fields.as_deref().unwrap_or_default();
-    let by_label = |one: &NodeSelectorRequirement| {
-        requirement(one, labels.and_then(|labels| labels.get(&one.key)))
-    };
-    let by_name = |one: &NodeSelectorRequirement| {
-        one.key == "metadata.name" && requirement(one, node.metadata.name.as_ref())
-    };
+    let by_label = |one: &NodeSelectorRequirement| requirement(one, labels.and_then(|labels| labels.get(&one.key)));
+    let by_name =
+        |one: &NodeSelectorRequirement| one.key == "metadata.name" && requirement(one, node.metadata.name.as_ref());
     let is_empty = expressions.is_empty() && fields.is_empty();
     !is_empty && expressions.iter().all(by_label) && fields.iter().all(by_name)
 }
@@ -205,10 +191,7 @@ fn owner_crowd(world: &World, pod: &Pod) -> BTreeMap<String, usize> {
 
 fn bind(pod: &Arc<Pod>, node: &str) -> Write {
     let id = Id::of(Kind::Pod, &pod.metadata);
-    let message = format!(
-        "Successfully assigned {}/{} to {node}",
-        id.namespace, id.name
-    );
+    let message = format!("Successfully assigned {}/{} to {node}", id.namespace, id.name);
     let subject = Object::Pod(pod.clone());
     let note = Note::normal(COMPONENT, &subject, "Scheduled", message);
     let uid = pod.metadata.uid.as_deref().unwrap_or_default();
@@ -216,21 +199,13 @@ fn bind(pod: &Arc<Pod>, node: &str) -> Write {
 }
 
 /// Says once why no node fits; the same words are not said again.
-fn unschedulable(
-    pod: &Arc<Pod>,
-    refused: &BTreeMap<String, usize>,
-    now: Timestamp,
-) -> Option<Write> {
+fn unschedulable(pod: &Arc<Pod>, refused: &BTreeMap<String, usize>, now: Timestamp) -> Option<Write> {
     let message = refusal_message(refused);
     let known = pod::condition(pod, "PodScheduled");
-    if known.is_some_and(|known| {
-        known.status == "False" && known.message.as_deref() == Some(message.as_str())
-    }) {
+    if known.is_some_and(|known| known.status == "False" && known.message.as_deref() == Some(message.as_str())) {
         return None;
     }
-    let since = known
-        .filter(|known| known.status == "False")
-        .and_then(|known| known.last_transition_time.clone());
+    let since = known.filter(|known| known.status == "False").and_then(|known| known.last_transition_time.clone());
     let mut updated = Pod::clone(pod);
     let status = updated.status.get_or_insert_default();
     let conditions = status.conditions.get_or_insert_default();
@@ -253,10 +228,7 @@ fn refusal_message(refused: &BTreeMap<String, usize>) -> String {
         return "no nodes available to schedule pods".to_owned();
     }
     let total: usize = refused.values().sum();
-    let mut reasons: Vec<String> = refused
-        .iter()
-        .map(|(reason, count)| format!("{count} {reason}"))
-        .collect();
+    let mut reasons: Vec<String> = refused.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
     reasons.sort();
     format!("0/{total} nodes are available: {}.", reasons.join(", "))
 }

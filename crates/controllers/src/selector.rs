@@ -8,9 +8,7 @@ pub type Labels = BTreeMap<String, String>;
 
 /// A Service's selector: every pair must be there.
 pub fn pairs_match(pairs: &Labels, labels: Option<&Labels>) -> bool {
-    pairs
-        .iter()
-        .all(|(key, value)| labels.and_then(|labels| labels.get(key)) == Some(value))
+    pairs.iter().all(|(key, value)| labels.and_then(|labels| labels.get(key)) == Some(value))
 }
 
 /// A workload's selector. One without any requirement takes nothing here: a workload that owns
@@ -21,8 +19,7 @@ pub fn matches(selector: &LabelSelector, labels: Option<&Labels>) -> bool {
     if pairs.is_none_or(BTreeMap::is_empty) && expressions.is_empty() {
         return false;
     }
-    pairs.is_none_or(|pairs| pairs_match(pairs, labels))
-        && expressions.iter().all(|one| requirement(one, labels))
+    pairs.is_none_or(|pairs| pairs_match(pairs, labels)) && expressions.iter().all(|one| requirement(one, labels))
 }
 
 fn requirement(one: &LabelSelectorRequirement, labels: Option<&Labels>) -> bool {
@@ -44,10 +41,7 @@ mod tests {
 
     fn check(selector: serde_json::Value, labels: &[(&str, &str)], want: bool) {
         let parsed: LabelSelector = serde_json::from_value(selector.clone()).unwrap();
-        let labels = labels
-            .iter()
-            .map(|(key, value)| (key.to_string(), value.to_string()))
-            .collect();
+        let labels = labels.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
         assert_eq!(matches(&parsed, Some(&labels)), want, "{selector}");
     }
 

@@ -10,9 +10,7 @@ use crate::world::World;
 pub const NAME: &str = "default";
 
 pub fn reconcile(world: &World, namespace: &str) -> Plan {
-    let has_namespace = world
-        .object(&Id::new(Kind::Namespace, "", namespace))
-        .is_some();
+    let has_namespace = world.object(&Id::new(Kind::Namespace, "", namespace)).is_some();
     let id = Id::new(Kind::ServiceAccount, namespace, NAME);
     let is_leaving = world.is_namespace_terminating(namespace);
     if !has_namespace || is_leaving || world.object(&id).is_some() {

@@ -162,19 +162,11 @@ impl World {
     }
 
     /// All of one namespace, by name.
-    pub fn list<'a, T: Stored + 'a>(
-        &'a self,
-        namespace: &'a str,
-    ) -> impl Iterator<Item = &'a Arc<T>> + 'a {
-        self.within(T::KIND, namespace)
-            .filter_map(|object| T::of(object))
+    pub fn list<'a, T: Stored + 'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = &'a Arc<T>> + 'a {
+        self.within(T::KIND, namespace).filter_map(|object| T::of(object))
     }
 
-    pub fn within<'a>(
-        &'a self,
-        kind: Kind,
-        namespace: &'a str,
-    ) -> impl Iterator<Item = &'a Object> + 'a {
+    pub fn within<'a>(&'a self, kind: Kind, namespace: &'a str) -> impl Iterator<Item = &'a Object> + 'a {
         self.objects
             .range(Id::new(kind, namespace, "")..)
             .take_while(move |(id, _)| id.kind == kind && id.namespace == namespace)
@@ -183,14 +175,11 @@ impl World {
 
     /// All of one kind, by namespace and name.
     pub fn all(&self, kind: Kind) -> impl Iterator<Item = (&Id, &Object)> {
-        self.objects
-            .range(Id::new(kind, "", "")..)
-            .take_while(move |(id, _)| id.kind == kind)
+        self.objects.range(Id::new(kind, "", "")..).take_while(move |(id, _)| id.kind == kind)
     }
 
     pub fn nodes(&self) -> impl Iterator<Item = &Arc<Node>> {
-        self.all(Kind::Node)
-            .filter_map(|(_, object)| Node::of(object))
+        self.all(Kind::Node).filter_map(|(_, object)| Node::of(object))
     }
 
     pub fn tagged(&self, tag: Tag) -> impl Iterator<Item = &Object> + use<'_> {
@@ -199,8 +188,7 @@ impl World {
     }
 
     pub fn pods_on<'a>(&'a self, node: &str) -> impl Iterator<Item = &'a Arc<Pod>> + use<'a> {
-        self.tagged(Tag::OnNode(node.to_owned()))
-            .filter_map(Pod::of)
+        self.tagged(Tag::OnNode(node.to_owned())).filter_map(Pod::of)
     }
 
     pub fn count_on(&self, node: &str) -> usize {
@@ -209,10 +197,7 @@ impl World {
     }
 
     /// Objects of type `T` that have this uid among their owners.
-    pub fn owned<'a, T: Stored + 'a>(
-        &'a self,
-        uid: &str,
-    ) -> impl Iterator<Item = &'a Arc<T>> + use<'a, T> {
+    pub fn owned<'a, T: Stored + 'a>(&'a self, uid: &str) -> impl Iterator<Item = &'a Arc<T>> + use<'a, T> {
         self.tagged(Tag::Owner(uid.to_owned())).filter_map(T::of)
     }
 
@@ -241,9 +226,7 @@ impl World {
 
     /// Every node counts as heard now: we were deaf ourselves, so silence says nothing.
     pub fn forgive_silence(&mut self, now: Timestamp) {
-        self.heartbeats
-            .values_mut()
-            .for_each(|beat| beat.heard = now);
+        self.heartbeats.values_mut().for_each(|beat| beat.heard = now);
     }
 
     fn hear(&mut self, object: &Object, now: Timestamp) {
@@ -258,19 +241,11 @@ impl World {
             _ => return,
         };
         let name = name.clone().unwrap_or_default();
-        let beat = self.heartbeats.entry(name).or_insert(Heartbeat {
-            renewed,
-            reported,
-            heard: now,
-        });
+        let beat = self.heartbeats.entry(name).or_insert(Heartbeat { renewed, reported, heard: now });
         let renewed = renewed.or(beat.renewed);
         let reported = reported.or(beat.reported);
         if is_new_node || renewed != beat.renewed || reported != beat.reported {
-            *beat = Heartbeat {
-                renewed,
-                reported,
-                heard: now,
-            };
+            *beat = Heartbeat { renewed, reported, heard: now };
         }
     }
 

@@ -25,9 +25,7 @@ async fn serve(dir: &Path, pki: &Pki, listener: TcpListener) -> portolan_apiserv
         cluster_domain: "cluster.local".to_owned(),
         advertise: IpAddr::V4(Ipv4Addr::LOCALHOST),
     };
-    portolan_apiserver::serve(config)
-        .await
-        .expect("the server starts")
+    portolan_apiserver::serve(config).await.expect("the server starts")
 }
 
 async fn client(pki: &Pki, address: SocketAddr) -> Client {
@@ -35,9 +33,7 @@ async fn client(pki: &Pki, address: SocketAddr) -> Client {
     let text = pki.kubeconfig(&format!("https://{address}"), &user);
     let kubeconfig = Kubeconfig::from_yaml(&text).unwrap();
     let options = KubeConfigOptions::default();
-    let config = Config::from_custom_kubeconfig(kubeconfig, &options)
-        .await
-        .unwrap();
+    let config = Config::from_custom_kubeconfig(kubeconfig, &options).await.unwrap();
     Client::try_from(config).unwrap()
 }
 
@@ -52,11 +48,7 @@ impl Hands {
             Method::PATCH => "application/merge-patch+json",
             _ => "application/json",
         };
-        let body = if body.is_null() {
-            Vec::new()
-        } else {
-            body.to_string().into_bytes()
-        };
+        let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
         let request = Request::builder().method(method).uri(path);
         let request = request.header("content-type", kind).body(body).unwrap();
         self.client.request(request).await
@@ -71,9 +63,7 @@ impl Hands {
     }
 
     async fn get(&self, path: &str) -> Value {
-        self.send(Method::GET, path, Value::Null)
-            .await
-            .unwrap_or(Value::Null)
+        self.send(Method::GET, path, Value::Null).await.unwrap_or(Value::Null)
     }
 
     async fn items(&self, path: &str) -> Vec<Value> {
@@ -88,8 +78,7 @@ impl Hands {
         });
         self.post("/api/v1/nodes", body).await;
         let status = json!({"status": {"conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady"}]}});
-        self.patch(&format!("/api/v1/nodes/{name}/status"), status)
-            .await;
+        self.patch(&format!("/api/v1/nodes/{name}/status"), status).await;
     }
 
     async fn pods(&self) -> Vec<Value> {
@@ -99,9 +88,7 @@ impl Hands {
     /// Placed pods that are not on their way out.
     async fn placed(&self) -> Vec<Value> {
         let mut pods = self.pods().await;
-        pods.retain(|pod| {
-            pod["spec"]["nodeName"].is_string() && pod["metadata"]["deletionTimestamp"].is_null()
-        });
+        pods.retain(|pod| pod["spec"]["nodeName"].is_string() && pod["metadata"]["deletionTimestamp"].is_null());
         pods
     }
 
@@ -111,11 +98,7 @@ impl Hands {
             "phase": "Running", "podIP": address, "podIPs": [{"ip": address}],
             "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": "2024-05-01T12:00:00Z"}],
         }});
-        self.patch(
-            &format!("/api/v1/namespaces/default/pods/{name}/status"),
-            status,
-        )
-        .await;
+        self.patch(&format!("/api/v1/namespaces/default/pods/{name}/status"), status).await;
     }
 
     /// Addresses of ready endpoints in the slices of a Service.
@@ -124,9 +107,7 @@ impl Hands {
             "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices?labelSelector=kubernetes.io/service-name%3D{service}"
         );
         let slices = self.items(&path).await;
-        let endpoints = slices
-            .iter()
-            .flat_map(|slice| slice["endpoints"].as_array().cloned().unwrap_or_default());
+        let endpoints = slices.iter().flat_map(|slice| slice["endpoints"].as_array().cloned().unwrap_or_default());
         let ready = endpoints.filter(|one| one["conditions"]["ready"] == true);
         ready.map(|one| text(&one["addresses"][0])).collect()
     }
@@ -179,9 +160,7 @@ async fn a_deployment_becomes_placed_pods_and_slices_follow_them_over_a_server_r
     let again = listener.try_clone().unwrap();
     let data = dir.path().join("data");
     let server = serve(&data, &pki, listener).await;
-    let hands = Hands {
-        client: client(&pki, address).await,
-    };
+    let hands = Hands { client: client(&pki, address).await };
     let config = portolan_controllers::Config::default();
     let controllers = portolan_controllers::run(hands.client.clone(), config);
     let controllers = tokio::spawn(controllers);
@@ -189,73 +168,44 @@ async fn a_deployment_becomes_placed_pods_and_slices_follow_them_over_a_server_r
     let hands = &hands;
     hands.node("n1").await;
     hands.node("n2").await;
-    hands
-        .post("/apis/apps/v1/namespaces/default/deployments", deployment())
-        .await;
-    hands
-        .post("/api/v1/namespaces/default/services", service())
-        .await;
-    let took = until("four placed pods", || async {
-        hands.placed().await.len() == 4
-    })
-    .await;
+    hands.post("/apis/apps/v1/namespaces/default/deployments", deployment()).await;
+    hands.post("/api/v1/namespaces/default/services", service()).await;
+    let took = until("four placed pods", || async { hands.placed().await.len() == 4 }).await;
     println!("deployment to four placed pods: {took:?}");
     let pods = hands.placed().await;
-    let on = |node: &str| {
-        pods.iter()
-            .filter(|pod| pod["spec"]["nodeName"] == node)
-            .count()
-    };
+    let on = |node: &str| pods.iter().filter(|pod| pod["spec"]["nodeName"] == node).count();
     assert_eq!((on("n1"), on("n2")), (2, 2));
     until("blocks", || async {
         let blocks = hands.items("/api/v1/nodes").await;
-        let blocks: BTreeSet<String> = blocks
-            .iter()
-            .map(|node| text(&node["spec"]["podCIDR"]))
-            .collect();
+        let blocks: BTreeSet<String> = blocks.iter().map(|node| text(&node["spec"]["podCIDR"])).collect();
         blocks == BTreeSet::from(["10.244.0.0/26".to_owned(), "10.244.0.64/26".to_owned()])
     })
     .await;
 
     for (number, pod) in pods.iter().enumerate() {
-        hands
-            .report_running(pod, &format!("10.244.0.{}", number + 2))
-            .await;
+        hands.report_running(pod, &format!("10.244.0.{}", number + 2)).await;
     }
-    let took = until("four ready endpoints", || async {
-        hands.ready("web").await.len() == 4
-    })
-    .await;
+    let took = until("four ready endpoints", || async { hands.ready("web").await.len() == 4 }).await;
     println!("last pod ready to slice: {took:?}");
     until("deployment available", || async {
-        let deployment = hands
-            .get("/apis/apps/v1/namespaces/default/deployments/web")
-            .await;
+        let deployment = hands.get("/apis/apps/v1/namespaces/default/deployments/web").await;
         deployment["status"]["availableReplicas"] == 4
     })
     .await;
 
     let victim = text(&pods[0]["metadata"]["name"]);
     let path = format!("/api/v1/namespaces/default/pods/{victim}");
-    hands
-        .send(Method::DELETE, &path, Value::Null)
-        .await
-        .unwrap();
-    let is_replaced =
-        || async { hands.placed().await.len() == 4 && hands.ready("web").await.len() == 3 };
+    hands.send(Method::DELETE, &path, Value::Null).await.unwrap();
+    let is_replaced = || async { hands.placed().await.len() == 4 && hands.ready("web").await.len() == 3 };
     let took = until("a replacement", is_replaced).await;
     println!("pod deleted to replacement placed: {took:?}");
 
-    let dns = hands
-        .get("/api/v1/namespaces/kube-system/services/kube-dns")
-        .await;
+    let dns = hands.get("/api/v1/namespaces/kube-system/services/kube-dns").await;
     assert_eq!(dns["spec"]["clusterIP"], "10.96.0.10");
     until("Events", || async {
         let events = hands.items("/api/v1/namespaces/default/events").await;
         let reasons: BTreeSet<String> = events.iter().map(|event| text(&event["reason"])).collect();
-        ["ScalingReplicaSet", "SuccessfulCreate", "Scheduled"]
-            .iter()
-            .all(|one| reasons.contains(*one))
+        ["ScalingReplicaSet", "SuccessfulCreate", "Scheduled"].iter().all(|one| reasons.contains(*one))
     })
     .await;
 
@@ -263,65 +213,27 @@ async fn a_deployment_becomes_placed_pods_and_slices_follow_them_over_a_server_r
     server.stopped().await;
     let _server = serve(&data, &pki, again).await;
     let scale = json!({"spec": {"replicas": 6}});
-    until("the server is back", || async {
-        !hands.pods().await.is_empty()
-    })
-    .await;
-    hands
-        .patch("/apis/apps/v1/namespaces/default/deployments/web", scale)
-        .await;
-    let took = until("six placed pods", || async {
-        hands.placed().await.len() == 6
-    })
-    .await;
+    until("the server is back", || async { !hands.pods().await.is_empty() }).await;
+    hands.patch("/apis/apps/v1/namespaces/default/deployments/web", scale).await;
+    let took = until("six placed pods", || async { hands.placed().await.len() == 6 }).await;
     println!("scaled after a restart of the server: {took:?}");
 
     hands
-        .post(
-            "/api/v1/namespaces",
-            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "gone"}}),
-        )
+        .post("/api/v1/namespaces", json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "gone"}}))
         .await;
-    until("its account", || async {
-        !hands
-            .items("/api/v1/namespaces/gone/serviceaccounts")
-            .await
-            .is_empty()
-    })
-    .await;
+    until("its account", || async { !hands.items("/api/v1/namespaces/gone/serviceaccounts").await.is_empty() }).await;
     hands
         .post(
             "/api/v1/namespaces/gone/configmaps",
             json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}}),
         )
         .await;
-    hands
-        .send(Method::DELETE, "/api/v1/namespaces/gone", Value::Null)
-        .await
-        .unwrap();
-    until("the namespace is gone", || async {
-        hands.get("/api/v1/namespaces/gone").await.is_null()
-    })
-    .await;
+    hands.send(Method::DELETE, "/api/v1/namespaces/gone", Value::Null).await.unwrap();
+    until("the namespace is gone", || async { hands.get("/api/v1/namespaces/gone").await.is_null() }).await;
 
-    hands
-        .send(
-            Method::DELETE,
-            "/apis/apps/v1/namespaces/default/deployments/web",
-            Value::Null,
-        )
-        .await
-        .unwrap();
-    until("all pods are on their way out", || async {
-        hands.placed().await.is_empty()
-    })
-    .await;
-    until("its set is gone", || async {
-        hands
-            .items("/apis/apps/v1/namespaces/default/replicasets")
-            .await
-            .is_empty()
-    })
-    .await;
+    hands.send(Method::DELETE, "/apis/apps/v1/namespaces/default/deployments/web", Value::Null).await.unwrap();
+    until("all pods are on their way out", || async { hands.placed().await.is_empty() }).await;
+    until("its set is gone", || async { hands.items("/apis/apps/v1/namespaces/default/replicasets").await.is_empty() })
+        .await;
     controllers.abort();
 }

@@ -81,14 +81,17 @@ fn pods_blocks_and_learned_prefixes_become_routes_in_both_families() {
     let via = |gateway: &str| Hop::Via(gateway.parse().expect("a literal address"));
     let link = || Hop::Link(IfName("calia".into()));
     let found: Vec<WantedRoute> = agent.shadow.routes().cloned().collect();
-    assert_eq!(found, [
-        route("10.244.0.0/26", Hop::Blackhole, PROTO_NODE),
-        route("10.244.0.5/32", link(), PROTO_NODE),
-        route("10.244.1.0/26", via("172.18.0.12"), PROTO_BGP),
-        route("fd00:10:244::/122", Hop::Blackhole, PROTO_NODE),
-        route("fd00:10:244::5/128", link(), PROTO_NODE),
-        route("fd00:10:244:1::/122", via("fd00:18::12"), PROTO_BGP),
-    ]);
+    assert_eq!(
+        found,
+        [
+            route("10.244.0.0/26", Hop::Blackhole, PROTO_NODE),
+            route("10.244.0.5/32", link(), PROTO_NODE),
+            route("10.244.1.0/26", via("172.18.0.12"), PROTO_BGP),
+            route("fd00:10:244::/122", Hop::Blackhole, PROTO_NODE),
+            route("fd00:10:244::5/128", link(), PROTO_NODE),
+            route("fd00:10:244:1::/122", via("fd00:18::12"), PROTO_BGP),
+        ]
+    );
 }
 
 #[test]

@@ -93,7 +93,12 @@ pub fn explain(records: &Records, packet: &[u8], transport: Transport) -> Explai
     let query = match Query::parse(packet) {
         Ok(query) => query,
         Err(rejected) => {
-            return Explained { outcome: rejected.into(), rcode: None, causes: Vec::new(), note: "no query we can read" };
+            return Explained {
+                outcome: rejected.into(),
+                rcode: None,
+                causes: Vec::new(),
+                note: "no query we can read",
+            };
         }
     };
     let decision = decide(records, &query);

@@ -305,7 +305,13 @@ impl<W> Forwarder<W> {
     }
 
     /// Tries the next upstream of the plan, or ends with the best that was seen.
-    fn next_upstream(&mut self, exchange: Exchange, mut flight: Flight<W>, now: Duration, ids: Ids<'_>) -> Vec<Step<W>> {
+    fn next_upstream(
+        &mut self,
+        exchange: Exchange,
+        mut flight: Flight<W>,
+        now: Duration,
+        ids: Ids<'_>,
+    ) -> Vec<Step<W>> {
         let close = Step::Close(exchange);
         match flight.plan.pop_front().filter(|_| now < flight.give_up) {
             Some(upstream) => {

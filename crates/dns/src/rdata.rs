@@ -85,7 +85,12 @@ pub enum Rdata {
     Cname(Name),
     Ns(Name),
     Ptr(Name),
-    Srv { priority: u16, weight: u16, port: u16, target: Name },
+    Srv {
+        priority: u16,
+        weight: u16,
+        port: u16,
+        target: Name,
+    },
     Soa(Soa),
     /// One character-string.
     Txt(Box<str>),

@@ -194,7 +194,10 @@ impl Records {
             dump_node(&mut out, node);
         }
         if self.config.pods == PodRecords::Insecure {
-            let _ = writeln!(out, "; ADDRESS-WITH-DASHES.NAMESPACE.pod.{zone} answers its own address, in each namespace that exists");
+            let _ = writeln!(
+                out,
+                "; ADDRESS-WITH-DASHES.NAMESPACE.pod.{zone} answers its own address, in each namespace that exists"
+            );
         }
         out
     }

@@ -55,7 +55,9 @@ fn take(conf: &mut ResolvConf, keyword: &str, words: &[&str]) -> Result<(), Stri
 pub fn upstreams(conf: &ResolvConf, own: &[IpAddr]) -> (Vec<SocketAddr>, Vec<String>) {
     let (loops, others): (Vec<IpAddr>, Vec<IpAddr>) = conf.nameservers.iter().partition(|addr| own.contains(addr));
     let complaints = loops.iter().map(|addr| {
-        format!("nameserver {addr} is this DNS server itself: queries would loop; not used, put the real upstream there")
+        format!(
+            "nameserver {addr} is this DNS server itself: queries would loop; not used, put the real upstream there"
+        )
     });
     (others.into_iter().map(|addr| SocketAddr::new(addr, 53)).collect(), complaints.collect())
 }

@@ -192,8 +192,12 @@ impl Server {
         let mut effects = Vec::with_capacity(steps.len());
         for step in steps {
             match step {
-                Step::SendUdp { exchange, upstream, bytes } => effects.push(Effect::SendUdp { exchange, upstream, bytes }),
-                Step::SendTcp { exchange, upstream, bytes } => effects.push(Effect::SendTcp { exchange, upstream, bytes }),
+                Step::SendUdp { exchange, upstream, bytes } => {
+                    effects.push(Effect::SendUdp { exchange, upstream, bytes })
+                }
+                Step::SendTcp { exchange, upstream, bytes } => {
+                    effects.push(Effect::SendTcp { exchange, upstream, bytes })
+                }
                 Step::Close(exchange) => effects.push(Effect::Close(exchange)),
                 Step::Done { asked, waiters, answer } => {
                     let aged = answer.map(|message| Aged { message, age_secs: 0 });
@@ -205,7 +209,14 @@ impl Server {
         effects
     }
 
-    fn finish(&mut self, asked: Asked, waiters: &[Waiter], aged: Option<Aged>, now: Duration, effects: &mut Vec<Effect>) {
+    fn finish(
+        &mut self,
+        asked: Asked,
+        waiters: &[Waiter],
+        aged: Option<Aged>,
+        now: Duration,
+        effects: &mut Vec<Effect>,
+    ) {
         let said = match &aged {
             Some(aged) => {
                 self.cache.put(asked, aged.message.clone(), now);

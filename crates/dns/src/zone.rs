@@ -130,7 +130,10 @@ impl Writer<'_> {
     /// A name that is an IP literal is no alias, and no name either: the Service has no records then.
     fn external(&mut self, base: &Name, target: &Text) {
         if target.trim_end_matches('.').parse::<IpAddr>().is_ok() {
-            return self.complain("ExternalNameIsAddress", format!("{target} is an address, not a name: no CNAME; use endpoints"));
+            return self.complain(
+                "ExternalNameIsAddress",
+                format!("{target} is an address, not a name: no CNAME; use endpoints"),
+            );
         }
         match Name::parse(target) {
             Ok(name) => self.add(base, Rtype::CNAME, Rdata::Cname(name)),
@@ -180,7 +183,10 @@ impl Writer<'_> {
     fn endpoint(&mut self, base: &Name, host: &Host) -> Option<Name> {
         let label = self.endpoint_label(host);
         let Some(name) = base.child(&label) else {
-            self.complain("InvalidHostname", format!("endpoint {} has hostname \"{label}\", which is no label", host.addr));
+            self.complain(
+                "InvalidHostname",
+                format!("endpoint {} has hostname \"{label}\", which is no label", host.addr),
+            );
             return None;
         };
         self.add(&name, Rtype::of_addr(host.addr), Rdata::addr(host.addr));

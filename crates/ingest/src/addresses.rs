@@ -45,7 +45,8 @@ fn read_all<'a, T>(
     for text in texts {
         match read(text) {
             Some(value) => values.push(value),
-            None => complaints.add("InvalidAddress", format!("{field}: {text:?} is not an address of this kind; it is left out")),
+            None => complaints
+                .add("InvalidAddress", format!("{field}: {text:?} is not an address of this kind; it is left out")),
         }
     }
     values
@@ -56,7 +57,9 @@ fn without_leading_zeros(text: &str) -> Option<String> {
         .split('.')
         .map(|octet| {
             let digits = !octet.is_empty() && octet.bytes().all(|b| b.is_ascii_digit());
-            digits.then(|| octet.trim_start_matches('0')).map(|rest| if rest.is_empty() { "0" } else { rest }.to_owned())
+            digits
+                .then(|| octet.trim_start_matches('0'))
+                .map(|rest| if rest.is_empty() { "0" } else { rest }.to_owned())
         })
         .collect();
     octets.filter(|octets| octets.len() == 4).map(|octets| octets.join("."))

@@ -30,7 +30,8 @@ pub(crate) fn node(node: &core::Node, complaints: &mut Complaints) -> model::Nod
 pub(crate) fn pod(pod: &core::Pod, complaints: &mut Complaints) -> model::Pod {
     let spec = pod.spec.as_ref();
     let status = pod.status.as_ref();
-    let listed: Vec<String> = status.and_then(|s| s.pod_ips.as_ref()).into_iter().flatten().map(|p| p.ip.clone()).collect();
+    let listed: Vec<String> =
+        status.and_then(|s| s.pod_ips.as_ref()).into_iter().flatten().map(|p| p.ip.clone()).collect();
     let single = status.and_then(|s| s.pod_ip.clone()).filter(|ip| !ip.is_empty());
     let texts = if listed.is_empty() { single.into_iter().collect() } else { listed };
     let phase = status.and_then(|s| s.phase.as_deref()).unwrap_or_default();

@@ -43,7 +43,10 @@ fn endpoint(
 ) -> Option<EndpointFact> {
     let text = endpoint.addresses.first()?;
     let Some(addr) = address(text).filter(|addr| Family::of(*addr) == family) else {
-        complaints.add("InvalidAddress", format!("endpoints: {text:?} is not an address of the slice's type; it is left out"));
+        complaints.add(
+            "InvalidAddress",
+            format!("endpoints: {text:?} is not an address of the slice's type; it is left out"),
+        );
         return None;
     };
     let conditions = endpoint.conditions.clone().unwrap_or_default();

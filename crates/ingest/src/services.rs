@@ -21,7 +21,11 @@ pub(crate) fn service(service: &core::Service, complaints: &mut Complaints) -> O
         cluster_ips: cluster_ips(spec, &kind, complaints),
         external_ips: addresses(spec.external_ips.iter().flatten(), "spec.externalIPs", complaints),
         load_balancer_ips: load_balancer_ips(service, complaints),
-        source_ranges: prefixes(spec.load_balancer_source_ranges.iter().flatten(), "spec.loadBalancerSourceRanges", complaints),
+        source_ranges: prefixes(
+            spec.load_balancer_source_ranges.iter().flatten(),
+            "spec.loadBalancerSourceRanges",
+            complaints,
+        ),
         ports: ports(spec, complaints),
         internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
         external_policy: match spec.external_traffic_policy.as_deref() {
@@ -75,7 +79,12 @@ fn ports(spec: &core::ServiceSpec, complaints: &mut Complaints) -> Vec<ServicePo
             complaints.add("InvalidPort", message);
             continue;
         };
-        ports.push(ServicePortFact { name: port.name.as_deref().unwrap_or_default().into(), proto, port: number, node_port });
+        ports.push(ServicePortFact {
+            name: port.name.as_deref().unwrap_or_default().into(),
+            proto,
+            port: number,
+            node_port,
+        });
     }
     ports
 }

@@ -8,7 +8,8 @@ fn object(value: Value) -> Object {
 }
 
 fn service(spec: Value) -> (portolan_model::Service, Vec<Complaint>) {
-    let value = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "namespace": "ns1"}, "spec": spec});
+    let value =
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "namespace": "ns1"}, "spec": spec});
     match fact(&object(value)) {
         (Fact::Service(key, Some(service)), complaints) => {
             assert_eq!(key.to_string(), "ns1/web");
@@ -107,13 +108,16 @@ fn a_slice_without_a_service_or_of_names_states_nothing() {
 
 #[test]
 fn node_and_pod_addresses_come_from_status() {
-    let node = object(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-1", "labels": {"topology.kubernetes.io/zone": "z"}},
+    let node = object(
+        json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-1", "labels": {"topology.kubernetes.io/zone": "z"}},
         "spec": {"podCIDRs": ["10.244.0.0/26"]},
         "status": {"addresses": [{"type": "Hostname", "address": "node-1"}, {"type": "InternalIP", "address": "172.18.0.11"}],
-                   "conditions": [{"type": "Ready", "status": "True"}]}}));
+                   "conditions": [{"type": "Ready", "status": "True"}]}}),
+    );
     let (Fact::Node(_, Some(node)), _) = fact(&node) else { panic!("a node") };
     assert_eq!((node.addresses.len(), node.pod_cidrs.len(), node.ready, node.zone.as_deref()), (1, 1, true, Some("z")));
-    let pod = object(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "namespace": "ns1", "uid": "u"},
+    let pod =
+        object(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "namespace": "ns1", "uid": "u"},
         "spec": {"nodeName": "node-1", "containers": []}, "status": {"podIP": "10.244.0.1", "phase": "Running"}}));
     let (Fact::Pod(_, Some(pod)), _) = fact(&pod) else { panic!("a pod") };
     assert_eq!((pod.addresses.len(), pod.finished, pod.node.as_deref()), (1, false, Some("node-1")));
@@ -123,15 +127,21 @@ fn node_and_pod_addresses_come_from_status() {
 #[test]
 fn doubled_and_undone_events_end_as_from_scratch() {
     let web = |port: u16| {
-        object(json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"}, "spec": {"ports": [{"port": port}]}}))
+        object(
+            json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"}, "spec": {"ports": [{"port": port}]}}),
+        )
     };
     let other = object(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "x"}}));
     let mut scratch = Facts::default();
     ingest(&mut scratch, [Event::Value(web(80))]);
     let mut long_way = Facts::default();
     for event in [
-        Event::Value(web(81)), Event::Value(other.clone()), Event::Gone(web(81)), Event::Value(web(80)),
-        Event::Value(web(80)), Event::Gone(other),
+        Event::Value(web(81)),
+        Event::Value(other.clone()),
+        Event::Gone(web(81)),
+        Event::Value(web(80)),
+        Event::Value(web(80)),
+        Event::Gone(other),
     ] {
         ingest(&mut long_way, [event]);
     }
@@ -141,7 +151,8 @@ fn doubled_and_undone_events_end_as_from_scratch() {
 #[test]
 fn one_event_touches_one_key() {
     let mut facts = Facts::default();
-    let ns = |name: &str| Event::Value(object(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})));
+    let ns =
+        |name: &str| Event::Value(object(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})));
     ingest(&mut facts, (0..100).map(|n| ns(&format!("ns{n}"))));
     let (touched, _) = ingest(&mut facts, [ns("one-more"), ns("ns5")]);
     assert_eq!(touched.namespaces.len(), 1);

@@ -11,9 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use ipnet::IpNet;
 
 use crate::iptables::{Family, Flush, IptablesError};
-use crate::netlink::{
-    AddressInfo, KernelRoute, LinkInfo, LinkKind, NetlinkError, RouteAnswer, RouteKind, VethSpec,
-};
+use crate::netlink::{AddressInfo, KernelRoute, LinkInfo, LinkKind, NetlinkError, RouteAnswer, RouteKind, VethSpec};
 use crate::nlsock::Refused;
 use crate::ops::{Network, Rules};
 
@@ -100,9 +98,10 @@ impl State {
     fn replace_route(&mut self, route: &KernelRoute) -> Result<(), NetlinkError> {
         self.write("replace route")?;
         if let Some(oif) = route.oif
-            && !self.link("replace route", oif)?.up {
-                return Err(refused("replace route", libc::ENETDOWN));
-            }
+            && !self.link("replace route", oif)?.up
+        {
+            return Err(refused("replace route", libc::ENETDOWN));
+        }
         self.routes.retain(|r| key(r) != key(route));
         self.routes.push(route.clone());
         Ok(())
@@ -275,7 +274,8 @@ impl Rules for FakeRules {
                 let held = state.tables.get(&(family, table.to_owned())).cloned().unwrap_or_default();
                 open = Some((table.to_owned(), if flush == Flush::All { Chains::new() } else { held }));
             } else if line == "COMMIT" {
-                let (table, chains) = open.take().ok_or_else(|| refusal("COMMIT outside a table".into(), Some(number + 1), line))?;
+                let (table, chains) =
+                    open.take().ok_or_else(|| refusal("COMMIT outside a table".into(), Some(number + 1), line))?;
                 state.tables.insert((family, table), chains);
             } else if !line.is_empty() && !line.starts_with('#') {
                 let chains = open.as_mut().map(|(_, chains)| chains);

@@ -93,8 +93,7 @@ impl Tool {
         let mut command = Command::new(path);
         command.args(args).envs(self.env.iter().map(|(k, v)| (k, v)));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child =
-            command.spawn().map_err(|source| IptablesError::Start { program: program.clone(), source })?;
+        let mut child = command.spawn().map_err(|source| IptablesError::Start { program: program.clone(), source })?;
         let mut stdin = child.stdin.take().expect("stdin is piped");
         // The programs read all their input before they write more than a pipe holds.
         let fed = stdin.write_all(input.as_bytes());
@@ -159,7 +158,8 @@ mod tests {
         netns::run_in(made.as_fd(), || work(&tool())).unwrap()
     }
 
-    const RULES: &str = "*nat\n:KUBE-SVC-T - [0:0]\n-A KUBE-SVC-T -m comment --comment \"default/a:http\" -j RETURN\nCOMMIT\n";
+    const RULES: &str =
+        "*nat\n:KUBE-SVC-T - [0:0]\n-A KUBE-SVC-T -m comment --comment \"default/a:http\" -j RETURN\nCOMMIT\n";
 
     #[test]
     fn rules_restored_are_the_rules_saved() {

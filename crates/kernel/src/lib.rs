@@ -21,7 +21,7 @@ pub mod ops;
 pub mod sysctl;
 
 pub use netlink::{
-    AddressInfo, KernelRoute, LinkInfo, LinkKind, Monitor, NetEvent, Netlink, NetlinkError, RouteAnswer,
-    RouteKind, VethSpec,
+    AddressInfo, KernelRoute, LinkInfo, LinkKind, Monitor, NetEvent, Netlink, NetlinkError, RouteAnswer, RouteKind,
+    VethSpec,
 };
 pub use ops::{Network, Rules};

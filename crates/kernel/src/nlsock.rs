@@ -10,8 +10,8 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkMessage, NetlinkPayload,
-    NetlinkSerializable, NlasIterator,
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkMessage, NetlinkPayload, NetlinkSerializable,
+    NlasIterator,
 };
 use netlink_sys::{Socket as RawSocket, SocketAddr};
 
@@ -237,9 +237,10 @@ fn refusal(code: i32, header: &[u8]) -> Refused {
     let words = header
         .get(HEADER_LEN..)
         .and_then(|tail| {
-            NlasIterator::new(tail).flatten().find(|nla| nla.kind() == NLMSGERR_ATTR_MSG).map(|nla| {
-                String::from_utf8_lossy(nla.value()).trim_end_matches('\0').to_owned()
-            })
+            NlasIterator::new(tail)
+                .flatten()
+                .find(|nla| nla.kind() == NLMSGERR_ATTR_MSG)
+                .map(|nla| String::from_utf8_lossy(nla.value()).trim_end_matches('\0').to_owned())
         })
         .unwrap_or_default();
     Refused { errno: -code, words }

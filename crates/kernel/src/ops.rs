@@ -5,9 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::iptables::{Family, Flush, IptablesError, Tool};
-use crate::netlink::{
-    AddressInfo, KernelRoute, LinkInfo, MAIN_TABLE, Netlink, NetlinkError, RouteAnswer, VethSpec,
-};
+use crate::netlink::{AddressInfo, KernelRoute, LinkInfo, MAIN_TABLE, Netlink, NetlinkError, RouteAnswer, VethSpec};
 
 /// Links, addresses and the main routing table of one network namespace.
 pub trait Network: Send {

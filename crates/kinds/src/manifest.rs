@@ -38,22 +38,13 @@ pub fn objects(docs: Vec<Value>) -> Result<Vec<Manifest>, ManifestError> {
     Ok(manifests)
 }
 
-fn flatten(
-    mut document: Value,
-    number: usize,
-    into: &mut Vec<Manifest>,
-) -> Result<(), ManifestError> {
+fn flatten(mut document: Value, number: usize, into: &mut Vec<Manifest>) -> Result<(), ManifestError> {
     if !document.is_object() {
         return Err(ManifestError::NotAnObject { number });
     }
     if group_version_kind(&document) == ("v1", "List") {
         let items = document.get_mut("items").map(Value::take);
-        for item in items
-            .as_ref()
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
-        {
+        for item in items.as_ref().and_then(Value::as_array).into_iter().flatten() {
             flatten(item.clone(), number, into)?;
         }
         return Ok(());
@@ -70,23 +61,13 @@ fn flatten(
 fn mend(mut value: Value) -> Manifest {
     let (api_version, kind) = group_version_kind(&value);
     if api_version != "v1" || !APPS_KINDS.contains(&kind) {
-        return Manifest {
-            value,
-            warnings: Vec::new(),
-        };
+        return Manifest { value, warnings: Vec::new() };
     }
-    let name = value
-        .pointer("/metadata/name")
-        .and_then(Value::as_str)
-        .unwrap_or_default();
-    let warning = format!(
-        "{kind} \"{name}\": apiVersion v1 has no {kind}, taken as apps/v1; write apiVersion: apps/v1"
-    );
+    let name = value.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+    let warning =
+        format!("{kind} \"{name}\": apiVersion v1 has no {kind}, taken as apps/v1; write apiVersion: apps/v1");
     value["apiVersion"] = "apps/v1".into();
-    Manifest {
-        value,
-        warnings: vec![warning],
-    }
+    Manifest { value, warnings: vec![warning] }
 }
 
 #[cfg(test)]
@@ -105,9 +86,7 @@ mod tests {
         );
         assert_eq!(
             manifests[0].warnings,
-            [
-                "Deployment \"ngx\": apiVersion v1 has no Deployment, taken as apps/v1; write apiVersion: apps/v1"
-            ]
+            ["Deployment \"ngx\": apiVersion v1 has no Deployment, taken as apps/v1; write apiVersion: apps/v1"]
         );
     }
 
@@ -119,28 +98,17 @@ mod tests {
             json!({ "apiVersion": "extensions/v1beta1", "kind": "Deployment" }),
         ] {
             let manifests = objects(vec![document.clone()]).expect("it is an object");
-            assert_eq!(
-                manifests,
-                [Manifest {
-                    value: document,
-                    warnings: vec![]
-                }]
-            );
+            assert_eq!(manifests, [Manifest { value: document, warnings: vec![] }]);
         }
     }
 
     #[test]
     fn lists_are_flattened_in_order() {
-        let pod =
-            |name: &str| json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name } });
-        let list =
-            |items: Vec<Value>| json!({ "apiVersion": "v1", "kind": "List", "items": items });
+        let pod = |name: &str| json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name } });
+        let list = |items: Vec<Value>| json!({ "apiVersion": "v1", "kind": "List", "items": items });
         let nested = list(vec![pod("a"), list(vec![pod("b")]), pod("c")]);
-        let values: Vec<Value> = objects(vec![nested, pod("d")])
-            .expect("objects")
-            .into_iter()
-            .map(|m| m.value)
-            .collect();
+        let values: Vec<Value> =
+            objects(vec![nested, pod("d")]).expect("objects").into_iter().map(|m| m.value).collect();
         assert_eq!(values, [pod("a"), pod("b"), pod("c"), pod("d")]);
     }
 
@@ -148,14 +116,8 @@ mod tests {
     fn a_document_without_kind_or_of_another_type_is_refused() {
         assert_eq!(
             objects(vec![json!({ "apiVersion": "v1" })]),
-            Err(ManifestError::Missing {
-                number: 1,
-                field: "kind"
-            })
+            Err(ManifestError::Missing { number: 1, field: "kind" })
         );
-        assert_eq!(
-            objects(vec![json!("text")]),
-            Err(ManifestError::NotAnObject { number: 1 })
-        );
+        assert_eq!(objects(vec![json!("text")]), Err(ManifestError::NotAnObject { number: 1 }));
     }
 }

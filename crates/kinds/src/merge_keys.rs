@@ -26,11 +26,7 @@ const ROWS: &[(&str, &str, ListStrategy)] = {
         ("PodSpec", "ephemeralContainers", MergeBy("name")),
         ("PodSpec", "imagePullSecrets", MergeBy("name")),
         ("PodSpec", "hostAliases", MergeBy("ip")),
-        (
-            "PodSpec",
-            "topologySpreadConstraints",
-            MergeBy("topologyKey"),
-        ),
+        ("PodSpec", "topologySpreadConstraints", MergeBy("topologyKey")),
         ("PodSpec", "schedulingGates", MergeBy("name")),
         ("PodSpec", "resourceClaims", MergeBy("name")),
         ("Container", "ports", MergeBy("containerPort")),
@@ -73,20 +69,11 @@ mod tests {
     #[test]
     fn every_row_names_a_list_of_a_known_type_and_a_key_of_its_elements() {
         for (type_name, field, strategy) in ROWS {
-            let ty = TYPES
-                .iter()
-                .find(|ty| ty.short_name() == *type_name)
-                .expect(type_name);
-            let shape = ty
-                .field(field)
-                .unwrap_or_else(|| panic!("{type_name}.{field}"))
-                .shape;
+            let ty = TYPES.iter().find(|ty| ty.short_name() == *type_name).expect(type_name);
+            let shape = ty.field(field).unwrap_or_else(|| panic!("{type_name}.{field}")).shape;
             match (shape, strategy) {
                 (Shape::List(Shape::Object(index)), ListStrategy::MergeBy(key)) => {
-                    assert!(
-                        type_at(*index).field(key).is_some(),
-                        "{type_name}.{field} by {key}"
-                    );
+                    assert!(type_at(*index).field(key).is_some(), "{type_name}.{field} by {key}");
                 }
                 (Shape::List(Shape::String), ListStrategy::MergeSet) => {}
                 other => panic!("{type_name}.{field}: {other:?}"),

@@ -14,10 +14,10 @@ const DNS1123_SUBDOMAIN: &str = "a lowercase RFC 1123 subdomain must consist of 
 const DNS1035_LABEL: &str = "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')";
 const LABEL_VALUE: &str = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
 const QUALIFIED_NAME: &str = "must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
-const QUALIFIED_NAME_PREFIX: &str =
-    " with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')";
+const QUALIFIED_NAME_PREFIX: &str = " with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')";
 const CONFIG_KEY: &str = "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')";
-const ENV_NAME: &str = "a valid environment variable name must consist only of printable ASCII characters other than '='";
+const ENV_NAME: &str =
+    "a valid environment variable name must consist only of printable ASCII characters other than '='";
 
 fn too_long(max: usize) -> String {
     format!("must be no more than {max} bytes")
@@ -31,9 +31,7 @@ fn is_lower_alnum(byte: u8) -> bool {
 fn is_framed(text: &str, outer: fn(u8) -> bool, inner: fn(u8) -> bool) -> bool {
     let bytes = text.as_bytes();
     match (bytes.first(), bytes.last()) {
-        (Some(first), Some(last)) => {
-            outer(*first) && outer(*last) && bytes.iter().all(|b| inner(*b))
-        }
+        (Some(first), Some(last)) => outer(*first) && outer(*last) && bytes.iter().all(|b| inner(*b)),
         _ => false,
     }
 }
@@ -51,14 +49,7 @@ pub fn dns1123_label(name: &str) -> Vec<String> {
     if !is_label(name) {
         // A dotted name is told about its dots, as Kubernetes does.
         let is_dotted = name.contains('.') && dns1123_subdomain(name).is_empty();
-        wrong.push(
-            if is_dotted {
-                "must not contain dots"
-            } else {
-                DNS1123_LABEL
-            }
-            .to_owned(),
-        );
+        wrong.push(if is_dotted { "must not contain dots" } else { DNS1123_LABEL }.to_owned());
     }
     wrong
 }
@@ -88,11 +79,7 @@ pub fn dns1035_label(name: &str) -> Vec<String> {
 }
 
 fn is_name_part(text: &str) -> bool {
-    is_framed(
-        text,
-        |b| b.is_ascii_alphanumeric(),
-        |b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'),
-    )
+    is_framed(text, |b| b.is_ascii_alphanumeric(), |b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
 }
 
 /// Value of a label; may be empty.
@@ -114,20 +101,14 @@ pub fn qualified_name(key: &str) -> Vec<String> {
         [name] => (None, *name),
         [prefix, name] => (Some(*prefix), *name),
         _ => {
-            return vec![format!(
-                "a qualified name {QUALIFIED_NAME}{QUALIFIED_NAME_PREFIX}"
-            )];
+            return vec![format!("a qualified name {QUALIFIED_NAME}{QUALIFIED_NAME_PREFIX}")];
         }
     };
     let mut wrong = Vec::new();
     match prefix {
         None => {}
         Some("") => wrong.push("prefix part must be non-empty".to_owned()),
-        Some(prefix) => wrong.extend(
-            dns1123_subdomain(prefix)
-                .into_iter()
-                .map(|w| format!("prefix part {w}")),
-        ),
+        Some(prefix) => wrong.extend(dns1123_subdomain(prefix).into_iter().map(|w| format!("prefix part {w}"))),
     }
     if name.is_empty() {
         wrong.push("name part must be non-empty".to_owned());
@@ -147,9 +128,7 @@ pub fn port_name(name: &str) -> Vec<String> {
         wrong.push("must be no more than 15 bytes".to_owned());
     }
     if !name.bytes().all(|b| is_lower_alnum(b) || b == b'-') || name.is_empty() {
-        wrong.push(
-            "must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)".to_owned(),
-        );
+        wrong.push("must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)".to_owned());
     }
     if !name.bytes().any(|b| b.is_ascii_lowercase()) {
         wrong.push("must contain at least one letter (a-z)".to_owned());
@@ -177,11 +156,7 @@ pub fn config_key(key: &str) -> Vec<String> {
     if key.len() > SUBDOMAIN_MAX {
         wrong.push(too_long(SUBDOMAIN_MAX));
     }
-    if key.is_empty()
-        || !key
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
-    {
+    if key.is_empty() || !key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.')) {
         wrong.push(CONFIG_KEY.to_owned());
     }
     match key {
@@ -195,15 +170,8 @@ pub fn config_key(key: &str) -> Vec<String> {
 
 /// Name of an environment variable.
 pub fn env_name(name: &str) -> Vec<String> {
-    let is_valid = !name.is_empty()
-        && name
-            .bytes()
-            .all(|b| (b' '..=b'~').contains(&b) && b != b'=');
-    if is_valid {
-        Vec::new()
-    } else {
-        vec![ENV_NAME.to_owned()]
-    }
+    let is_valid = !name.is_empty() && name.bytes().all(|b| (b' '..=b'~').contains(&b) && b != b'=');
+    if is_valid { Vec::new() } else { vec![ENV_NAME.to_owned()] }
 }
 
 /// A `generateName` as the validators see it: its trailing dash may be followed by a suffix.
@@ -223,62 +191,18 @@ mod tests {
         type Rule = fn(&str) -> Vec<String>;
         let long = "a".repeat(64);
         let rows: &[(&str, Rule, &[&str], &[&str])] = &[
-            (
-                "label",
-                dns1123_label,
-                &["a", "1", "a-b", "0-0"],
-                &["", "-a", "a-", "A", "a_b", "a.b", &long],
-            ),
-            (
-                "subdomain",
-                dns1123_subdomain,
-                &["a", "a.b", "1.a-b"],
-                &["", ".a", "a.", "a..b", "A.b", "a.-b"],
-            ),
-            (
-                "1035",
-                dns1035_label,
-                &["a", "a1", "a-1"],
-                &["", "1a", "-a", "a-", "a.b", "A"],
-            ),
-            (
-                "value",
-                label_value,
-                &["", "A", "1.2_3-a"],
-                &["-", "a-", "a b", "é", &long],
-            ),
-            (
-                "key",
-                qualified_name,
-                &["app", "a.b/C_d", "A"],
-                &["", "/a", "a/", "a/b/c", "A.b/c", "a b"],
-            ),
-            (
-                "port",
-                port_name,
-                &["http", "h-1", "a"],
-                &["", "80", "-a", "a-", "a--b", "HTTP", "sixteen-letters-"],
-            ),
-            (
-                "config",
-                config_key,
-                &["a.b", ".a", "A_B"],
-                &["", ".", "..", "..a", "a/b"],
-            ),
-            (
-                "env",
-                env_name,
-                &["A", "a.b-c", "1", "a b"],
-                &["", "a=b", "é"],
-            ),
+            ("label", dns1123_label, &["a", "1", "a-b", "0-0"], &["", "-a", "a-", "A", "a_b", "a.b", &long]),
+            ("subdomain", dns1123_subdomain, &["a", "a.b", "1.a-b"], &["", ".a", "a.", "a..b", "A.b", "a.-b"]),
+            ("1035", dns1035_label, &["a", "a1", "a-1"], &["", "1a", "-a", "a-", "a.b", "A"]),
+            ("value", label_value, &["", "A", "1.2_3-a"], &["-", "a-", "a b", "é", &long]),
+            ("key", qualified_name, &["app", "a.b/C_d", "A"], &["", "/a", "a/", "a/b/c", "A.b/c", "a b"]),
+            ("port", port_name, &["http", "h-1", "a"], &["", "80", "-a", "a-", "a--b", "HTTP", "sixteen-letters-"]),
+            ("config", config_key, &["a.b", ".a", "A_B"], &["", ".", "..", "..a", "a/b"]),
+            ("env", env_name, &["A", "a.b-c", "1", "a b"], &["", "a=b", "é"]),
         ];
         for (rule, check, good, bad) in rows {
             for name in *good {
-                assert!(
-                    check(name).is_empty(),
-                    "{rule}: {name:?} is good: {:?}",
-                    check(name)
-                );
+                assert!(check(name).is_empty(), "{rule}: {name:?} is good: {:?}", check(name));
             }
             for name in *bad {
                 assert!(!check(name).is_empty(), "{rule}: {name:?} is bad");
@@ -298,10 +222,7 @@ mod tests {
 
     #[test]
     fn a_generated_prefix_may_end_in_a_dash() {
-        assert_eq!(
-            dns1123_label(&mask_trailing_dash("web-")),
-            Vec::<String>::new()
-        );
+        assert_eq!(dns1123_label(&mask_trailing_dash("web-")), Vec::<String>::new());
         assert!(!dns1123_label(&mask_trailing_dash("-")).is_empty());
     }
 }

@@ -19,17 +19,12 @@ pub(crate) struct Document {
 
 /// Path and hash of every document, sorted by path: what `/openapi/v3` lists.
 pub fn index() -> Vec<(String, String)> {
-    DOCUMENTS
-        .iter()
-        .map(|document| (document.path.to_owned(), document.hash.to_owned()))
-        .collect()
+    DOCUMENTS.iter().map(|document| (document.path.to_owned(), document.hash.to_owned())).collect()
 }
 
 /// The JSON document of a group version path (`apis/apps/v1`), `None` if there is no such group.
 pub fn document(group_version_path: &str) -> Option<Vec<u8>> {
-    let document = DOCUMENTS
-        .iter()
-        .find(|document| document.path == group_version_path)?;
+    let document = DOCUMENTS.iter().find(|document| document.path == group_version_path)?;
     let mut json = Vec::new();
     flate2::read::GzDecoder::new(document.json_gz)
         .read_to_end(&mut json)
@@ -50,23 +45,15 @@ mod tests {
     #[test]
     fn every_kind_is_marked_in_the_document_of_its_group() {
         for kind in KINDS {
-            let (group, version) = kind
-                .api_version
-                .split_once('/')
-                .unwrap_or(("", kind.api_version));
+            let (group, version) = kind.api_version.split_once('/').unwrap_or(("", kind.api_version));
             let path = match group {
                 "" => format!("api/{version}"),
                 _ => format!("apis/{group}/{version}"),
             };
             let document = parsed(&path);
             let mark = json!([{ "group": group, "kind": kind.kind, "version": version }]);
-            let schemas = document["components"]["schemas"]
-                .as_object()
-                .expect("schemas");
-            let marked = schemas
-                .values()
-                .filter(|s| s["x-kubernetes-group-version-kind"] == mark)
-                .count();
+            let schemas = document["components"]["schemas"].as_object().expect("schemas");
+            let marked = schemas.values().filter(|s| s["x-kubernetes-group-version-kind"] == mark).count();
             assert_eq!(marked, 1, "{} {}", kind.api_version, kind.kind);
         }
     }
@@ -74,8 +61,7 @@ mod tests {
     #[test]
     fn patching_a_deployment_takes_field_validation() {
         let document = parsed("apis/apps/v1");
-        let patch =
-            &document["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"]["patch"];
+        let patch = &document["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"]["patch"];
         assert_eq!(
             patch["x-kubernetes-group-version-kind"],
             json!({ "group": "apps", "kind": "Deployment", "version": "v1" })

@@ -28,39 +28,24 @@ const SET_ORDER: &str = "$setElementOrder/";
 /// Why a patch could not be applied.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum PatchError {
-    #[error(
-        "strategic merge patch knows no kind \"{kind}\" in version \"{api_version}\"; use a JSON merge patch"
-    )]
+    #[error("strategic merge patch knows no kind \"{kind}\" in version \"{api_version}\"; use a JSON merge patch")]
     UnknownKind { api_version: String, kind: String },
     #[error("patch of {path}: is not an object")]
     NotAnObject { path: String },
     #[error("patch of {path}: element does not contain declared merge key: {key}")]
     MissingMergeKey { path: String, key: &'static str },
     #[error("patch of {path}: invalid value of {directive}: {value}")]
-    BadDirective {
-        path: String,
-        directive: &'static str,
-        value: String,
-    },
+    BadDirective { path: String, directive: &'static str, value: String },
 }
 
 type Object = Map<String, Value>;
 
 /// The patched object. The original is of the given kind and is left as it is.
-pub fn strategic(
-    api_version: &str,
-    kind: &str,
-    original: &Value,
-    patch: &Value,
-) -> Result<Value, PatchError> {
-    let ty = schema::type_of(api_version, kind).ok_or_else(|| PatchError::UnknownKind {
-        api_version: api_version.to_owned(),
-        kind: kind.to_owned(),
-    })?;
+pub fn strategic(api_version: &str, kind: &str, original: &Value, patch: &Value) -> Result<Value, PatchError> {
+    let ty = schema::type_of(api_version, kind)
+        .ok_or_else(|| PatchError::UnknownKind { api_version: api_version.to_owned(), kind: kind.to_owned() })?;
     let (Value::Object(original), Value::Object(patch)) = (original, patch) else {
-        return Err(PatchError::NotAnObject {
-            path: kind.to_owned(),
-        });
+        return Err(PatchError::NotAnObject { path: kind.to_owned() });
     };
     let merged = merge_object(Some(ty), original.clone(), patch, kind)?;
     Ok(Value::Object(merged))
@@ -72,19 +57,14 @@ fn merge_object(
     patch: &Object,
     path: &str,
 ) -> Result<Object, PatchError> {
-    match patch
-        .get(PATCH)
-        .map(|directive| directive.as_str().unwrap_or_default())
-    {
+    match patch.get(PATCH).map(|directive| directive.as_str().unwrap_or_default()) {
         None | Some("merge") => {}
         Some("replace") => return Ok(plain_object(patch)),
         Some("delete") => return Ok(Object::new()),
         Some(other) => return Err(bad(path, PATCH, other)),
     }
     if let Some(keys) = patch.get(RETAIN_KEYS) {
-        let keys = keys
-            .as_array()
-            .ok_or_else(|| bad(path, RETAIN_KEYS, keys))?;
+        let keys = keys.as_array().ok_or_else(|| bad(path, RETAIN_KEYS, keys))?;
         original.retain(|name, _| keys.iter().any(|key| key == name));
     }
     let server_order = original.clone();
@@ -102,10 +82,7 @@ fn merge_object(
     }
     for (name, order) in patch {
         if let Some(list) = name.strip_prefix(SET_ORDER) {
-            let before = server_order
-                .get(list)
-                .and_then(Value::as_array)
-                .map_or(&[][..], Vec::as_slice);
+            let before = server_order.get(list).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
             set_order(ty, &mut original, list, order, before, path)?;
         }
     }
@@ -124,13 +101,10 @@ fn merge_member(
     match (original, patch) {
         (_, Value::Null) => Ok(None),
         (Some(Value::Object(original)), Value::Object(patch)) => {
-            merge_object(shape.and_then(object_type), original.clone(), patch, path)
-                .map(|o| Some(Value::Object(o)))
+            merge_object(shape.and_then(object_type), original.clone(), patch, path).map(|o| Some(Value::Object(o)))
         }
         (Some(Value::Array(original)), Value::Array(patch)) => {
-            let strategy = ty.map_or(ListStrategy::Replace, |ty| {
-                list_strategy(ty.short_name(), name)
-            });
+            let strategy = ty.map_or(ListStrategy::Replace, |ty| list_strategy(ty.short_name(), name));
             merge_list(strategy, shape, original, patch, path).map(|list| Some(Value::Array(list)))
         }
         (_, patch) => Ok(Some(plain(patch))),
@@ -159,19 +133,10 @@ fn merge_list(
     path: &str,
 ) -> Result<Vec<Value>, PatchError> {
     match strategy {
-        ListStrategy::Replace => Ok(patch
-            .iter()
-            .filter(|v| !is_list_directive(v))
-            .map(plain)
-            .collect()),
+        ListStrategy::Replace => Ok(patch.iter().filter(|v| !is_list_directive(v)).map(plain).collect()),
         ListStrategy::MergeSet => {
             let mut merged = original.to_vec();
-            merged.extend(
-                patch
-                    .iter()
-                    .filter(|value| !original.contains(value))
-                    .cloned(),
-            );
+            merged.extend(patch.iter().filter(|value| !original.contains(value)).cloned());
             Ok(order(merged, patch, original, None))
         }
         ListStrategy::MergeBy(key) => merge_keyed(key, element_type(shape), original, patch, path),
@@ -179,9 +144,7 @@ fn merge_list(
 }
 
 fn is_list_directive(value: &Value) -> bool {
-    value
-        .as_object()
-        .is_some_and(|object| object.len() == 1 && object.contains_key(PATCH))
+    value.as_object().is_some_and(|object| object.len() == 1 && object.contains_key(PATCH))
 }
 
 fn merge_keyed(
@@ -191,44 +154,24 @@ fn merge_keyed(
     patch: &[Value],
     path: &str,
 ) -> Result<Vec<Value>, PatchError> {
-    if patch
-        .iter()
-        .any(|value| is_list_directive(value) && value[PATCH] == "replace")
-    {
-        return Ok(patch
-            .iter()
-            .filter(|value| !is_list_directive(value))
-            .map(plain)
-            .collect());
+    if patch.iter().any(|value| is_list_directive(value) && value[PATCH] == "replace") {
+        return Ok(patch.iter().filter(|value| !is_list_directive(value)).map(plain).collect());
     }
     let mut merged = original.to_vec();
     let mut kept = Vec::new();
     for element in patch {
         let Value::Object(object) = element else {
-            return Err(PatchError::NotAnObject {
-                path: path.to_owned(),
-            });
+            return Err(PatchError::NotAnObject { path: path.to_owned() });
         };
-        let id = object.get(key).ok_or_else(|| PatchError::MissingMergeKey {
-            path: path.to_owned(),
-            key,
-        })?;
-        if object
-            .get(PATCH)
-            .is_some_and(|directive| directive == "delete")
-        {
+        let id = object.get(key).ok_or_else(|| PatchError::MissingMergeKey { path: path.to_owned(), key })?;
+        if object.get(PATCH).is_some_and(|directive| directive == "delete") {
             merged.retain(|old| old.get(key) != Some(id));
             continue;
         }
         kept.push(element.clone());
         match merged.iter_mut().find(|old| old.get(key) == Some(id)) {
             Some(Value::Object(old)) => {
-                *old = merge_object(
-                    ty,
-                    std::mem::take(old),
-                    object,
-                    &format!("{path}[{key}={id}]"),
-                )?;
+                *old = merge_object(ty, std::mem::take(old), object, &format!("{path}[{key}={id}]"))?;
             }
             _ => merged.push(Value::Object(plain_object(object))),
         }
@@ -236,15 +179,8 @@ fn merge_keyed(
     Ok(order(merged, &kept, original, Some(key)))
 }
 
-fn delete_from(
-    original: &mut Object,
-    list: &str,
-    gone: &Value,
-    path: &str,
-) -> Result<(), PatchError> {
-    let gone = gone
-        .as_array()
-        .ok_or_else(|| bad(path, "$deleteFromPrimitiveList", gone))?;
+fn delete_from(original: &mut Object, list: &str, gone: &Value, path: &str) -> Result<(), PatchError> {
+    let gone = gone.as_array().ok_or_else(|| bad(path, "$deleteFromPrimitiveList", gone))?;
     if let Some(Value::Array(elements)) = original.get_mut(list) {
         elements.retain(|element| !gone.contains(element));
     }
@@ -260,9 +196,7 @@ fn set_order(
     before: &[Value],
     path: &str,
 ) -> Result<(), PatchError> {
-    let wanted = wanted
-        .as_array()
-        .ok_or_else(|| bad(path, "$setElementOrder", wanted))?;
+    let wanted = wanted.as_array().ok_or_else(|| bad(path, "$setElementOrder", wanted))?;
     let key = match ty.map(|ty| list_strategy(ty.short_name(), list)) {
         Some(ListStrategy::MergeBy(key)) => Some(key),
         _ => None,
@@ -276,11 +210,9 @@ fn set_order(
 /// Puts the elements named in `wanted` in that order, and between them the others where the
 /// server's own order had them.
 fn order(all: Vec<Value>, wanted: &[Value], server: &[Value], key: Option<&str>) -> Vec<Value> {
-    let place =
-        |list: &[Value], value: &Value| list.iter().position(|other| is_same(other, value, key));
-    let (mut named, mut others): (Vec<Value>, Vec<Value>) = all
-        .into_iter()
-        .partition(|value| place(wanted, value).is_some());
+    let place = |list: &[Value], value: &Value| list.iter().position(|other| is_same(other, value, key));
+    let (mut named, mut others): (Vec<Value>, Vec<Value>) =
+        all.into_iter().partition(|value| place(wanted, value).is_some());
     named.sort_by_key(|value| place(wanted, value));
     others.sort_by_key(|value| place(server, value).unwrap_or(usize::MAX));
     let mut ordered = Vec::with_capacity(named.len() + others.len());
@@ -310,13 +242,7 @@ fn is_same(a: &Value, b: &Value, key: Option<&str>) -> bool {
 fn plain(value: &Value) -> Value {
     match value {
         Value::Object(object) => Value::Object(plain_object(object)),
-        Value::Array(elements) => Value::Array(
-            elements
-                .iter()
-                .filter(|v| !is_list_directive(v))
-                .map(plain)
-                .collect(),
-        ),
+        Value::Array(elements) => Value::Array(elements.iter().filter(|v| !is_list_directive(v)).map(plain).collect()),
         scalar => scalar.clone(),
     }
 }
@@ -330,11 +256,7 @@ fn plain_object(object: &Object) -> Object {
 }
 
 fn bad(path: &str, directive: &'static str, value: impl ToString) -> PatchError {
-    PatchError::BadDirective {
-        path: path.to_owned(),
-        directive,
-        value: value.to_string(),
-    }
+    PatchError::BadDirective { path: path.to_owned(), directive, value: value.to_string() }
 }
 
 #[cfg(test)]

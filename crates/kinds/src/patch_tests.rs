@@ -9,15 +9,13 @@ fn pod(spec: Value) -> Value {
 }
 
 fn patched(spec: Value, patch: Value) -> Value {
-    strategic("v1", "Pod", &pod(spec), &json!({ "spec": patch })).expect("it applies")["spec"]
-        .clone()
+    strategic("v1", "Pod", &pod(spec), &json!({ "spec": patch })).expect("it applies")["spec"].clone()
 }
 
 #[test]
 fn containers_merge_by_name_and_follow_the_order_of_the_patch() {
     let spec = json!({ "containers": [{ "name": "a", "image": "x", "args": ["1"] }, { "name": "b", "image": "y" }] });
-    let patch =
-        json!({ "containers": [{ "name": "b", "image": "z" }, { "name": "c", "image": "w" }] });
+    let patch = json!({ "containers": [{ "name": "b", "image": "z" }, { "name": "c", "image": "w" }] });
     assert_eq!(
         patched(spec, patch),
         json!({ "containers": [
@@ -30,10 +28,7 @@ fn containers_merge_by_name_and_follow_the_order_of_the_patch() {
 fn a_new_element_comes_before_those_the_patch_does_not_name() {
     let spec = json!({ "containers": [{ "name": "a" }, { "name": "b" }] });
     let patch = json!({ "containers": [{ "name": "c" }] });
-    assert_eq!(
-        patched(spec, patch),
-        json!({ "containers": [{ "name": "c" }, { "name": "a" }, { "name": "b" }] })
-    );
+    assert_eq!(patched(spec, patch), json!({ "containers": [{ "name": "c" }, { "name": "a" }, { "name": "b" }] }));
 }
 
 #[test]
@@ -66,41 +61,28 @@ fn elements_the_order_does_not_name_keep_their_place() {
 fn an_element_is_deleted_by_its_key() {
     let spec = json!({ "containers": [{ "name": "a" }, { "name": "b" }] });
     let patch = json!({ "containers": [{ "$patch": "delete", "name": "a" }] });
-    assert_eq!(
-        patched(spec, patch),
-        json!({ "containers": [{ "name": "b" }] })
-    );
+    assert_eq!(patched(spec, patch), json!({ "containers": [{ "name": "b" }] }));
 }
 
 #[test]
 fn a_list_is_replaced_on_request() {
     let spec = json!({ "containers": [{ "name": "a" }, { "name": "b" }] });
     let patch = json!({ "containers": [{ "$patch": "replace" }, { "name": "c" }] });
-    assert_eq!(
-        patched(spec, patch),
-        json!({ "containers": [{ "name": "c" }] })
-    );
+    assert_eq!(patched(spec, patch), json!({ "containers": [{ "name": "c" }] }));
 }
 
 #[test]
 fn objects_merge_and_null_deletes() {
     let spec = json!({ "nodeSelector": { "a": "1", "b": "2" }, "hostname": "x" });
-    let patch =
-        json!({ "nodeSelector": { "b": null, "c": "3" }, "hostname": null, "subdomain": null });
-    assert_eq!(
-        patched(spec, patch),
-        json!({ "nodeSelector": { "a": "1", "c": "3" } })
-    );
+    let patch = json!({ "nodeSelector": { "b": null, "c": "3" }, "hostname": null, "subdomain": null });
+    assert_eq!(patched(spec, patch), json!({ "nodeSelector": { "a": "1", "c": "3" } }));
 }
 
 #[test]
 fn an_object_is_replaced_or_emptied_on_request() {
     let spec = json!({ "nodeSelector": { "a": "1" } });
     let patch = json!({ "nodeSelector": { "$patch": "replace", "b": "2" } });
-    assert_eq!(
-        patched(spec.clone(), patch),
-        json!({ "nodeSelector": { "b": "2" } })
-    );
+    assert_eq!(patched(spec.clone(), patch), json!({ "nodeSelector": { "b": "2" } }));
     let patch = json!({ "nodeSelector": { "$patch": "delete" } });
     assert_eq!(patched(spec, patch), json!({ "nodeSelector": {} }));
 }
@@ -108,8 +90,7 @@ fn an_object_is_replaced_or_emptied_on_request() {
 #[test]
 fn a_list_without_key_is_replaced() {
     let spec = json!({ "tolerations": [{ "key": "a" }], "containers": [{ "name": "a", "args": ["1", "2"] }] });
-    let patch =
-        json!({ "tolerations": [{ "key": "b" }], "containers": [{ "name": "a", "args": ["3"] }] });
+    let patch = json!({ "tolerations": [{ "key": "b" }], "containers": [{ "name": "a", "args": ["3"] }] });
     assert_eq!(
         patched(spec, patch),
         json!({ "tolerations": [{ "key": "b" }], "containers": [{ "name": "a", "args": ["3"] }] })
@@ -132,16 +113,12 @@ fn retain_keys_drops_what_the_new_strategy_has_not() {
     let original = json!({ "spec": { "strategy": { "type": "RollingUpdate", "rollingUpdate": { "maxSurge": 1 } } } });
     let patch = json!({ "spec": { "strategy": { "$retainKeys": ["type"], "type": "Recreate" } } });
     let merged = strategic("apps/v1", "Deployment", &original, &patch).expect("it applies");
-    assert_eq!(
-        merged,
-        json!({ "spec": { "strategy": { "type": "Recreate" } } })
-    );
+    assert_eq!(merged, json!({ "spec": { "strategy": { "type": "Recreate" } } }));
 }
 
 #[test]
 fn service_ports_merge_by_port() {
-    let original =
-        json!({ "spec": { "ports": [{ "port": 80, "nodePort": 30080 }, { "port": 443 }] } });
+    let original = json!({ "spec": { "ports": [{ "port": 80, "nodePort": 30080 }, { "port": 443 }] } });
     let patch = json!({ "spec": { "ports": [{ "port": 80, "name": "http" }] } });
     let merged = strategic("v1", "Service", &original, &patch).expect("it applies");
     assert_eq!(
@@ -152,12 +129,8 @@ fn service_ports_merge_by_port() {
 
 #[test]
 fn directives_and_nulls_are_not_stored_where_nothing_was() {
-    let patch =
-        json!({ "securityContext": { "$retainKeys": ["x"], "runAsUser": 1, "runAsGroup": null } });
-    assert_eq!(
-        patched(json!({}), patch),
-        json!({ "securityContext": { "runAsUser": 1 } })
-    );
+    let patch = json!({ "securityContext": { "$retainKeys": ["x"], "runAsUser": 1, "runAsGroup": null } });
+    assert_eq!(patched(json!({}), patch), json!({ "securityContext": { "runAsUser": 1 } }));
 }
 
 #[test]
@@ -165,37 +138,22 @@ fn what_cannot_be_applied_says_where() {
     let apply = |patch: Value| strategic("v1", "Pod", &pod(json!({ "containers": [] })), &patch);
     assert_eq!(
         apply(json!({ "spec": { "containers": [{ "image": "x" }] } })),
-        Err(PatchError::MissingMergeKey {
-            path: "Pod.spec.containers".into(),
-            key: "name"
-        })
+        Err(PatchError::MissingMergeKey { path: "Pod.spec.containers".into(), key: "name" })
     );
-    assert!(matches!(
-        apply(json!({ "spec": { "$patch": "explode" } })),
-        Err(PatchError::BadDirective { .. })
-    ));
-    assert!(matches!(
-        apply(json!([])),
-        Err(PatchError::NotAnObject { .. })
-    ));
-    assert!(matches!(
-        strategic("v1", "Job", &json!({}), &json!({})),
-        Err(PatchError::UnknownKind { .. })
-    ));
+    assert!(matches!(apply(json!({ "spec": { "$patch": "explode" } })), Err(PatchError::BadDirective { .. })));
+    assert!(matches!(apply(json!([])), Err(PatchError::NotAnObject { .. })));
+    assert!(matches!(strategic("v1", "Job", &json!({}), &json!({})), Err(PatchError::UnknownKind { .. })));
 }
 
 fn any_spec() -> impl Strategy<Value = Value> {
-    let container =
-        ("[a-d]", "[x-z]").prop_map(|(name, image)| json!({ "name": name, "image": image }));
+    let container = ("[a-d]", "[x-z]").prop_map(|(name, image)| json!({ "name": name, "image": image }));
     let containers = proptest::collection::vec(container, 0..4).prop_map(|mut list| {
         list.sort_by_key(|c| c["name"].to_string());
         list.dedup_by_key(|c| c["name"].clone());
         Value::Array(list)
     });
     let labels = proptest::collection::btree_map("[a-c]", "[1-3]", 0..3).prop_map(|map| json!(map));
-    (containers, labels).prop_map(
-        |(containers, labels)| json!({ "containers": containers, "nodeSelector": labels }),
-    )
+    (containers, labels).prop_map(|(containers, labels)| json!({ "containers": containers, "nodeSelector": labels }))
 }
 
 proptest! {
@@ -219,9 +177,7 @@ fn unordered(value: &Value) -> Value {
             list.sort_by_key(ToString::to_string);
             Value::Array(list)
         }
-        Value::Object(map) => {
-            Value::Object(map.iter().map(|(k, v)| (k.clone(), unordered(v))).collect())
-        }
+        Value::Object(map) => Value::Object(map.iter().map(|(k, v)| (k.clone(), unordered(v))).collect()),
         scalar => scalar.clone(),
     }
 }
@@ -231,8 +187,7 @@ fn agrees_with_the_types<T>(api_version: &str, kind: &str, original: &Value, pat
 where
     T: k8s_openapi::DeepMerge + serde::Serialize + serde::de::DeserializeOwned,
 {
-    let mut typed: T =
-        crate::typed::from_value(original.clone()).expect("the original fits its type");
+    let mut typed: T = crate::typed::from_value(original.clone()).expect("the original fits its type");
     typed.merge_from(crate::typed::from_value(patch.clone()).expect("the patch fits its type"));
     let oracle = serde_json::to_value(&typed).expect("a typed object is JSON");
     let merged = strategic(api_version, kind, original, patch).expect("it applies");
@@ -311,10 +266,5 @@ fn every_keyed_list_merges_as_the_types_say() {
             "secrets": [{ "name": "s", "namespace": value }, { "name": extra }], "imagePullSecrets": [{ "name": value }]
         })
     };
-    agrees_with_the_types::<ServiceAccount>(
-        "v1",
-        "ServiceAccount",
-        &account("old", "e"),
-        &account("newer", "ff"),
-    );
+    agrees_with_the_types::<ServiceAccount>("v1", "ServiceAccount", &account("old", "e"), &account("newer", "ff"));
 }

@@ -45,10 +45,7 @@ spec:
 fn taken(text: &str) -> Vec<(Value, Vec<String>)> {
     let documents = yaml::documents(text.as_bytes()).expect("it parses");
     let manifests = manifest::objects(documents).expect("they are objects");
-    manifests
-        .into_iter()
-        .map(|manifest| judged(manifest.value, manifest.warnings))
-        .collect()
+    manifests.into_iter().map(|manifest| judged(manifest.value, manifest.warnings)).collect()
 }
 
 fn judged(mut object: Value, mut complaints: Vec<String>) -> (Value, Vec<String>) {
@@ -77,11 +74,7 @@ fn the_notes_service_is_taken_without_complaint() {
     let (object, complaints) = &taken[0];
     assert_eq!(complaints, &Vec::<String>::new());
     let service = typed::service(object).expect("it fits its type");
-    let port = service
-        .spec
-        .and_then(|spec| spec.ports)
-        .and_then(|ports| ports.into_iter().next())
-        .expect("one port");
+    let port = service.spec.and_then(|spec| spec.ports).and_then(|ports| ports.into_iter().next()).expect("one port");
     assert_eq!((port.port, port.protocol.as_deref()), (80, Some("TCP")));
 }
 
@@ -91,11 +84,7 @@ fn every_document_of_a_broken_file_is_judged_on_its_own() {
         "{NOTES_SERVICE}---\n{}---\n{NOTES_SERVICE}",
         NOTES_SERVICE.replace("port: 80\n    t", "port: 70000\n    t")
     );
-    let complaints: Vec<Vec<String>> = taken(&text)
-        .into_iter()
-        .map(|(_, complaints)| complaints)
-        .collect();
-    let wrong = "spec.ports[0].port: Invalid value: 70000: must be between 1 and 65535, inclusive"
-        .to_owned();
+    let complaints: Vec<Vec<String>> = taken(&text).into_iter().map(|(_, complaints)| complaints).collect();
+    let wrong = "spec.ports[0].port: Invalid value: 70000: must be between 1 and 65535, inclusive".to_owned();
     assert_eq!(complaints, [vec![], vec![wrong], vec![]]);
 }

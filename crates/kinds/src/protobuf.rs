@@ -47,10 +47,7 @@ pub(crate) enum Wire {
     Int32,
     Int64,
     Bool,
-    #[allow(
-        dead_code,
-        reason = "no kind that is served has one yet; the generator knows it"
-    )]
+    #[allow(dead_code, reason = "no kind that is served has one yet; the generator knows it")]
     Double,
     /// Base64 text in JSON.
     Bytes,
@@ -71,9 +68,7 @@ pub(crate) enum Wire {
 /// Why a body could not be decoded.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ProtobufError {
-    #[error(
-        "protobuf body does not begin with the Kubernetes mark \"k8s\\0\"; send JSON or Kubernetes protobuf"
-    )]
+    #[error("protobuf body does not begin with the Kubernetes mark \"k8s\\0\"; send JSON or Kubernetes protobuf")]
     NoMark,
     #[error("protobuf body of {bytes} bytes is too large, the limit is {MAX_BYTES}")]
     TooLarge { bytes: usize },
@@ -81,25 +76,13 @@ pub enum ProtobufError {
     UnknownKind { api_version: String, kind: String },
     #[error("protobuf body ends in the middle of {place}")]
     Truncated { place: &'static str },
-    #[error(
-        "protobuf message {message}: field {tag} has wire type {wire_type}, which does not fit it"
-    )]
-    WireType {
-        message: &'static str,
-        tag: u32,
-        wire_type: u8,
-    },
+    #[error("protobuf message {message}: field {tag} has wire type {wire_type}, which does not fit it")]
+    WireType { message: &'static str, tag: u32, wire_type: u8 },
     #[error("protobuf message {message}: field {tag}: {problem}")]
-    Content {
-        message: &'static str,
-        tag: u32,
-        problem: &'static str,
-    },
+    Content { message: &'static str, tag: u32, problem: &'static str },
     #[error("protobuf body is nested deeper than {MAX_DEPTH} messages")]
     TooDeep,
-    #[error(
-        "protobuf body carries content type {content_type:?}, only protobuf and JSON are understood"
-    )]
+    #[error("protobuf body carries content type {content_type:?}, only protobuf and JSON are understood")]
     ContentType { content_type: String },
 }
 
@@ -111,18 +94,14 @@ pub fn decode(body: &[u8]) -> Result<Value, ProtobufError> {
     let envelope = Envelope::read(body.strip_prefix(MAGIC).ok_or(ProtobufError::NoMark)?)?;
     let (api_version, kind) = (envelope.api_version, envelope.kind);
     let mut object = match envelope.content_type {
-        "" | "application/vnd.kubernetes.protobuf" => {
-            decode_raw(&api_version, &kind, envelope.raw)?
-        }
+        "" | "application/vnd.kubernetes.protobuf" => decode_raw(&api_version, &kind, envelope.raw)?,
         "application/json" => raw_json(envelope.raw).ok_or(ProtobufError::Content {
             message: UNKNOWN,
             tag: 2,
             problem: "is not a JSON object",
         })?,
         other => {
-            return Err(ProtobufError::ContentType {
-                content_type: other.to_owned(),
-            });
+            return Err(ProtobufError::ContentType { content_type: other.to_owned() });
         }
     };
     object.insert("apiVersion".into(), api_version.into());
@@ -130,17 +109,10 @@ pub fn decode(body: &[u8]) -> Result<Value, ProtobufError> {
     Ok(Value::Object(object))
 }
 
-fn decode_raw(
-    api_version: &str,
-    kind: &str,
-    raw: &[u8],
-) -> Result<Map<String, Value>, ProtobufError> {
+fn decode_raw(api_version: &str, kind: &str, raw: &[u8]) -> Result<Map<String, Value>, ProtobufError> {
     let message = schema::type_of(api_version, kind)
         .and_then(|ty| MESSAGES.iter().find(|message| message.name == ty.name))
-        .ok_or_else(|| ProtobufError::UnknownKind {
-            api_version: api_version.to_owned(),
-            kind: kind.to_owned(),
-        })?;
+        .ok_or_else(|| ProtobufError::UnknownKind { api_version: api_version.to_owned(), kind: kind.to_owned() })?;
     let mut object = Map::new();
     decode_message(message, raw, &mut object, 0)?;
     Ok(object)
@@ -173,12 +145,8 @@ impl<'a> Envelope<'a> {
                     let mut inner = Reader { bytes: meta };
                     while let Some((tag, payload)) = inner.field()? {
                         match (tag, payload) {
-                            (1, Payload::Bytes(text)) => {
-                                envelope.api_version = utf8(text, UNKNOWN, 1)?.to_owned()
-                            }
-                            (2, Payload::Bytes(text)) => {
-                                envelope.kind = utf8(text, UNKNOWN, 1)?.to_owned()
-                            }
+                            (1, Payload::Bytes(text)) => envelope.api_version = utf8(text, UNKNOWN, 1)?.to_owned(),
+                            (2, Payload::Bytes(text)) => envelope.kind = utf8(text, UNKNOWN, 1)?.to_owned(),
                             _ => {}
                         }
                     }
@@ -204,11 +172,7 @@ fn decode_message(
     let mut reader = Reader { bytes };
     while let Some((tag, payload)) = reader.field()? {
         if let Ok(at) = message.fields.binary_search_by_key(&tag, |field| field.tag) {
-            let spot = Spot {
-                message: message.name,
-                tag,
-                depth,
-            };
+            let spot = Spot { message: message.name, tag, depth };
             put(&message.fields[at], payload, into, spot)?;
         }
     }
@@ -225,11 +189,7 @@ struct Spot {
 
 impl Spot {
     fn content(self, problem: &'static str) -> ProtobufError {
-        ProtobufError::Content {
-            message: self.message,
-            tag: self.tag,
-            problem,
-        }
+        ProtobufError::Content { message: self.message, tag: self.tag, problem }
     }
 
     fn wire_type(self, payload: Payload<'_>) -> ProtobufError {
@@ -239,49 +199,26 @@ impl Spot {
             Payload::Bytes(_) => 2,
             Payload::Fixed32 => 5,
         };
-        ProtobufError::WireType {
-            message: self.message,
-            tag: self.tag,
-            wire_type,
-        }
+        ProtobufError::WireType { message: self.message, tag: self.tag, wire_type }
     }
 }
 
-fn put(
-    field: &Field,
-    payload: Payload<'_>,
-    into: &mut Map<String, Value>,
-    spot: Spot,
-) -> Result<(), ProtobufError> {
+fn put(field: &Field, payload: Payload<'_>, into: &mut Map<String, Value>, spot: Spot) -> Result<(), ProtobufError> {
     match (field.wire, payload) {
-        (Wire::Inline(index), Payload::Bytes(bytes)) => {
-            decode_message(&MESSAGES[index], bytes, into, spot.depth + 1)
-        }
+        (Wire::Inline(index), Payload::Bytes(bytes)) => decode_message(&MESSAGES[index], bytes, into, spot.depth + 1),
         (Wire::Object(index), Payload::Bytes(bytes)) => {
-            let entry = into
-                .entry(field.name)
-                .or_insert_with(|| Value::Object(Map::new()));
-            let inner = entry
-                .as_object_mut()
-                .expect("only this arm writes a field of this wire type");
+            let entry = into.entry(field.name).or_insert_with(|| Value::Object(Map::new()));
+            let inner = entry.as_object_mut().expect("only this arm writes a field of this wire type");
             decode_message(&MESSAGES[index], bytes, inner, spot.depth + 1)
         }
         (Wire::List(item), payload) => {
-            let entry = into
-                .entry(field.name)
-                .or_insert_with(|| Value::Array(Vec::new()));
-            let list = entry
-                .as_array_mut()
-                .expect("only this arm writes a field of this wire type");
+            let entry = into.entry(field.name).or_insert_with(|| Value::Array(Vec::new()));
+            let list = entry.as_array_mut().expect("only this arm writes a field of this wire type");
             extend_list(*item, payload, list, spot)
         }
         (Wire::Map(item), Payload::Bytes(bytes)) => {
-            let entry = into
-                .entry(field.name)
-                .or_insert_with(|| Value::Object(Map::new()));
-            let map = entry
-                .as_object_mut()
-                .expect("only this arm writes a field of this wire type");
+            let entry = into.entry(field.name).or_insert_with(|| Value::Object(Map::new()));
+            let map = entry.as_object_mut().expect("only this arm writes a field of this wire type");
             insert_entry(*item, bytes, map, spot)
         }
         (wire, payload) => {
@@ -310,12 +247,7 @@ fn is_zero(value: &Value) -> bool {
 }
 
 /// One more element, or a packed run of numbers.
-fn extend_list(
-    item: Wire,
-    payload: Payload<'_>,
-    list: &mut Vec<Value>,
-    spot: Spot,
-) -> Result<(), ProtobufError> {
+fn extend_list(item: Wire, payload: Payload<'_>, list: &mut Vec<Value>, spot: Spot) -> Result<(), ProtobufError> {
     match (item, payload) {
         (Wire::Int32 | Wire::Int64 | Wire::Bool, Payload::Bytes(bytes)) => {
             let mut reader = Reader { bytes };
@@ -332,12 +264,7 @@ fn extend_list(
 }
 
 /// A map entry is a message of key (1) and value (2).
-fn insert_entry(
-    item: Wire,
-    bytes: &[u8],
-    map: &mut Map<String, Value>,
-    spot: Spot,
-) -> Result<(), ProtobufError> {
+fn insert_entry(item: Wire, bytes: &[u8], map: &mut Map<String, Value>, spot: Spot) -> Result<(), ProtobufError> {
     let mut key = "";
     let mut value = single(item, Payload::Bytes(&[]), spot)?;
     let mut reader = Reader { bytes };
@@ -359,8 +286,7 @@ fn single(wire: Wire, payload: Payload<'_>, spot: Spot) -> Result<Value, Protobu
         (Wire::Int32, Payload::Varint(number)) => Ok(Value::from(number as i32)),
         (Wire::Int64, Payload::Varint(number)) => Ok(Value::from(number as i64)),
         (Wire::Double, Payload::Fixed64(bits)) => {
-            let number = Number::from_f64(f64::from_bits(bits))
-                .ok_or(spot.content("is not a finite number"))?;
+            let number = Number::from_f64(f64::from_bits(bits)).ok_or(spot.content("is not a finite number"))?;
             Ok(Value::Number(number))
         }
         (wire, Payload::Bytes(bytes)) => from_bytes(wire, bytes, spot),
@@ -371,8 +297,9 @@ fn single(wire: Wire, payload: Payload<'_>, spot: Spot) -> Result<Value, Protobu
 fn from_bytes(wire: Wire, bytes: &[u8], spot: Spot) -> Result<Value, ProtobufError> {
     match wire {
         Wire::String => utf8(bytes, spot.message, spot.tag).map(Value::from),
-        Wire::Bytes => serde_json::to_value(ByteString(bytes.to_vec()))
-            .map_err(|_| spot.content("cannot be written as base64")),
+        Wire::Bytes => {
+            serde_json::to_value(ByteString(bytes.to_vec())).map_err(|_| spot.content("cannot be written as base64"))
+        }
         Wire::Object(index) => {
             let mut object = Map::new();
             decode_message(&MESSAGES[index], bytes, &mut object, spot.depth + 1)?;
@@ -434,17 +361,12 @@ fn time(bytes: &[u8], spot: Spot, digits: usize) -> Result<Value, ProtobufError>
             _ => {}
         }
     }
-    let at = Timestamp::new(seconds, nanos)
-        .map_err(|_| spot.content("is not a time of years 0 to 9999"))?;
+    let at = Timestamp::new(seconds, nanos).map_err(|_| spot.content("is not a time of years 0 to 9999"))?;
     Ok(Value::from(format!("{at:.digits$}")))
 }
 
 fn utf8<'a>(bytes: &'a [u8], message: &'static str, tag: u32) -> Result<&'a str, ProtobufError> {
-    std::str::from_utf8(bytes).map_err(|_| ProtobufError::Content {
-        message,
-        tag,
-        problem: "is not UTF-8",
-    })
+    std::str::from_utf8(bytes).map_err(|_| ProtobufError::Content { message, tag, problem: "is not UTF-8" })
 }
 
 /// What lies behind a tag.
@@ -467,8 +389,7 @@ impl<'a> Reader<'a> {
             return Ok(None);
         }
         let key = self.varint()?;
-        let tag =
-            u32::try_from(key >> 3).map_err(|_| ProtobufError::Truncated { place: "a tag" })?;
+        let tag = u32::try_from(key >> 3).map_err(|_| ProtobufError::Truncated { place: "a tag" })?;
         let payload = match (key & 7) as u8 {
             0 => Payload::Varint(self.varint()?),
             1 => Payload::Fixed64(u64::from_le_bytes(self.array()?)),
@@ -481,11 +402,7 @@ impl<'a> Reader<'a> {
                 Payload::Fixed32
             }
             wire_type => {
-                return Err(ProtobufError::WireType {
-                    message: "(any)",
-                    tag,
-                    wire_type,
-                });
+                return Err(ProtobufError::WireType { message: "(any)", tag, wire_type });
             }
         };
         Ok(Some((tag, payload)))
@@ -500,27 +417,18 @@ impl<'a> Reader<'a> {
                 return Ok(number);
             }
         }
-        Err(ProtobufError::Truncated {
-            place: "a number of more than 64 bits",
-        })
+        Err(ProtobufError::Truncated { place: "a number of more than 64 bits" })
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], ProtobufError> {
-        let (head, rest) = self
-            .bytes
-            .split_first_chunk::<N>()
-            .ok_or(ProtobufError::Truncated { place: "a number" })?;
+        let (head, rest) = self.bytes.split_first_chunk::<N>().ok_or(ProtobufError::Truncated { place: "a number" })?;
         self.bytes = rest;
         Ok(*head)
     }
 
     fn take(&mut self, length: usize) -> Result<&'a [u8], ProtobufError> {
-        let (head, rest) = self
-            .bytes
-            .split_at_checked(length)
-            .ok_or(ProtobufError::Truncated {
-                place: "a string or message",
-            })?;
+        let (head, rest) =
+            self.bytes.split_at_checked(length).ok_or(ProtobufError::Truncated { place: "a string or message" })?;
         self.bytes = rest;
         Ok(head)
     }

@@ -29,19 +29,8 @@ fn varint(mut number: u64) -> Vec<u8> {
 }
 
 fn envelope(api_version: &str, kind: &str, raw: &[u8]) -> Vec<u8> {
-    let meta = [
-        bytes_field(1, api_version.as_bytes()),
-        bytes_field(2, kind.as_bytes()),
-    ]
-    .concat();
-    [
-        MAGIC.to_vec(),
-        bytes_field(1, &meta),
-        bytes_field(2, raw),
-        bytes_field(3, b""),
-        bytes_field(4, b""),
-    ]
-    .concat()
+    let meta = [bytes_field(1, api_version.as_bytes()), bytes_field(2, kind.as_bytes())].concat();
+    [MAGIC.to_vec(), bytes_field(1, &meta), bytes_field(2, raw), bytes_field(3, b""), bytes_field(4, b"")].concat()
 }
 
 /// Encodes JSON by the same table; fields are written in the table's order.
@@ -59,22 +48,14 @@ fn encode(message: &Message, object: &Map<String, Value>) -> Vec<u8> {
 
 fn encode_field(tag: u32, wire: Wire, value: &Value) -> Vec<u8> {
     match (wire, value) {
-        (Wire::List(item), Value::Array(list)) => list
-            .iter()
-            .flat_map(|v| encode_field(tag, *item, v))
-            .collect(),
+        (Wire::List(item), Value::Array(list)) => list.iter().flat_map(|v| encode_field(tag, *item, v)).collect(),
         (Wire::Map(item), Value::Object(map)) => map
             .iter()
             .flat_map(|(key, v)| {
-                bytes_field(
-                    tag,
-                    &[bytes_field(1, key.as_bytes()), encode_field(2, *item, v)].concat(),
-                )
+                bytes_field(tag, &[bytes_field(1, key.as_bytes()), encode_field(2, *item, v)].concat())
             })
             .collect(),
-        (Wire::Object(index), Value::Object(object)) => {
-            bytes_field(tag, &encode(&MESSAGES[index], object))
-        }
+        (Wire::Object(index), Value::Object(object)) => bytes_field(tag, &encode(&MESSAGES[index], object)),
         (Wire::String, Value::String(text)) => bytes_field(tag, text.as_bytes()),
         (Wire::Quantity, Value::String(text)) => bytes_field(tag, &bytes_field(1, text.as_bytes())),
         (Wire::RawJson, value) => bytes_field(tag, &bytes_field(1, value.to_string().as_bytes())),
@@ -82,42 +63,19 @@ fn encode_field(tag: u32, wire: Wire, value: &Value) -> Vec<u8> {
             let bytes: ByteString = serde_json::from_value(value.clone()).expect("base64");
             bytes_field(tag, &bytes.0)
         }
-        (Wire::Int32 | Wire::Int64, value) => {
-            varint_field(tag, value.as_i64().expect("an integer") as u64)
-        }
+        (Wire::Int32 | Wire::Int64, value) => varint_field(tag, value.as_i64().expect("an integer") as u64),
         (Wire::Bool, value) => varint_field(tag, u64::from(value.as_bool().expect("a boolean"))),
-        (Wire::IntOrString, Value::String(text)) => bytes_field(
-            tag,
-            &[
-                varint_field(1, 1),
-                varint_field(2, 0),
-                bytes_field(3, text.as_bytes()),
-            ]
-            .concat(),
-        ),
+        (Wire::IntOrString, Value::String(text)) => {
+            bytes_field(tag, &[varint_field(1, 1), varint_field(2, 0), bytes_field(3, text.as_bytes())].concat())
+        }
         (Wire::IntOrString, value) => {
             let number = value.as_i64().expect("an integer") as u64;
-            bytes_field(
-                tag,
-                &[
-                    varint_field(1, 0),
-                    varint_field(2, number),
-                    bytes_field(3, b""),
-                ]
-                .concat(),
-            )
+            bytes_field(tag, &[varint_field(1, 0), varint_field(2, number), bytes_field(3, b"")].concat())
         }
         (Wire::Time | Wire::MicroTime, value) => {
             let at: Timestamp = value.as_str().expect("text").parse().expect("a time");
             let nanos = at.subsec_nanosecond() as u64;
-            bytes_field(
-                tag,
-                &[
-                    varint_field(1, at.as_second() as u64),
-                    varint_field(2, nanos),
-                ]
-                .concat(),
-            )
+            bytes_field(tag, &[varint_field(1, at.as_second() as u64), varint_field(2, nanos)].concat())
         }
         (wire, value) => panic!("{value} does not fit {wire:?}"),
     }
@@ -125,13 +83,8 @@ fn encode_field(tag: u32, wire: Wire, value: &Value) -> Vec<u8> {
 
 fn round_trip(object: Value) {
     let (api_version, kind) = crate::value::group_version_kind(&object);
-    let name = schema::type_of(api_version, kind)
-        .expect("a known kind")
-        .name;
-    let message = MESSAGES
-        .iter()
-        .find(|m| m.name == name)
-        .expect("a message of that kind");
+    let name = schema::type_of(api_version, kind).expect("a known kind").name;
+    let message = MESSAGES.iter().find(|m| m.name == name).expect("a message of that kind");
     let mut fields = object.as_object().expect("an object").clone();
     fields.remove("apiVersion");
     fields.remove("kind");
@@ -167,20 +120,10 @@ fn a_service_written_by_hand_is_read() {
 
 #[test]
 fn the_body_of_kubectl_create_deployment_is_read() {
-    let labels = bytes_field(
-        11,
-        &[bytes_field(1, b"app"), bytes_field(2, b"web")].concat(),
-    );
+    let labels = bytes_field(11, &[bytes_field(1, b"app"), bytes_field(2, b"web")].concat());
     let unset = [2, 3, 4, 5, 6].map(|tag| bytes_field(tag, b"")).concat();
     let metadata = |name: &[u8]| {
-        [
-            bytes_field(1, name),
-            unset.clone(),
-            varint_field(7, 0),
-            bytes_field(8, b""),
-            labels.clone(),
-        ]
-        .concat()
+        [bytes_field(1, name), unset.clone(), varint_field(7, 0), bytes_field(8, b""), labels.clone()].concat()
     };
     let container = [
         bytes_field(1, b"nginx"),
@@ -207,10 +150,7 @@ fn the_body_of_kubectl_create_deployment_is_read() {
     ]
     .concat();
     let template = [bytes_field(1, &metadata(b"")), bytes_field(2, &pod_spec)].concat();
-    let selector = bytes_field(
-        1,
-        &[bytes_field(1, b"app"), bytes_field(2, b"web")].concat(),
-    );
+    let selector = bytes_field(1, &[bytes_field(1, b"app"), bytes_field(2, b"web")].concat());
     let spec = [
         varint_field(1, 0),
         bytes_field(2, &selector),
@@ -220,16 +160,8 @@ fn the_body_of_kubectl_create_deployment_is_read() {
         varint_field(7, 0),
     ]
     .concat();
-    let status = (1..=5)
-        .chain([7])
-        .flat_map(|tag| varint_field(tag, 0))
-        .collect::<Vec<u8>>();
-    let raw = [
-        bytes_field(1, &metadata(b"web")),
-        bytes_field(2, &spec),
-        bytes_field(3, &status),
-    ]
-    .concat();
+    let status = (1..=5).chain([7]).flat_map(|tag| varint_field(tag, 0)).collect::<Vec<u8>>();
+    let raw = [bytes_field(1, &metadata(b"web")), bytes_field(2, &spec), bytes_field(3, &status)].concat();
 
     let expected = json!({
         "apiVersion": "apps/v1", "kind": "Deployment",
@@ -246,10 +178,7 @@ fn the_body_of_kubectl_create_deployment_is_read() {
         },
         "status": {}
     });
-    assert_eq!(
-        decode(&envelope("apps/v1", "Deployment", &raw)),
-        Ok(expected)
-    );
+    assert_eq!(decode(&envelope("apps/v1", "Deployment", &raw)), Ok(expected));
 }
 
 /// Bodies as kubectl 1.32 sends them: `create deployment web --image=nginx --replicas=0 --port=80`,
@@ -368,37 +297,20 @@ fn what_is_not_a_kubernetes_body_is_refused_with_a_reason() {
     assert_eq!(decode(b"{}"), Err(ProtobufError::NoMark));
     assert_eq!(
         decode(&envelope("batch/v1", "Job", b"")),
-        Err(ProtobufError::UnknownKind {
-            api_version: "batch/v1".into(),
-            kind: "Job".into()
-        })
+        Err(ProtobufError::UnknownKind { api_version: "batch/v1".into(), kind: "Job".into() })
     );
     assert_eq!(
         decode(&envelope("v1", "Service", b"\x0a\x7f")),
-        Err(ProtobufError::Truncated {
-            place: "a string or message"
-        })
+        Err(ProtobufError::Truncated { place: "a string or message" })
     );
-    assert!(matches!(
-        decode(&envelope("v1", "Service", b"\x08\x01")),
-        Err(ProtobufError::WireType { .. })
-    ));
-    assert_eq!(
-        decode(&vec![0; MAX_BYTES + 1]),
-        Err(ProtobufError::TooLarge {
-            bytes: MAX_BYTES + 1
-        })
-    );
+    assert!(matches!(decode(&envelope("v1", "Service", b"\x08\x01")), Err(ProtobufError::WireType { .. })));
+    assert_eq!(decode(&vec![0; MAX_BYTES + 1]), Err(ProtobufError::TooLarge { bytes: MAX_BYTES + 1 }));
 }
 
 #[test]
 fn every_message_is_sorted_and_every_kind_has_one() {
     for message in MESSAGES {
-        assert!(
-            message.fields.is_sorted_by(|a, b| a.tag < b.tag),
-            "{}",
-            message.name
-        );
+        assert!(message.fields.is_sorted_by(|a, b| a.tag < b.tag), "{}", message.name);
     }
     for kind in crate::generated::types::KINDS {
         let name = schema::type_at(kind.type_index).name;

@@ -13,9 +13,7 @@ pub struct Quantity {
 
 /// Why a text is no quantity.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error(
-    "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
-)]
+#[error("quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'")]
 pub struct QuantityError;
 
 impl Quantity {
@@ -39,24 +37,18 @@ impl std::str::FromStr for Quantity {
             Some(b'+') => (1, &text[1..]),
             _ => (1, text),
         };
-        let end = unsigned
-            .find(|c: char| !c.is_ascii_digit() && c != '.')
-            .unwrap_or(unsigned.len());
+        let end = unsigned.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(unsigned.len());
         let (number, suffix) = unsigned.split_at(end);
         let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
         if (whole.is_empty() && fraction.is_empty()) || fraction.contains('.') {
             return Err(QuantityError);
         }
-        let digits: i128 = format!("{whole}{fraction}")
-            .parse()
-            .map_err(|_| QuantityError)?;
+        let digits: i128 = format!("{whole}{fraction}").parse().map_err(|_| QuantityError)?;
         let scale = i32::try_from(fraction.len()).map_err(|_| QuantityError)?;
         let (multiplier, exponent) = suffix_factor(suffix).ok_or(QuantityError)?;
         let amount = digits.checked_mul(multiplier).ok_or(QuantityError)?;
         let thousandths = shift(amount, exponent - scale + 3).ok_or(QuantityError)?;
-        Ok(Quantity {
-            thousandths: sign * thousandths,
-        })
+        Ok(Quantity { thousandths: sign * thousandths })
     }
 }
 
@@ -126,9 +118,7 @@ mod tests {
 
     #[test]
     fn what_is_no_quantity_is_refused() {
-        for text in [
-            "", "m", "1 Mi", "1mi", "1.2.3", "--1", "1e99", "one", "é", "1é",
-        ] {
+        for text in ["", "m", "1 Mi", "1mi", "1.2.3", "--1", "1e99", "one", "é", "1é"] {
             assert_eq!(text.parse::<Quantity>(), Err(QuantityError), "{text:?}");
         }
     }

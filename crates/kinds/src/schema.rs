@@ -39,10 +39,7 @@ pub(crate) enum Shape {
     String,
     Int32,
     Int64,
-    #[allow(
-        dead_code,
-        reason = "no kind that is served has one yet; the generator knows it"
-    )]
+    #[allow(dead_code, reason = "no kind that is served has one yet; the generator knows it")]
     Number,
     Boolean,
     /// Base64 text.
@@ -62,10 +59,7 @@ pub(crate) enum Shape {
 impl Type {
     pub(crate) fn field(&self, name: &str) -> Option<&'static Field> {
         let fields = self.fields;
-        fields
-            .binary_search_by(|field| field.name.cmp(name))
-            .ok()
-            .map(|at| &fields[at])
+        fields.binary_search_by(|field| field.name.cmp(name)).ok().map(|at| &fields[at])
     }
 
     /// `PodSpec` of `io.k8s.api.core.v1.PodSpec`.
@@ -105,10 +99,7 @@ pub enum Problem {
     /// The kind has no such field.
     UnknownField,
     /// The field wants another JSON type; both in words (`int32`, `string`, `object`).
-    WrongType {
-        want: &'static str,
-        got: &'static str,
-    },
+    WrongType { want: &'static str, got: &'static str },
 }
 
 impl fmt::Display for Finding {
@@ -116,11 +107,7 @@ impl fmt::Display for Finding {
         match self.problem {
             Problem::UnknownField => write!(out, "unknown field \"{}\"", self.path),
             Problem::WrongType { want, got } => {
-                write!(
-                    out,
-                    "json: cannot unmarshal {got} into field {} of type {want}",
-                    self.path
-                )
+                write!(out, "json: cannot unmarshal {got} into field {} of type {want}", self.path)
             }
         }
     }
@@ -146,10 +133,7 @@ fn check_object(ty: &Type, value: &Value, path: &str, findings: &mut Vec<Finding
         };
         match ty.field(name) {
             Some(field) => check_shape(&field.shape, member, &at, findings),
-            None => findings.push(Finding {
-                path: at,
-                problem: Problem::UnknownField,
-            }),
+            None => findings.push(Finding { path: at, problem: Problem::UnknownField }),
         }
     }
 }
@@ -219,10 +203,7 @@ fn wrong(path: &str, want: &'static str, value: &Value, findings: &mut Vec<Findi
         Value::Array(_) => "array",
         Value::Object(_) => "object",
     };
-    findings.push(Finding {
-        path: path.to_owned(),
-        problem: Problem::WrongType { want, got },
-    });
+    findings.push(Finding { path: path.to_owned(), problem: Problem::WrongType { want, got } });
 }
 
 #[cfg(test)]
@@ -231,10 +212,7 @@ mod tests {
     use serde_json::json;
 
     fn texts(object: &Value) -> Vec<String> {
-        check("apps/v1", "Deployment", object)
-            .iter()
-            .map(ToString::to_string)
-            .collect()
+        check("apps/v1", "Deployment", object).iter().map(ToString::to_string).collect()
     }
 
     #[test]
@@ -242,16 +220,14 @@ mod tests {
         let object = json!({ "spec": { "template": { "spec": { "foo": 1, "containers": [{ "imag": "nginx" }] } } } });
         assert_eq!(
             texts(&object),
-            [
-                "unknown field \"spec.template.spec.containers[0].imag\"",
-                "unknown field \"spec.template.spec.foo\""
-            ]
+            ["unknown field \"spec.template.spec.containers[0].imag\"", "unknown field \"spec.template.spec.foo\""]
         );
     }
 
     #[test]
     fn a_wrong_type_says_what_was_wanted_and_what_came() {
-        let object = json!({ "spec": { "replicas": "two", "template": { "spec": { "containers": { "name": "x" } } } } });
+        let object =
+            json!({ "spec": { "replicas": "two", "template": { "spec": { "containers": { "name": "x" } } } } });
         assert_eq!(
             texts(&object),
             [
@@ -263,24 +239,14 @@ mod tests {
 
     #[test]
     fn numbers_must_fit_and_null_fits_everywhere() {
-        assert_eq!(
-            texts(&json!({ "spec": { "replicas": 3_000_000_000_i64 } })).len(),
-            1
-        );
+        assert_eq!(texts(&json!({ "spec": { "replicas": 3_000_000_000_i64 } })).len(), 1);
         assert_eq!(texts(&json!({ "spec": { "replicas": 1.5 } })).len(), 1);
-        assert_eq!(
-            texts(&json!({ "spec": { "replicas": null, "selector": null } })),
-            Vec::<String>::new()
-        );
+        assert_eq!(texts(&json!({ "spec": { "replicas": null, "selector": null } })), Vec::<String>::new());
     }
 
     #[test]
     fn secret_data_must_be_base64() {
-        let findings = check(
-            "v1",
-            "Secret",
-            &json!({ "data": { "a": "aGk=", "b": "%" } }),
-        );
+        let findings = check("v1", "Secret", &json!({ "data": { "a": "aGk=", "b": "%" } }));
         assert_eq!(findings.len(), 1);
         assert_eq!(findings[0].path, "data.b");
     }
@@ -288,11 +254,7 @@ mod tests {
     #[test]
     fn the_table_is_sorted_as_the_lookup_wants() {
         for ty in TYPES {
-            assert!(
-                ty.fields.is_sorted_by(|a, b| a.name < b.name),
-                "{}",
-                ty.name
-            );
+            assert!(ty.fields.is_sorted_by(|a, b| a.name < b.name), "{}", ty.name);
         }
     }
 

@@ -40,11 +40,7 @@ fn describe(value: &Value, source: serde_json::Error) -> TypedError {
         ("", name) => name.to_owned(),
         (namespace, name) => format!("{namespace}/{name}"),
     };
-    TypedError {
-        kind: group_version_kind(value).1.to_owned(),
-        name,
-        source,
-    }
+    TypedError { kind: group_version_kind(value).1.to_owned(), name, source }
 }
 
 macro_rules! readers {
@@ -85,13 +81,7 @@ mod tests {
             "spec": { "ports": [{ "port": 80, "targetPort": "http" }] }
         });
         let service = service(&value).expect("it fits");
-        assert_eq!(
-            service
-                .spec
-                .and_then(|spec| spec.ports)
-                .map(|ports| ports[0].port),
-            Some(80)
-        );
+        assert_eq!(service.spec.and_then(|spec| spec.ports).map(|ports| ports[0].port), Some(80));
     }
 
     #[test]

@@ -16,22 +16,12 @@ pub(crate) fn text<'a>(object: &'a Value, key: &str) -> &'a str {
 
 /// The elements of a list member, none if it is missing.
 pub(crate) fn items<'a>(object: &'a Value, key: &str) -> &'a [Value] {
-    object
-        .get(key)
-        .and_then(Value::as_array)
-        .map_or(&[], Vec::as_slice)
+    object.get(key).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
 /// The members of an object member, none if it is missing.
-pub(crate) fn entries<'a>(
-    object: &'a Value,
-    key: &str,
-) -> impl Iterator<Item = (&'a String, &'a Value)> {
-    object
-        .get(key)
-        .and_then(Value::as_object)
-        .into_iter()
-        .flatten()
+pub(crate) fn entries<'a>(object: &'a Value, key: &str) -> impl Iterator<Item = (&'a String, &'a Value)> {
+    object.get(key).and_then(Value::as_object).into_iter().flatten()
 }
 
 /// A member, unless it is missing or null.

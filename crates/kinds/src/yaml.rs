@@ -34,9 +34,7 @@ pub fn documents(input: &[u8]) -> Result<Vec<Value>, YamlError> {
     if input.len() > MAX_BYTES {
         return Err(YamlError::TooLarge { bytes: input.len() });
     }
-    let text = std::str::from_utf8(input).map_err(|e| YamlError::NotText {
-        offset: e.valid_up_to(),
-    })?;
+    let text = std::str::from_utf8(input).map_err(|e| YamlError::NotText { offset: e.valid_up_to() })?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if !text.trim_start().starts_with(['{', '[']) {
         return yaml(text);
@@ -49,17 +47,12 @@ fn json(text: &str) -> Result<Vec<Value>, YamlError> {
     serde_json::Deserializer::from_str(text)
         .into_iter::<Value>()
         .collect::<Result<_, _>>()
-        .map_err(|e| YamlError::Json {
-            message: e.to_string(),
-        })
+        .map_err(|e| YamlError::Json { message: e.to_string() })
 }
 
 fn yaml(text: &str) -> Result<Vec<Value>, YamlError> {
-    serde_saphyr::from_multiple_with_options::<Value>(text, options()).map_err(|e| {
-        YamlError::Yaml {
-            message: describe(&e),
-        }
-    })
+    serde_saphyr::from_multiple_with_options::<Value>(text, options())
+        .map_err(|e| YamlError::Yaml { message: describe(&e) })
 }
 
 fn options() -> serde_saphyr::Options {
@@ -119,11 +112,7 @@ mod tests {
             ("null", json!(null)),
         ];
         for (text, expected) in rows {
-            assert_eq!(
-                one(&format!("key: {text}")),
-                json!({ "key": expected }),
-                "{text}"
-            );
+            assert_eq!(one(&format!("key: {text}")), json!({ "key": expected }), "{text}");
         }
     }
 
@@ -142,10 +131,7 @@ mod tests {
     #[test]
     fn several_documents_are_read_and_empty_ones_skipped() {
         let text = "---\n# nothing\n---\na: 1\n---\n---\nb: 2\n...\n";
-        assert_eq!(
-            documents(text.as_bytes()),
-            Ok(vec![json!({ "a": 1 }), json!({ "b": 2 })])
-        );
+        assert_eq!(documents(text.as_bytes()), Ok(vec![json!({ "a": 1 }), json!({ "b": 2 })]));
         assert_eq!(documents(b""), Ok(vec![]));
     }
 
@@ -154,10 +140,7 @@ mod tests {
         assert_eq!(one("{\"mode\": 644}"), json!({ "mode": 644 }));
         assert_eq!(documents(b"{\"a\":1}\n{\"b\":2}").map(|d| d.len()), Ok(2));
         assert_eq!(one("{a: yes}"), json!({ "a": true }));
-        assert!(matches!(
-            documents(b"{\"a\": "),
-            Err(YamlError::Json { .. })
-        ));
+        assert!(matches!(documents(b"{\"a\": "), Err(YamlError::Json { .. })));
     }
 
     #[test]
@@ -168,12 +151,7 @@ mod tests {
     #[test]
     fn bad_indentation_names_its_line() {
         let error = documents(b"a:\n  b: 1\n c: 2\n").expect_err("bad indentation");
-        assert!(
-            error
-                .to_string()
-                .starts_with("error converting YAML to JSON: yaml: line "),
-            "{error}"
-        );
+        assert!(error.to_string().starts_with("error converting YAML to JSON: yaml: line "), "{error}");
         assert!(!error.to_string().contains('\n'));
     }
 
@@ -189,16 +167,10 @@ mod tests {
 
     #[test]
     fn deep_nesting_is_refused() {
-        let block: String = (0..1000)
-            .map(|depth| format!("{}a:\n", " ".repeat(depth)))
-            .collect();
-        for text in [
-            "{\"a\":".repeat(100_000),
-            block,
-            "[".repeat(100_000),
-            "{a: ".repeat(100_000),
-            "- ".repeat(100_000),
-        ] {
+        let block: String = (0..1000).map(|depth| format!("{}a:\n", " ".repeat(depth))).collect();
+        for text in
+            ["{\"a\":".repeat(100_000), block, "[".repeat(100_000), "{a: ".repeat(100_000), "- ".repeat(100_000)]
+        {
             assert!(documents(text.as_bytes()).is_err(), "{}", &text[..20]);
         }
     }

@@ -41,19 +41,18 @@ fn links(far: std::os::fd::BorrowedFd<'_>) -> Result<(), LabError> {
         peer_mac: None,
         mtu_bytes: 1500,
     };
-    netlink.create_veth(&spec).map_err(missing(
-        "the kernel's veth device",
-        "load it with `modprobe veth` or take a kernel with CONFIG_VETH",
-    ))
+    netlink
+        .create_veth(&spec)
+        .map_err(missing("the kernel's veth device", "load it with `modprobe veth` or take a kernel with CONFIG_VETH"))
 }
 
 const NAT_RULE: &str = "*nat\n-A POSTROUTING -m comment --comment portolan-check -j MASQUERADE\nCOMMIT\n";
 
 fn nat(config: &LabConfig) -> Result<(), LabError> {
-    let tool = config.iptables_dir.as_ref().map_or_else(Tool::from_environment, |dir| Tool {
-        dir: Some(dir.clone()),
-        env: Vec::new(),
-    });
+    let tool = config
+        .iptables_dir
+        .as_ref()
+        .map_or_else(Tool::from_environment, |dir| Tool { dir: Some(dir.clone()), env: Vec::new() });
     tool.restore(Family::V4, NAT_RULE, Flush::Keep).map_err(|e| match e {
         IptablesError::Start { .. } => LabError::Missing {
             feature: "iptables",

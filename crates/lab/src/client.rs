@@ -195,7 +195,9 @@ pub fn find(root: &Path, name: Option<&str>) -> Result<Lab, LabError> {
     match labs.len() {
         1 => Ok(labs.remove(0)),
         0 => Err(LabError::NotUp { name: DEFAULT_NAME.to_owned() }),
-        _ => Err(LabError::Ambiguous { names: labs.iter().map(|l| l.config.name.as_str()).collect::<Vec<_>>().join(", ") }),
+        _ => Err(LabError::Ambiguous {
+            names: labs.iter().map(|l| l.config.name.as_str()).collect::<Vec<_>>().join(", "),
+        }),
     }
 }
 

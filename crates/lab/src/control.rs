@@ -33,7 +33,10 @@ pub enum Place {
     /// PID 1's own namespaces: the LAN's bridge is there.
     Init,
     /// A pod's network, with the mounts of its node.
-    Pod { namespace: String, name: String },
+    Pod {
+        namespace: String,
+        name: String,
+    },
 }
 
 impl std::fmt::Display for Place {
@@ -58,9 +61,7 @@ impl std::str::FromStr for Place {
             ["outside"] => Some(Place::Outside),
             ["apiserver"] => Some(Place::ApiServer),
             ["init"] => Some(Place::Init),
-            ["pod", name] if !name.is_empty() => {
-                Some(Place::Pod { namespace: "default".into(), name: (*name).into() })
-            }
+            ["pod", name] if !name.is_empty() => Some(Place::Pod { namespace: "default".into(), name: (*name).into() }),
             ["pod", namespace, name] if !namespace.is_empty() && !name.is_empty() => {
                 Some(Place::Pod { namespace: (*namespace).into(), name: (*name).into() })
             }
@@ -83,7 +84,10 @@ pub(crate) enum Request {
     StopNode(usize),
     StartNode(usize),
     /// Sends a signal to a unit's process, which init will start again.
-    Signal { unit: String, signal: i32 },
+    Signal {
+        unit: String,
+        signal: i32,
+    },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -198,15 +202,7 @@ fn descriptors_of(entry: &Entry) -> Vec<&OwnedFd> {
 fn entry_of(descriptors: Vec<OwnedFd>) -> Entry {
     let mut fds = descriptors.into_iter();
     let mut next = || fds.next();
-    Entry {
-        user: None,
-        mount: next(),
-        uts: next(),
-        ipc: next(),
-        net: next(),
-        cgroup: next(),
-        pid: next(),
-    }
+    Entry { user: None, mount: next(), uts: next(), ipc: next(), net: next(), cgroup: next(), pid: next() }
 }
 
 #[cfg(test)]

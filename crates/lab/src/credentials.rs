@@ -68,7 +68,9 @@ mod tests {
     fn the_server_is_known_by_every_name_it_is_reached_by() {
         let config = LabConfig::new("lab", 1, "/exe".into(), "/images".into());
         let names = server_names(&config, "172.18.0.2".parse().unwrap());
-        for name in ["127.0.0.1", "172.18.0.2", "10.96.0.1", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"] {
+        for name in
+            ["127.0.0.1", "172.18.0.2", "10.96.0.1", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"]
+        {
             assert!(names.iter().any(|n| n == name), "{name} in {names:?}");
         }
     }

@@ -421,7 +421,10 @@ mod tests {
         let state = br#"{"version":1,"pod":{"namespace":"default","name":"web","uid":"u"},"sandbox":{"pid":42,"start_ticks":7}}"#;
         assert_eq!(sandbox_of(state, "default", "web"), Some(42));
         assert_eq!(sandbox_of(state, "other", "web"), None);
-        assert_eq!(sandbox_of(br#"{"pod":{"namespace":"default","name":"web"},"sandbox":null}"#, "default", "web"), None);
+        assert_eq!(
+            sandbox_of(br#"{"pod":{"namespace":"default","name":"web"},"sandbox":null}"#, "default", "web"),
+            None
+        );
         assert_eq!(sandbox_of(b"half a fi", "default", "web"), None);
     }
 

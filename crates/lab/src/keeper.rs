@@ -51,9 +51,10 @@ fn keep(state_dir: &Path) -> Result<(), LabError> {
         signals(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGCHLD]).map_err(system("cannot take signals"))?;
     let pid_file = Files::new(state_dir).keeper_pid();
     fs::write(&pid_file, std::process::id().to_string()).map_err(file("cannot write", &pid_file))?;
-    let (init_lifeline, _held) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
-        .map_err(system("cannot make a pipe"))?;
-    let mut init = start_init(state_dir, listener.try_clone().map_err(system("cannot copy the listener"))?, ready, init_lifeline)?;
+    let (init_lifeline, _held) =
+        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(system("cannot make a pipe"))?;
+    let mut init =
+        start_init(state_dir, listener.try_clone().map_err(system("cannot copy the listener"))?, ready, init_lifeline)?;
     let outcome = wait(&mut init, &signal_fd, lifeline);
     // Whatever happened: nothing of the lab may outlive its keeper.
     let _ = init.kill();

@@ -162,9 +162,10 @@ fn hosts_file(topology: &Topology) -> String {
 /// Writes a new file at `path`; a symbolic link there is replaced, not followed.
 fn replace(path: &str, text: &str) -> Result<(), LabError> {
     if let Err(error) = fs::remove_file(path)
-        && error.kind() != io::ErrorKind::NotFound {
-            return Err(file("cannot replace", path)(error));
-        }
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        return Err(file("cannot replace", path)(error));
+    }
     fs::write(path, text).map_err(file("cannot write", path))
 }
 

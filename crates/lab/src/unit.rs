@@ -27,8 +27,13 @@ pub(crate) struct Unit {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum UnitState {
-    Waiting { until: Instant },
-    Running { pid: i32, since: Instant },
+    Waiting {
+        until: Instant,
+    },
+    Running {
+        pid: i32,
+        since: Instant,
+    },
     /// Until somebody starts it.
     Stopped,
 }

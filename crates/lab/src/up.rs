@@ -37,9 +37,10 @@ impl LabHandle {
     /// Lets a detached lab go on without this process.
     fn keep(mut self, attachment: Attachment) -> Result<LabHandle, LabError> {
         if attachment == Attachment::Detached
-            && let Some((lifeline, _keeper)) = self.attached.take() {
-                rustix::io::write(lifeline, keeper::LET_GO).map_err(system("cannot detach from the keeper"))?;
-            }
+            && let Some((lifeline, _keeper)) = self.attached.take()
+        {
+            rustix::io::write(lifeline, keeper::LET_GO).map_err(system("cannot detach from the keeper"))?;
+        }
         Ok(self)
     }
 

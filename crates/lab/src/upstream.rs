@@ -107,8 +107,21 @@ const A: u16 = 1;
 const SOA: u16 = 6;
 
 fn type_name(kind: u16) -> String {
-    let known = [(A, "A"), (2, "NS"), (5, "CNAME"), (SOA, "SOA"), (12, "PTR"), (15, "MX"), (16, "TXT"), (28, "AAAA"), (33, "SRV")];
-    known.iter().find(|(number, _)| *number == kind).map_or_else(|| format!("TYPE{kind}"), |(_, name)| (*name).to_owned())
+    let known = [
+        (A, "A"),
+        (2, "NS"),
+        (5, "CNAME"),
+        (SOA, "SOA"),
+        (12, "PTR"),
+        (15, "MX"),
+        (16, "TXT"),
+        (28, "AAAA"),
+        (33, "SRV"),
+    ];
+    known
+        .iter()
+        .find(|(number, _)| *number == kind)
+        .map_or_else(|| format!("TYPE{kind}"), |(_, name)| (*name).to_owned())
 }
 
 const ZONE: &str = "ylzhong.top.";
@@ -204,9 +217,7 @@ fn soa() -> Vec<u8> {
 }
 
 fn wire_name(name: &str) -> Vec<u8> {
-    let labels = name.split_terminator('.').flat_map(|label| {
-        std::iter::once(label.len() as u8).chain(label.bytes())
-    });
+    let labels = name.split_terminator('.').flat_map(|label| std::iter::once(label.len() as u8).chain(label.bytes()));
     labels.chain(std::iter::once(0)).collect()
 }
 
@@ -231,7 +242,8 @@ fn answer_web(mut stream: TcpStream, from: IpAddr) -> io::Result<()> {
     }
     let body = format!("client={from}\n");
     let length = body.len();
-    let head = format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n");
+    let head =
+        format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n");
     stream.write_all((head + &body).as_bytes())
 }
 

@@ -195,7 +195,11 @@ fn a_stopped_node_is_off_the_lan_with_all_its_processes_and_comes_back_empty() {
     upstream_is_up(&lab);
     let seen = said(&lab, "node-1", &[exe.to_str().unwrap(), "fetch", "172.18.0.1:80"]);
     assert!(seen.ends_with("client=172.18.0.11"), "{seen}");
-    until("its pod", || lab.capture(&Place::Node(1), &["test", "-e", &format!("{pods}/uid-1/state.json")]).ok().filter(|c| c.status.success()));
+    until("its pod", || {
+        lab.capture(&Place::Node(1), &["test", "-e", &format!("{pods}/uid-1/state.json")])
+            .ok()
+            .filter(|c| c.status.success())
+    });
 }
 
 #[test]
@@ -210,7 +214,8 @@ fn commands_in_the_lab_end_as_they_ended_and_end_when_killed() {
     let missing = lab.capture(&node, &["no-such-program"]).unwrap_err().to_string();
     assert!(missing.contains("no-such-program"), "{missing}");
     let mut child = lab.command(&node, "sleep").unwrap().arg("31415").stdout(Stdio::null()).spawn().unwrap();
-    let sleeps = |lab: &Lab| said(lab, "init", &["sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '"]).contains("sleep 31415");
+    let sleeps =
+        |lab: &Lab| said(lab, "init", &["sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '"]).contains("sleep 31415");
     assert!(sleeps(&lab));
     child.kill().unwrap();
     child.wait().unwrap();
@@ -303,7 +308,8 @@ struct Traces {
 impl Traces {
     fn now(root: &Path) -> Traces {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-        let mut links: Vec<_> = read("/proc/net/dev").lines().skip(2).map(|l| l.split(':').next().unwrap().trim().to_owned()).collect();
+        let mut links: Vec<_> =
+            read("/proc/net/dev").lines().skip(2).map(|l| l.split(':').next().unwrap().trim().to_owned()).collect();
         links.sort();
         let mut cgroups = BTreeSet::new();
         folders(Path::new("/sys/fs/cgroup"), 6, &mut cgroups);
@@ -371,7 +377,10 @@ fn leaves_nothing(name: &str, end: impl FnOnce(LabHandle)) {
     until("the pod", || lab.capture(&"pod/toy".parse().unwrap(), &["true"]).ok());
     let during = Traces::now(&ground.root());
     assert!(!during.processes.is_empty(), "the look sees a lab that is up");
-    assert_eq!((&during.mounts, &during.links, &during.forwarding), (&before.mounts, &before.links, &before.forwarding));
+    assert_eq!(
+        (&during.mounts, &during.links, &during.forwarding),
+        (&before.mounts, &before.links, &before.forwarding)
+    );
     let inside = tree(lab.init_pid().unwrap());
     assert!(inside.len() >= 6, "init, server, upstream, two agents, pods: {inside:?}");
     end(lab);

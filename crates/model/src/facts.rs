@@ -335,7 +335,12 @@ impl Facts {
     }
 }
 
-fn put<K: Ord + Clone, V: PartialEq>(table: &mut OrdMap<K, Arc<V>>, key: K, value: Option<V>, touched: &mut BTreeSet<K>) {
+fn put<K: Ord + Clone, V: PartialEq>(
+    table: &mut OrdMap<K, Arc<V>>,
+    key: K,
+    value: Option<V>,
+    touched: &mut BTreeSet<K>,
+) {
     if table.get(&key).map(|v| &**v) == value.as_ref() {
         return;
     }

@@ -20,8 +20,8 @@ pub mod verdict;
 mod tests;
 
 pub use facts::{
-    Attachment, EndpointFact, ExternalPolicy, Fact, Facts, LearnedRoute, Node, Pod, Service, ServiceKind, ServicePortFact,
-    Slice, SlicePort, Touched,
+    Attachment, EndpointFact, ExternalPolicy, Fact, Facts, LearnedRoute, Node, Pod, Service, ServiceKind,
+    ServicePortFact, Slice, SlicePort, Touched,
 };
 pub use names::{Complaint, Family, IfName, NsName, ObjectKind, ObjectRef, Proto, Text};
 pub use resolve::resolve;

@@ -143,27 +143,30 @@ fn any_ip() -> impl Strategy<Value = IpAddr> {
 }
 
 fn any_endpoint() -> impl Strategy<Value = EndpointFact> {
-    (any_ip(), any::<[bool; 3]>(), proptest::option::of(0u8..3)).prop_map(|(addr, [ready, serving, terminating], host)| {
-        let hostname = host.map(|n| Text::from(format!("h{n}")));
-        EndpointFact { ready, serving, terminating, hostname, ..EndpointFact::ready_at(addr) }
-    })
+    (any_ip(), any::<[bool; 3]>(), proptest::option::of(0u8..3)).prop_map(
+        |(addr, [ready, serving, terminating], host)| {
+            let hostname = host.map(|n| Text::from(format!("h{n}")));
+            EndpointFact { ready, serving, terminating, hostname, ..EndpointFact::ready_at(addr) }
+        },
+    )
 }
 
 fn any_slice() -> impl Strategy<Value = Slice> {
-    (0u8..3, any::<bool>(), proptest::collection::vec(any_endpoint(), 0..4), 1u16..3).prop_map(|(svc, v6, endpoints, port)| {
-        Slice {
+    (0u8..3, any::<bool>(), proptest::collection::vec(any_endpoint(), 0..4), 1u16..3).prop_map(
+        |(svc, v6, endpoints, port)| Slice {
             service: NsName::new("default", format!("s{svc}")),
             family: if v6 { Family::V6 } else { Family::V4 },
             ports: vec![SlicePort { name: "http".into(), proto: Proto::Tcp, port }],
             endpoints,
-        }
-    })
+        },
+    )
 }
 
 fn any_fact() -> impl Strategy<Value = Fact> {
     let key = |prefix: &'static str| (0u8..3).prop_map(move |n| NsName::new("default", format!("{prefix}{n}")));
     let block = || (0u8..3).prop_map(|n| net(&format!("10.244.0.{}/26", u32::from(n) * 64)));
-    let node = proptest::option::of(block()).prop_map(|b| Node { pod_cidrs: b.into_iter().collect(), ..Node::default() });
+    let node =
+        proptest::option::of(block()).prop_map(|b| Node { pod_cidrs: b.into_iter().collect(), ..Node::default() });
     let attachment = (any_ip(), 0u8..3)
         .prop_map(|(addr, n)| Attachment { link: IfName(format!("cali{n}").into()), addresses: vec![addr] });
     let learned = any_ip().prop_map(|addr| LearnedRoute { gateway: addr, peer: addr });

@@ -229,9 +229,12 @@ fn hints_narrow_the_list_only_if_every_ready_endpoint_has_one() {
     hinted(["z2", "z1"]).check(OTHER_POD, CLUSTER_IP, 80, &[To(THERE)]);
     hinted(["z1", ""]).check(OTHER_POD, CLUSTER_IP, 80, &[To(HERE), To(THERE)]);
     hinted(["z2", "z2"]).check(OTHER_POD, CLUSTER_IP, 80, &[To(HERE), To(THERE)]);
-    let by_node = hinted(["z1", "z2"]).with(|w| w.endpoints.iter_mut().for_each(|e| {
-        e.node_hints = if e.node.as_deref() == Some("node-2") { vec!["node-1".into()] } else { vec!["node-2".into()] };
-    }));
+    let by_node = hinted(["z1", "z2"]).with(|w| {
+        w.endpoints.iter_mut().for_each(|e| {
+            e.node_hints =
+                if e.node.as_deref() == Some("node-2") { vec!["node-1".into()] } else { vec!["node-2".into()] };
+        })
+    });
     by_node.check(OTHER_POD, CLUSTER_IP, 80, &[To(THERE)]);
 }
 

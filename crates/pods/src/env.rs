@@ -140,10 +140,7 @@ fn from_source(
         return field_value(pod, &field.field_path, facts).map(Some);
     }
     if let Some(key) = &source.config_map_key_ref {
-        let found = objects
-            .config_maps
-            .get(&key.name)
-            .and_then(|map| map.data.as_ref()?.get(&key.key).cloned());
+        let found = objects.config_maps.get(&key.name).and_then(|map| map.data.as_ref()?.get(&key.key).cloned());
         return optional(found, key.optional, || format!("couldn't find key {} in ConfigMap {}", key.key, key.name));
     }
     if let Some(key) = &source.secret_key_ref {
@@ -251,28 +248,31 @@ mod tests {
         }))
         .expect("a pod");
         let container = container(json!({"name": "c",
-            "envFrom": [{"prefix": "P_", "configMapRef": {"name": "m"}}, {"secretRef": {"name": "gone", "optional": true}}],
-            "env": [
-                {"name": "A", "value": "1"},
-                {"name": "B", "value": "$(A)-$(NO)-$$(A)"},
-                {"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
-                {"name": "APP", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['app']"}}},
-                {"name": "S", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}},
-                {"name": "O", "valueFrom": {"configMapKeyRef": {"name": "m", "key": "no", "optional": true}}},
-                {"name": "PATH", "value": "/mine"}
-            ]}));
+        "envFrom": [{"prefix": "P_", "configMapRef": {"name": "m"}}, {"secretRef": {"name": "gone", "optional": true}}],
+        "env": [
+            {"name": "A", "value": "1"},
+            {"name": "B", "value": "$(A)-$(NO)-$$(A)"},
+            {"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
+            {"name": "APP", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['app']"}}},
+            {"name": "S", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}},
+            {"name": "O", "valueFrom": {"configMapKeyRef": {"name": "m", "key": "no", "optional": true}}},
+            {"name": "PATH", "value": "/mine"}
+        ]}));
         let objects: Objects = Objects {
             config_maps: [("m".to_owned(), serde_json::from_value(json!({"data": {"x": "y"}})).expect("map"))].into(),
-            secrets: [("s".to_owned(), serde_json::from_value(json!({"data": {"k": "c2VjcmV0"}})).expect("secret"))].into(),
+            secrets: [("s".to_owned(), serde_json::from_value(json!({"data": {"k": "c2VjcmV0"}})).expect("secret"))]
+                .into(),
         };
-        let facts = PodFacts {
-            pod_ips: vec!["10.0.0.1".parse().expect("address")],
-            ..PodFacts::default()
-        };
+        let facts = PodFacts { pod_ips: vec!["10.0.0.1".parse().expect("address")], ..PodFacts::default() };
         let env = container_env(&pod, &container, &["PATH=/bin".to_owned()], &objects, &facts).expect("resolves");
         let expected = [
-            ("PATH", "/mine"), ("P_x", "y"), ("A", "1"), ("B", "1-$(NO)-$(A)"), ("IP", "10.0.0.1"),
-            ("APP", "web"), ("S", "secret"),
+            ("PATH", "/mine"),
+            ("P_x", "y"),
+            ("A", "1"),
+            ("B", "1-$(NO)-$(A)"),
+            ("IP", "10.0.0.1"),
+            ("APP", "web"),
+            ("S", "secret"),
         ];
         assert_eq!(env, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
     }

@@ -74,11 +74,7 @@ mod tests {
         let ips = ["10.244.0.5".parse().expect("address"), "fd00::5".parse().expect("address")];
         let text = hosts(&pod("web-1", PodSpec::default()), &ips, "cluster.local");
         assert!(text.ends_with("10.244.0.5\tweb-1\nfd00::5\tweb-1\n"), "{text}");
-        let spec = PodSpec {
-            hostname: Some("h".into()),
-            subdomain: Some("s".into()),
-            ..PodSpec::default()
-        };
+        let spec = PodSpec { hostname: Some("h".into()), subdomain: Some("s".into()), ..PodSpec::default() };
         let text = hosts(&pod("web-1", spec), &ips[..1], "cluster.local");
         assert!(text.ends_with("10.244.0.5\th.s.ns.svc.cluster.local\th\n"), "{text}");
     }

@@ -61,9 +61,10 @@ pub fn stream(
         at_line_start: true,
     };
     tokio::spawn(reader.run(place));
-    Ok(futures::stream::unfold(receiver, |mut receiver| async move {
-        receiver.recv().await.map(|item| (item, receiver))
-    }))
+    Ok(futures::stream::unfold(
+        receiver,
+        |mut receiver| async move { receiver.recv().await.map(|item| (item, receiver)) },
+    ))
 }
 
 fn locate(dir: &Path, pod: &str, container: &str, options: &LogOptions) -> Result<(u32, PathBuf), LogError> {
@@ -171,11 +172,13 @@ impl Reader {
             if file.read_to_end(&mut more).await.is_err() {
                 return Err(Enough);
             }
-            if more.is_empty() && was_rotated(path, file).await
-                && let Ok(next) = tokio::fs::File::open(path).await {
-                    *file = next;
-                    continue;
-                }
+            if more.is_empty()
+                && was_rotated(path, file).await
+                && let Ok(next) = tokio::fs::File::open(path).await
+            {
+                *file = next;
+                continue;
+            }
             begun.extend(more);
             let end = begun.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
             let rest = begun.split_off(end);
@@ -277,12 +280,23 @@ mod tests {
     fn run(dir: &Path, attempt: u32, ended: bool) -> Run {
         let log = dir.join(format!("{attempt}.log"));
         Run {
-            name: "c".into(), attempt, streak: 0, id: format!("c-{attempt}"), process: None,
+            name: "c".into(),
+            attempt,
+            streak: 0,
+            id: format!("c-{attempt}"),
+            process: None,
             started_at: Timestamp::UNIX_EPOCH,
             ended: ended.then(|| Ended {
-                at: Timestamp::UNIX_EPOCH, exit_code: 0, signal: None, reason: "Completed".into(), message: None,
+                at: Timestamp::UNIX_EPOCH,
+                exit_code: 0,
+                signal: None,
+                reason: "Completed".into(),
+                message: None,
             }),
-            image: String::new(), image_id: String::new(), stop_signal: 15, log,
+            image: String::new(),
+            image_id: String::new(),
+            stop_signal: 15,
+            log,
         }
     }
 

@@ -45,12 +45,8 @@ fn http_target(http: &HTTPGetAction, address: SocketAddr) -> Result<Target, Stri
     if http.scheme.as_deref() == Some("HTTPS") {
         return Err("HTTPS probes are not supported; use HTTP, tcpSocket or exec".to_owned());
     }
-    let mut headers: Vec<(String, String)> = http
-        .http_headers
-        .iter()
-        .flatten()
-        .map(|header| (header.name.clone(), header.value.clone()))
-        .collect();
+    let mut headers: Vec<(String, String)> =
+        http.http_headers.iter().flatten().map(|header| (header.name.clone(), header.value.clone())).collect();
     let host = headers.iter().position(|(name, _)| name.eq_ignore_ascii_case("host"));
     let host = host.map(|at| headers.remove(at).1);
     let path = http.path.clone().filter(|path| !path.is_empty()).unwrap_or_else(|| "/".to_owned());
@@ -107,11 +103,7 @@ async fn get(address: SocketAddr, path: &str, host: Option<&str>, headers: &[(St
     let response = sender.send_request(request).await.map_err(|error| format!("http://{address}{path}: {error}"));
     connection.abort();
     let code = response?.status().as_u16();
-    if (200..400).contains(&code) {
-        Ok(())
-    } else {
-        Err(format!("HTTP probe failed with statuscode: {code}"))
-    }
+    if (200..400).contains(&code) { Ok(()) } else { Err(format!("HTTP probe failed with statuscode: {code}")) }
 }
 
 #[cfg(test)]
@@ -124,7 +116,8 @@ mod tests {
     #[test]
     fn a_probe_finds_its_port_by_name_and_the_pod_by_address() {
         let container: Container =
-            serde_json::from_value(json!({"name": "c", "ports": [{"name": "web", "containerPort": 80}]})).expect("container");
+            serde_json::from_value(json!({"name": "c", "ports": [{"name": "web", "containerPort": 80}]}))
+                .expect("container");
         let probe: Probe = serde_json::from_value(json!({"httpGet": {"path": "ok", "port": "web"}})).expect("probe");
         let ip = Some("10.0.0.1".parse().expect("address"));
         let expected = Target::Http {

@@ -105,10 +105,7 @@ fn lay_over(conf: &mut ResolvConf, spec: &PodSpec) {
 
 fn cut(conf: &mut ResolvConf, complaints: &mut Vec<Complaint>) {
     let mut forming = |what: &str| {
-        complaints.push(Complaint {
-            reason: "DNSConfigForming",
-            message: format!("{what}; some were left out"),
-        });
+        complaints.push(Complaint { reason: "DNSConfigForming", message: format!("{what}; some were left out") });
     };
     if conf.nameservers.len() > MAX_NAMESERVERS {
         conf.nameservers.truncate(MAX_NAMESERVERS);
@@ -183,13 +180,11 @@ mod tests {
     use super::*;
     use k8s_openapi::api::core::v1::{PodDNSConfig, PodDNSConfigOption};
 
-    const NODE: &str = "# made by hand\nnameserver 192.0.2.1\nsearch old.example\nsearch lan.example\noptions ndots:2 rotate\n";
+    const NODE: &str =
+        "# made by hand\nnameserver 192.0.2.1\nsearch old.example\nsearch lan.example\noptions ndots:2 rotate\n";
 
     fn cluster() -> ClusterDns {
-        ClusterDns {
-            servers: vec!["10.96.0.10".parse().expect("address")],
-            domain: "cluster.local".to_owned(),
-        }
+        ClusterDns { servers: vec!["10.96.0.10".parse().expect("address")], domain: "cluster.local".to_owned() }
     }
 
     fn spec(policy: Option<&str>, host_network: bool, config: Option<PodDNSConfig>) -> PodSpec {

@@ -68,11 +68,7 @@ fn sub_path(place: &Path, below: &str) -> Result<PathBuf, String> {
     }
     let real = path.canonicalize().map_err(|error| format!("subPath {below:?}: {error}"))?;
     let root = place.canonicalize().map_err(|error| format!("subPath {below:?}: {error}"))?;
-    if real.starts_with(root) {
-        Ok(real)
-    } else {
-        Err(format!("subPath {below:?} leads out of the volume"))
-    }
+    if real.starts_with(root) { Ok(real) } else { Err(format!("subPath {below:?} leads out of the volume")) }
 }
 
 fn make(place: &Path, volume: &Volume, pod: &Pod, objects: &Objects, facts: &PodFacts) -> Result<PathBuf, String> {
@@ -115,11 +111,7 @@ fn host_path(path: &str, kind: &str) -> Result<PathBuf, String> {
         "File" | "FileOrCreate" => place.is_file(),
         _ => place.exists(),
     };
-    if fits {
-        Ok(place)
-    } else {
-        Err(format!("hostPath {path} is not there or no {kind}"))
-    }
+    if fits { Ok(place) } else { Err(format!("hostPath {path} is not there or no {kind}")) }
 }
 
 type Files = BTreeMap<String, (Vec<u8>, u32)>;
@@ -128,17 +120,22 @@ fn files_of(volume: &Volume, pod: &Pod, objects: &Objects, facts: &PodFacts) -> 
     let mut files = Files::new();
     if let Some(source) = &volume.config_map {
         let mode = source.default_mode;
-        return add_config_map(&mut files, &source.name, source.items.as_deref(), mode, source.optional, objects).map(|()| files);
+        return add_config_map(&mut files, &source.name, source.items.as_deref(), mode, source.optional, objects)
+            .map(|()| files);
     }
     if let Some(source) = &volume.secret {
         let name = source.secret_name.as_deref().unwrap_or_default();
-        return add_secret(&mut files, name, source.items.as_deref(), source.default_mode, source.optional, objects).map(|()| files);
+        return add_secret(&mut files, name, source.items.as_deref(), source.default_mode, source.optional, objects)
+            .map(|()| files);
     }
     if let Some(source) = &volume.downward_api {
         return add_fields(&mut files, source.items.as_deref(), source.default_mode, pod, facts).map(|()| files);
     }
     let Some(projected) = &volume.projected else {
-        return Err("this kind of volume is not supported; use emptyDir, hostPath, configMap, secret, downwardAPI or projected".to_owned());
+        return Err(
+            "this kind of volume is not supported; use emptyDir, hostPath, configMap, secret, downwardAPI or projected"
+                .to_owned(),
+        );
     };
     for part in projected.sources.iter().flatten() {
         let mode = projected.default_mode;
@@ -239,8 +236,13 @@ mod tests {
 
     fn objects() -> Objects {
         Objects {
-            config_maps: [("m".to_owned(), serde_json::from_value(json!({"data": {"a": "1", "b": "2"}})).expect("map"))].into(),
-            secrets: [("s".to_owned(), serde_json::from_value(json!({"data": {"k": "c2VjcmV0"}})).expect("secret"))].into(),
+            config_maps: [(
+                "m".to_owned(),
+                serde_json::from_value(json!({"data": {"a": "1", "b": "2"}})).expect("map"),
+            )]
+            .into(),
+            secrets: [("s".to_owned(), serde_json::from_value(json!({"data": {"k": "c2VjcmV0"}})).expect("secret"))]
+                .into(),
         }
     }
 
@@ -272,7 +274,8 @@ mod tests {
     #[test]
     fn each_kind_of_volume_holds_its_files() {
         let rows = |list: &[&str]| Ok(list.iter().map(|row| (*row).to_owned()).collect::<Vec<_>>());
-        let key_to_path = json!({"name": "v", "configMap": {"name": "m", "items": [{"key": "a", "path": "x/y", "mode": 256}]}});
+        let key_to_path =
+            json!({"name": "v", "configMap": {"name": "m", "items": [{"key": "a", "path": "x/y", "mode": 256}]}});
         let projected = json!({"name": "v", "projected": {"sources": [
             {"configMap": {"name": "m", "items": [{"key": "a", "path": "a"}]}}, {"secret": {"name": "s"}},
             {"downwardAPI": {"items": [{"path": "app", "fieldRef": {"fieldPath": "metadata.labels['app']"}}]}}]}});
@@ -283,7 +286,10 @@ mod tests {
             (json!({"name": "v", "secret": {"secretName": "s", "defaultMode": 384}}), rows(&["k 600 secret"])),
             (json!({"name": "v", "configMap": {"name": "no", "optional": true}}), rows(&[])),
             (projected, rows(&["a 644 1", "app 644 web", "k 644 secret"])),
-            (json!({"name": "v", "configMap": {"name": "no"}}), Err("volume \"v\": configmap \"no\" not found".to_owned())),
+            (
+                json!({"name": "v", "configMap": {"name": "no"}}),
+                Err("volume \"v\": configmap \"no\" not found".to_owned()),
+            ),
         ] {
             assert_eq!(made(volume), expected);
         }

@@ -175,7 +175,8 @@ async fn a_job_like_pod_ends_succeeded_or_failed_and_init_containers_go_first() 
 async fn a_missing_image_and_a_missing_program_say_so() {
     let node = Node::new();
     let no_image = node.run("noimage", json!({"containers": [{"name": "c", "image": "nope:1"}]}));
-    let no_program = node.run("noprogram", json!({"containers": [{"name": "c", "image": "tools:1", "command": ["/no/such"]}]}));
+    let no_program =
+        node.run("noprogram", json!({"containers": [{"name": "c", "image": "tools:1", "command": ["/no/such"]}]}));
     node.until("the image is missed", |node| {
         let waiting = node.container("noimage").state.and_then(|state| state.waiting);
         waiting.is_some_and(|waiting| {
@@ -240,7 +241,11 @@ async fn exec_passes_standard_input_and_gives_a_terminal() {
     assert_eq!((output.as_str(), session.wait().await.expect("ends")), ("through cat", 0));
 
     let script = "stty size; test -t 0 && test -t 1 && echo terminal; exit 4";
-    let mut session = node.kubelet.exec("default", "talk", "c", request(true, &["sh", "-c", &format!("read x; {script}")])).await.expect("begins");
+    let mut session = node
+        .kubelet
+        .exec("default", "talk", "c", request(true, &["sh", "-c", &format!("read x; {script}")]))
+        .await
+        .expect("begins");
     session.resize(91, 33);
     session.stdin.as_mut().expect("asked for").write_all(b"go\n").await.expect("written");
     let mut output = String::new();
@@ -248,7 +253,8 @@ async fn exec_passes_standard_input_and_gives_a_terminal() {
     assert!(output.contains("33 91") && output.contains("terminal"), "{output:?}");
     assert_eq!(session.wait().await.expect("ends"), 4);
 
-    let error = node.kubelet.exec("default", "talk", "c", request(false, &["no-such-program"])).await.err().expect("refused");
+    let error =
+        node.kubelet.exec("default", "talk", "c", request(false, &["no-such-program"])).await.err().expect("refused");
     assert!(error.to_string().contains("executable file not found in $PATH"), "{error}");
     node.delete(pod, 0).await;
 }
@@ -291,7 +297,8 @@ async fn config_maps_become_files_and_users_are_taken_over() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn debians_nginx_serves_from_a_real_image_and_comes_back_when_killed() {
     let node = Node::new().with_nginx();
-    let pod = node.run("web", json!({"containers": [{"name": "c", "image": "nginx:latest", "ports": [{"containerPort": 80}]}]}));
+    let pod = node
+        .run("web", json!({"containers": [{"name": "c", "image": "nginx:latest", "ports": [{"containerPort": 80}]}]}));
     let begun = Instant::now();
     node.until_running("web").await;
     let page = |node: &Node| {
@@ -386,7 +393,8 @@ async fn a_killed_sandbox_is_made_anew_with_its_containers() {
 async fn a_pre_stop_command_runs_before_the_signal() {
     let node = Node::new();
     let mut spec = script("trap 'echo term; exit 0' TERM; while :; do sleep 0.05; done");
-    spec["containers"][0]["lifecycle"] = json!({"preStop": {"exec": {"command": ["sh", "-c", "echo hook > /proc/1/fd/1"]}}});
+    spec["containers"][0]["lifecycle"] =
+        json!({"preStop": {"exec": {"command": ["sh", "-c", "echo hook > /proc/1/fd/1"]}}});
     spec["volumes"] = json!([]);
     let pod = node.run("hooked", spec);
     node.until_running("hooked").await;
@@ -407,10 +415,7 @@ async fn ten_pods_start_and_end_together() {
     let node = Node::new();
     let pods: Vec<_> = (0..10).map(|number| node.run(&format!("many-{number}"), script("exec sleep 1000"))).collect();
     let begun = Instant::now();
-    node.until("all run", |node| {
-        (0..10).all(|number| node.container(&format!("many-{number}")).ready)
-    })
-    .await;
+    node.until("all run", |node| (0..10).all(|number| node.container(&format!("many-{number}")).ready)).await;
     println!("ten pods ready after {:?}", begun.elapsed());
     let addresses: BTreeSet<_> = (0..10).map(|number| node.status(&format!("many-{number}")).pod_ip).collect();
     assert_eq!(addresses.len(), 10);
@@ -422,7 +427,8 @@ async fn ten_pods_start_and_end_together() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn containers_that_end_together_each_restart_once() {
     let node = Node::new();
-    let container = |number: usize| json!({"name": format!("c{number}"), "image": "tools:1", "command": ["sleep", "1000"]});
+    let container =
+        |number: usize| json!({"name": format!("c{number}"), "image": "tools:1", "command": ["sleep", "1000"]});
     let spec = json!({"containers": (0..6).map(container).collect::<Vec<_>>()});
     let pod = node.run("six", spec);
     node.until("all are ready", |node| node.status("six").phase.as_deref() == Some("Running")).await;

@@ -55,10 +55,7 @@ pub fn reconcile(world: &World, id: &Id, now: Timestamp) -> Plan {
     }
     let rollout = Rollout::of(world, deployment, now);
     let mut writes = rollout.step();
-    if writes
-        .iter()
-        .any(|write| write.action.id().as_ref() == Some(id))
-    {
+    if writes.iter().any(|write| write.action.id().as_ref() == Some(id)) {
         return Plan::of(writes); // a second write of the Deployment would be of an old version
     }
     let (status, wake_at) = rollout.status();
@@ -82,9 +79,7 @@ fn claims(world: &World, deployment: &Deployment) -> Vec<Write> {
                 let reference = owner::controller_reference(Kind::Deployment, &deployment.metadata);
                 Some(owner::adopt(Kind::ReplicaSet, meta, reference))
             }
-            Some(owner) if owner.uid == uid && !takes(set) => {
-                Some(owner::release(Kind::ReplicaSet, meta, uid))
-            }
+            Some(owner) if owner.uid == uid && !takes(set) => Some(owner::release(Kind::ReplicaSet, meta, uid)),
             _ => None,
         }
     };
@@ -94,34 +89,20 @@ fn claims(world: &World, deployment: &Deployment) -> Vec<Write> {
 impl<'a> Rollout<'a> {
     fn of(world: &'a World, deployment: &'a Arc<Deployment>, now: Timestamp) -> Self {
         let uid = deployment.metadata.uid.as_deref().unwrap_or_default();
-        let mut sets: Vec<Arc<ReplicaSet>> = world
-            .owned::<ReplicaSet>(uid)
-            .filter(|set| owner::is_controlled_by(&set.metadata, uid))
-            .cloned()
-            .collect();
+        let mut sets: Vec<Arc<ReplicaSet>> =
+            world.owned::<ReplicaSet>(uid).filter(|set| owner::is_controlled_by(&set.metadata, uid)).cloned().collect();
         sets.sort_by(|a, b| age(a).cmp(&age(b)));
         let wanted = deployment.spec.as_ref().map(|spec| &spec.template);
         let new = sets.iter().position(|set| {
             let own = set.spec.as_ref().and_then(|spec| spec.template.as_ref());
-            own.zip(wanted)
-                .is_some_and(|(own, wanted)| template::is_same(own, wanted))
+            own.zip(wanted).is_some_and(|(own, wanted)| template::is_same(own, wanted))
         });
         let new = new.map(|index| sets.remove(index));
-        Rollout {
-            deployment,
-            new,
-            old: sets,
-            world,
-            now,
-        }
+        Rollout { deployment, new, old: sets, world, now }
     }
 
     fn step(&self) -> Vec<Write> {
-        let is_paused = self
-            .deployment
-            .spec
-            .as_ref()
-            .is_some_and(|spec| spec.paused == Some(true));
+        let is_paused = self.deployment.spec.as_ref().is_some_and(|spec| spec.paused == Some(true));
         if self.new.is_some() {
             let noted = self.note_revision();
             if !noted.is_empty() {
@@ -154,18 +135,8 @@ impl<'a> Rollout<'a> {
         let subject = Object::Deployment(self.deployment.clone());
         let failure = format!("Failed to create new replica set \"{name}\": {{error}}");
         Write::create(set)
-            .telling(Note::normal(
-                COMPONENT,
-                &subject,
-                "ScalingReplicaSet",
-                message,
-            ))
-            .telling_failure(Note::warning(
-                COMPONENT,
-                &subject,
-                "ReplicaSetCreateError",
-                failure,
-            ))
+            .telling(Note::normal(COMPONENT, &subject, "ScalingReplicaSet", message))
+            .telling_failure(Note::warning(COMPONENT, &subject, "ReplicaSetCreateError", failure))
     }
 
     /// The name is taken by a set with another template: the next hash will differ.
@@ -191,15 +162,9 @@ impl<'a> Rollout<'a> {
         let mut wanted = template::copied_annotations(self.deployment);
         wanted.insert(REVISION.to_owned(), revision.clone());
         let known = new.metadata.annotations.clone().unwrap_or_default();
-        let min_ready = self
-            .deployment
-            .spec
-            .as_ref()
-            .and_then(|spec| spec.min_ready_seconds);
+        let min_ready = self.deployment.spec.as_ref().and_then(|spec| spec.min_ready_seconds);
         let own_min_ready = new.spec.as_ref().and_then(|spec| spec.min_ready_seconds);
-        let is_noted = wanted
-            .iter()
-            .all(|(key, value)| known.get(key) == Some(value));
+        let is_noted = wanted.iter().all(|(key, value)| known.get(key) == Some(value));
         if !is_noted || min_ready.unwrap_or(0) != own_min_ready.unwrap_or(0) {
             let body = json!({
                 "metadata": {"annotations": wanted},
@@ -218,15 +183,10 @@ impl<'a> Rollout<'a> {
     /// Empty sets beyond `revisionHistoryLimit`, the oldest revisions first.
     fn forget_history(&self) -> Vec<Write> {
         let spec = self.deployment.spec.as_ref();
-        let limit = spec
-            .and_then(|spec| spec.revision_history_limit)
-            .unwrap_or(10);
+        let limit = spec.and_then(|spec| spec.revision_history_limit).unwrap_or(10);
         let limit = usize::try_from(limit).unwrap_or(0);
-        let mut empty: Vec<&Arc<ReplicaSet>> = self
-            .old
-            .iter()
-            .filter(|set| set.metadata.deletion_timestamp.is_none())
-            .collect();
+        let mut empty: Vec<&Arc<ReplicaSet>> =
+            self.old.iter().filter(|set| set.metadata.deletion_timestamp.is_none()).collect();
         empty.sort_by_key(|set| revision(set));
         let surplus = empty.len().saturating_sub(limit);
         empty
@@ -244,10 +204,7 @@ fn age(set: &ReplicaSet) -> (Option<Timestamp>, Option<&str>) {
 }
 
 fn is_empty(set: &ReplicaSet) -> bool {
-    let has_seen = set
-        .status
-        .as_ref()
-        .is_some_and(|status| status.replicas == 0);
+    let has_seen = set.status.as_ref().is_some_and(|status| status.replicas == 0);
     replicas(set) == 0 && has_seen
 }
 
@@ -262,17 +219,12 @@ fn revision(set: &ReplicaSet) -> i64 {
 
 /// `spec.replicas` of a set.
 fn replicas(set: &ReplicaSet) -> i32 {
-    set.spec
-        .as_ref()
-        .and_then(|spec| spec.replicas)
-        .unwrap_or(1)
+    set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1)
 }
 
 fn available(set: &ReplicaSet) -> i32 {
     let status = set.status.as_ref();
-    status
-        .and_then(|status| status.available_replicas)
-        .unwrap_or(0)
+    status.and_then(|status| status.available_replicas).unwrap_or(0)
 }
 
 #[cfg(test)]

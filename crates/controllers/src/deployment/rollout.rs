@@ -35,16 +35,8 @@ impl Rollout<'_> {
         let rolling = rolling.unwrap_or_default();
         let quarter = || IntOrString::String("25%".to_owned());
         let desired = self.desired();
-        let surge = resolve(
-            &rolling.max_surge.unwrap_or_else(quarter),
-            desired,
-            Rounding::Up,
-        );
-        let missing = resolve(
-            &rolling.max_unavailable.unwrap_or_else(quarter),
-            desired,
-            Rounding::Down,
-        );
+        let surge = resolve(&rolling.max_surge.unwrap_or_else(quarter), desired, Rounding::Up);
+        let missing = resolve(&rolling.max_unavailable.unwrap_or_else(quarter), desired, Rounding::Down);
         match (surge, missing) {
             (0, 0) => (0, 1.min(desired)),
             (surge, missing) => (surge, missing.min(desired)),
@@ -102,9 +94,7 @@ impl Rollout<'_> {
         }
         let changed = self.old.iter().enumerate();
         let changed = changed.filter(|(index, set)| targets[index] != replicas(set));
-        changed
-            .map(|(index, set)| self.scale(set, targets[&index]))
-            .collect()
+        changed.map(|(index, set)| self.scale(set, targets[&index])).collect()
     }
 
     /// The new set starts when the last pod of the old ones is gone.
@@ -126,9 +116,7 @@ impl Rollout<'_> {
 
     fn has_running_pods(&self, set: &ReplicaSet) -> bool {
         let uid = set.metadata.uid.as_deref().unwrap_or_default();
-        self.world
-            .owned::<Pod>(uid)
-            .any(|pod| !pod::is_finished(pod))
+        self.world.owned::<Pod>(uid).any(|pod| !pod::is_finished(pod))
     }
 }
 

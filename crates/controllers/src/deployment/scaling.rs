@@ -24,14 +24,8 @@ impl Rollout<'_> {
     pub(super) fn resize(&self) -> Vec<Write> {
         let running: Vec<&Arc<ReplicaSet>> = self.sets().filter(|set| replicas(set) > 0).collect();
         match (running.as_slice(), &self.new) {
-            ([only], _) => self
-                .scale_if_needed(only, self.desired())
-                .into_iter()
-                .collect(),
-            ([], Some(new)) => self
-                .scale_if_needed(new, self.desired())
-                .into_iter()
-                .collect(),
+            ([only], _) => self.scale_if_needed(only, self.desired()).into_iter().collect(),
+            ([], Some(new)) => self.scale_if_needed(new, self.desired()).into_iter().collect(),
             ([], None) => Vec::new(),
             (_, Some(new)) if self.is_saturated(new) => {
                 let old = self.old.iter();
@@ -73,9 +67,7 @@ impl Rollout<'_> {
             *largest = (*largest + left).max(0);
         }
         let sized = running.into_iter().zip(targets);
-        sized
-            .filter_map(|(set, target)| self.scale_if_needed(set, target))
-            .collect()
+        sized.filter_map(|(set, target)| self.scale_if_needed(set, target)).collect()
     }
 
     /// Also when only the annotations are out of date: else the set looks resized for ever.
@@ -106,11 +98,6 @@ impl Rollout<'_> {
         let direction = if target > from { "up" } else { "down" };
         let message = format!("Scaled {direction} replica set {name} from {from} to {target}");
         let subject = Object::Deployment(self.deployment.clone());
-        write.telling(Note::normal(
-            COMPONENT,
-            &subject,
-            "ScalingReplicaSet",
-            message,
-        ))
+        write.telling(Note::normal(COMPONENT, &subject, "ScalingReplicaSet", message))
     }
 }

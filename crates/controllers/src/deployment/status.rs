@@ -103,9 +103,7 @@ impl Rollout<'_> {
         let is_waiting = !self.is_complete() && current.status != "False";
         let is_settled = current.reason.as_deref() == Some("NewReplicaSetAvailable");
         let since = current.last_update_time.as_ref().map(|time| time.0);
-        since
-            .filter(|_| is_waiting && !is_settled)
-            .map(|since| since + deadline)
+        since.filter(|_| is_waiting && !is_settled).map(|since| since + deadline)
     }
 
     /// The Progressing condition to come; `None` leaves it as it is.
@@ -117,8 +115,7 @@ impl Rollout<'_> {
         status: &DeploymentStatus,
         deadline: SignedDuration,
     ) -> Option<DeploymentCondition> {
-        let progressing =
-            |status, reason, message| condition("Progressing", status, reason, message);
+        let progressing = |status, reason, message| condition("Progressing", status, reason, message);
         let message = known.and_then(|known| known.message.as_deref());
         let is_about_it = message.is_some_and(|message| message.contains(&format!("\"{name}\"")));
         let reason = known.and_then(|known| known.reason.as_deref());
@@ -154,9 +151,7 @@ impl Rollout<'_> {
 
 fn has_progressed(old: &DeploymentStatus, new: &DeploymentStatus) -> bool {
     let grows = |old: Option<i32>, new: Option<i32>| new.unwrap_or(0) > old.unwrap_or(0);
-    let others = |status: &DeploymentStatus| {
-        status.replicas.unwrap_or(0) - status.updated_replicas.unwrap_or(0)
-    };
+    let others = |status: &DeploymentStatus| status.replicas.unwrap_or(0) - status.updated_replicas.unwrap_or(0);
     grows(old.updated_replicas, new.updated_replicas)
         || grows(old.ready_replicas, new.ready_replicas)
         || grows(old.available_replicas, new.available_replicas)
@@ -174,9 +169,7 @@ fn ready(set: &ReplicaSet) -> i32 {
 
 fn observed(set: &ReplicaSet) -> i64 {
     let status = set.status.as_ref();
-    status
-        .and_then(|status| status.observed_generation)
-        .unwrap_or(0)
+    status.and_then(|status| status.observed_generation).unwrap_or(0)
 }
 
 fn condition(type_: &str, status: &str, reason: &str, message: String) -> DeploymentCondition {
@@ -195,30 +188,20 @@ fn find<'a>(conditions: &'a [DeploymentCondition], type_: &str) -> Option<&'a De
 }
 
 /// Sets a condition unless it says the same already.
-fn set_condition(
-    conditions: &mut Vec<DeploymentCondition>,
-    next: DeploymentCondition,
-    now: Timestamp,
-) {
+fn set_condition(conditions: &mut Vec<DeploymentCondition>, next: DeploymentCondition, now: Timestamp) {
     let known = find(conditions, &next.type_);
-    let says_same =
-        known.is_some_and(|known| known.status == next.status && known.reason == next.reason);
+    let says_same = known.is_some_and(|known| known.status == next.status && known.reason == next.reason);
     if !says_same {
         touch_condition(conditions, next, now);
     }
 }
 
 /// Sets a condition with a fresh update time; the transition time moves with the status only.
-fn touch_condition(
-    conditions: &mut Vec<DeploymentCondition>,
-    mut next: DeploymentCondition,
-    now: Timestamp,
-) {
+fn touch_condition(conditions: &mut Vec<DeploymentCondition>, mut next: DeploymentCondition, now: Timestamp) {
     let known = find(conditions, &next.type_).cloned();
     next.last_update_time = Some(Time(now));
-    next.last_transition_time = known
-        .filter(|known| known.status == next.status)
-        .map_or(Some(Time(now)), |known| known.last_transition_time);
+    next.last_transition_time =
+        known.filter(|known| known.status == next.status).map_or(Some(Time(now)), |known| known.last_transition_time);
     conditions.retain(|one| one.type_ != next.type_);
     conditions.push(next);
 }

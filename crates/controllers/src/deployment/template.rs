@@ -44,19 +44,12 @@ pub fn hash(template: &PodTemplateSpec, collision: i32) -> String {
 pub fn copied_annotations(deployment: &Deployment) -> Labels {
     let own = [REVISION, LAST_APPLIED, DESIRED_REPLICAS, MAX_REPLICAS];
     let annotations = deployment.metadata.annotations.clone().unwrap_or_default();
-    let copied = annotations
-        .into_iter()
-        .filter(|(key, _)| !own.contains(&key.as_str()));
+    let copied = annotations.into_iter().filter(|(key, _)| !own.contains(&key.as_str()));
     copied.collect()
 }
 
 /// The ReplicaSet of the Deployment's current template.
-pub fn replica_set(
-    deployment: &Deployment,
-    replicas: i32,
-    revision: &str,
-    max_replicas: i32,
-) -> ReplicaSet {
+pub fn replica_set(deployment: &Deployment, replicas: i32, revision: &str, max_replicas: i32) -> ReplicaSet {
     let spec = deployment.spec.clone().unwrap_or_default();
     let status = deployment.status.as_ref();
     let collision = status.and_then(|status| status.collision_count);
@@ -81,10 +74,7 @@ pub fn replica_set(
             namespace: deployment.metadata.namespace.clone(),
             labels: Some(labels),
             annotations: Some(annotations),
-            owner_references: Some(vec![owner::controller_reference(
-                Kind::Deployment,
-                &deployment.metadata,
-            )]),
+            owner_references: Some(vec![owner::controller_reference(Kind::Deployment, &deployment.metadata)]),
             ..ObjectMeta::default()
         },
         spec: Some(ReplicaSetSpec {

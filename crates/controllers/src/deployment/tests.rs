@@ -46,10 +46,7 @@ fn condition(cluster: &Cluster, id: &Id, type_: &str) -> (String, String) {
 }
 
 fn notes(cluster: &Cluster, reason: &str) -> Vec<String> {
-    let notes = cluster
-        .writes
-        .iter()
-        .filter_map(|write| write.on_success.as_ref());
+    let notes = cluster.writes.iter().filter_map(|write| write.on_success.as_ref());
     let notes = notes.filter(|note| note.reason == reason);
     notes.map(|note| note.message.clone()).collect()
 }
@@ -60,35 +57,20 @@ fn a_deployment_becomes_one_set_and_its_pods_on_both_nodes() {
     let id = cluster.deployment("web", 4);
     cluster.live();
     assert_eq!(sets(&cluster), [(1, 4, "one".to_owned())]);
-    let placed = cluster
-        .pods()
-        .into_iter()
-        .map(|pod| pod.spec.unwrap().node_name.unwrap());
+    let placed = cluster.pods().into_iter().map(|pod| pod.spec.unwrap().node_name.unwrap());
     let mut placed: Vec<String> = placed.collect();
     placed.sort();
     assert_eq!(placed, ["n1", "n1", "n2", "n2"]);
     let body = &cluster.api.objects[&id];
     let status = &body["status"];
-    for count in [
-        "replicas",
-        "updatedReplicas",
-        "readyReplicas",
-        "availableReplicas",
-    ] {
+    for count in ["replicas", "updatedReplicas", "readyReplicas", "availableReplicas"] {
         assert_eq!(status[count], 4, "{count}");
     }
     assert_eq!(status["observedGeneration"], body["metadata"]["generation"]);
     assert_eq!(status["unavailableReplicas"], Value::Null);
     assert_eq!(condition(&cluster, &id, "Available").0, "True");
-    assert_eq!(
-        condition(&cluster, &id, "Progressing").1,
-        "NewReplicaSetAvailable"
-    );
-    let name = cluster
-        .api
-        .objects
-        .keys()
-        .find(|id| id.kind == Kind::ReplicaSet);
+    assert_eq!(condition(&cluster, &id, "Progressing").1, "NewReplicaSetAvailable");
+    let name = cluster.api.objects.keys().find(|id| id.kind == Kind::ReplicaSet);
     let name = name.unwrap().name.clone();
     let said = format!("Scaled up replica set {name} from 0 to 4");
     assert_eq!(notes(&cluster, "ScalingReplicaSet"), [said]);
@@ -101,18 +83,11 @@ fn pods_of_a_set_carry_the_hash_that_is_in_its_name() {
     let mut cluster = cluster();
     cluster.deployment("web", 1);
     cluster.live();
-    let set = cluster
-        .api
-        .objects
-        .keys()
-        .find(|id| id.kind == Kind::ReplicaSet);
+    let set = cluster.api.objects.keys().find(|id| id.kind == Kind::ReplicaSet);
     let hash = set.unwrap().name.strip_prefix("web-").unwrap().to_owned();
     let pod = cluster.pods().remove(0);
     assert_eq!(pod.metadata.labels.unwrap()["pod-template-hash"], hash);
-    assert!(
-        hash.len() <= 10 && hash.chars().all(|c| !"aeiou013".contains(c)),
-        "{hash}"
-    );
+    assert!(hash.len() <= 10 && hash.chars().all(|c| !"aeiou013".contains(c)), "{hash}");
 }
 
 /// Rolls with the agents acting between any two tasks, and watches the bounds.
@@ -132,23 +107,15 @@ fn roll_within(strategy: Value, replicas: i32, least: usize, most: usize) {
         };
         cluster.run(task);
         let pods = cluster.pods();
-        let living = pods
-            .iter()
-            .filter(|pod| pod.metadata.deletion_timestamp.is_none());
+        let living = pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none());
         let living: Vec<_> = living.collect();
-        let ready = living
-            .iter()
-            .filter(|pod| crate::pod::is_ready(pod))
-            .count();
+        let ready = living.iter().filter(|pod| crate::pod::is_ready(pod)).count();
         assert!(ready >= least, "{ready} ready pods, {strategy}");
         assert!(living.len() <= most, "{} pods, {strategy}", living.len());
     }
     let rows = sets(&cluster);
     let replicas = i64::from(replicas);
-    assert_eq!(
-        rows,
-        [(1, 0, "one".to_owned()), (2, replicas, "two".to_owned())]
-    );
+    assert_eq!(rows, [(1, 0, "one".to_owned()), (2, replicas, "two".to_owned())]);
     cluster.assert_at_rest();
 }
 
@@ -167,22 +134,13 @@ fn a_rollout_keeps_between_max_unavailable_and_max_surge() {
 fn recreate_starts_the_new_pods_when_the_last_old_one_is_gone() {
     let mut cluster = cluster();
     let id = cluster.deployment("web", 2);
-    cluster.edit(&id, |object| {
-        object["spec"]["strategy"] = json!({"type": "Recreate"})
-    });
+    cluster.edit(&id, |object| object["spec"]["strategy"] = json!({"type": "Recreate"}));
     cluster.live();
     set_image(&mut cluster, &id, "two");
     cluster.settle();
-    assert_eq!(
-        sets(&cluster),
-        [(1, 0, "one".to_owned())],
-        "old pods still end"
-    );
+    assert_eq!(sets(&cluster), [(1, 0, "one".to_owned())], "old pods still end");
     cluster.live();
-    assert_eq!(
-        sets(&cluster),
-        [(1, 0, "one".to_owned()), (2, 2, "two".to_owned())]
-    );
+    assert_eq!(sets(&cluster), [(1, 0, "one".to_owned()), (2, 2, "two".to_owned())]);
     cluster.assert_at_rest();
 }
 
@@ -198,10 +156,7 @@ fn scaling_changes_the_one_set_and_says_so() {
     assert_eq!(sets(&cluster), [(1, 1, "one".to_owned())]);
     assert_eq!(cluster.pod_ids().len(), 1);
     let said = notes(&cluster, "ScalingReplicaSet");
-    assert!(
-        said[1].ends_with("from 2 to 5") && said[2].ends_with("from 5 to 1"),
-        "{said:?}"
-    );
+    assert!(said[1].ends_with("from 2 to 5") && said[2].ends_with("from 5 to 1"), "{said:?}");
     cluster.assert_at_rest();
 }
 
@@ -212,22 +167,13 @@ fn scaling_in_the_middle_of_a_rollout_is_shared_out_by_size() {
     cluster.live();
     set_image(&mut cluster, &id, "two");
     cluster.settle();
-    assert_eq!(
-        sets(&cluster),
-        [(1, 8, "one".to_owned()), (2, 5, "two".to_owned())]
-    );
+    assert_eq!(sets(&cluster), [(1, 8, "one".to_owned()), (2, 5, "two".to_owned())]);
     cluster.edit(&id, |object| object["spec"]["replicas"] = json!(20));
     cluster.hear_all();
     cluster.run(crate::plan::Task::Deployment(id.clone()));
-    assert_eq!(
-        sets(&cluster),
-        [(1, 15, "one".to_owned()), (2, 10, "two".to_owned())]
-    );
+    assert_eq!(sets(&cluster), [(1, 15, "one".to_owned()), (2, 10, "two".to_owned())]);
     cluster.live();
-    assert_eq!(
-        sets(&cluster),
-        [(1, 0, "one".to_owned()), (2, 20, "two".to_owned())]
-    );
+    assert_eq!(sets(&cluster), [(1, 0, "one".to_owned()), (2, 20, "two".to_owned())]);
 }
 
 #[test]
@@ -240,10 +186,7 @@ fn a_paused_deployment_scales_but_does_not_roll() {
     cluster.edit(&id, |object| object["spec"]["replicas"] = json!(3));
     cluster.live();
     assert_eq!(sets(&cluster), [(1, 3, "one".to_owned())]);
-    assert_eq!(
-        condition(&cluster, &id, "Progressing").1,
-        "DeploymentPaused"
-    );
+    assert_eq!(condition(&cluster, &id, "Progressing").1, "DeploymentPaused");
     cluster.edit(&id, |object| object["spec"]["paused"] = json!(false));
     cluster.live();
     assert_eq!(sets(&cluster)[1], (2, 3, "two".to_owned()));
@@ -259,10 +202,7 @@ fn going_back_to_an_old_template_takes_its_set_with_a_new_revision() {
     cluster.live();
     set_image(&mut cluster, &id, "one");
     cluster.live();
-    assert_eq!(
-        sets(&cluster),
-        [(2, 0, "two".to_owned()), (3, 2, "one".to_owned())]
-    );
+    assert_eq!(sets(&cluster), [(2, 0, "two".to_owned()), (3, 2, "one".to_owned())]);
     let annotations = &cluster.api.objects[&id]["metadata"]["annotations"];
     assert_eq!(annotations["deployment.kubernetes.io/revision"], "3");
     cluster.assert_at_rest();
@@ -272,18 +212,13 @@ fn going_back_to_an_old_template_takes_its_set_with_a_new_revision() {
 fn history_beyond_the_limit_is_forgotten_oldest_first() {
     let mut cluster = cluster();
     let id = cluster.deployment("web", 1);
-    cluster.edit(&id, |object| {
-        object["spec"]["revisionHistoryLimit"] = json!(1)
-    });
+    cluster.edit(&id, |object| object["spec"]["revisionHistoryLimit"] = json!(1));
     cluster.live();
     for image in ["two", "three", "four"] {
         set_image(&mut cluster, &id, image);
         cluster.live();
     }
-    assert_eq!(
-        sets(&cluster),
-        [(3, 0, "three".to_owned()), (4, 1, "four".to_owned())]
-    );
+    assert_eq!(sets(&cluster), [(3, 0, "three".to_owned()), (4, 1, "four".to_owned())]);
     cluster.assert_at_rest();
 }
 
@@ -326,13 +261,7 @@ fn a_set_that_has_our_name_but_another_template_is_avoided() {
     let mut cluster = cluster();
     let id = cluster.deployment("web", 1);
     cluster.live();
-    let set = cluster
-        .api
-        .objects
-        .keys()
-        .find(|id| id.kind == Kind::ReplicaSet)
-        .unwrap()
-        .clone();
+    let set = cluster.api.objects.keys().find(|id| id.kind == Kind::ReplicaSet).unwrap().clone();
     cluster.edit(&set, |set| {
         set["spec"]["template"]["spec"]["containers"][0]["image"] = json!("foreign");
     });

@@ -153,18 +153,13 @@ fn backend(world: &World, service: &Service, pod: &Pod, address: &str) -> Backen
             uid: pod.metadata.uid.clone(),
             ..ObjectReference::default()
         }),
-        zone: node_name
-            .and_then(|node| world.node(node))
-            .and_then(|node| zone(node)),
+        zone: node_name.and_then(|node| world.node(node)).and_then(|node| zone(node)),
         ..Endpoint::default()
     };
     let deleted = pod.metadata.deletion_timestamp.as_ref();
     Backend {
         endpoint,
-        key: (
-            address.to_owned(),
-            pod.metadata.uid.clone().unwrap_or_default(),
-        ),
+        key: (address.to_owned(), pod.metadata.uid.clone().unwrap_or_default()),
         changed: deleted.map(|time| time.0).max(pod::ready_since(pod)),
     }
 }
@@ -215,10 +210,7 @@ fn target_number(pod: &Pod, port: &ServicePort, protocol: &str) -> Option<i32> {
     let containers = spec.containers.iter().chain(sidecars);
     let mut declared = containers.flat_map(|container| container.ports.iter().flatten());
     declared
-        .find(|port| {
-            port.name.as_ref() == Some(name)
-                && port.protocol.as_deref().unwrap_or("TCP") == protocol
-        })
+        .find(|port| port.name.as_ref() == Some(name) && port.protocol.as_deref().unwrap_or("TCP") == protocol)
         .map(|port| port.container_port)
 }
 

@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{
-    EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Service,
-};
+use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::backends::{Backend, Backends, PortSet, service_id};
@@ -21,10 +19,7 @@ const CAPACITY: usize = 1000;
 const OVER_CAPACITY: &str = "endpoints.kubernetes.io/over-capacity";
 
 pub fn reconcile(world: &World, service: &Arc<Service>, backends: &Backends) -> Option<Write> {
-    let publishes_all = service
-        .spec
-        .as_ref()
-        .is_some_and(|spec| spec.publish_not_ready_addresses == Some(true));
+    let publishes_all = service.spec.as_ref().is_some_and(|spec| spec.publish_not_ready_addresses == Some(true));
     let (subsets, is_truncated) = subsets(backends, publishes_all);
     let subsets = Some(subsets).filter(|subsets| !subsets.is_empty());
     let latest = backends.values().flatten().map(|one| one.changed).max();
@@ -89,10 +84,9 @@ fn subsets(backends: &Backends, publishes_all: bool) -> (Vec<EndpointSubset>, bo
     chosen.truncate(CAPACITY);
     let mut by_ports: BTreeMap<&PortSet, EndpointSubset> = BTreeMap::new();
     for (ports, backend) in chosen {
-        let subset = by_ports.entry(ports).or_insert_with(|| EndpointSubset {
-            ports: subset_ports(ports),
-            ..EndpointSubset::default()
-        });
+        let subset = by_ports
+            .entry(ports)
+            .or_insert_with(|| EndpointSubset { ports: subset_ports(ports), ..EndpointSubset::default() });
         let list = match backend.condition(|all| all.ready) {
             true => &mut subset.addresses,
             false => &mut subset.not_ready_addresses,

@@ -28,8 +28,7 @@ const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
 /// When the change happened that a slice tells: latency is measured from it.
 const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 /// Marks Endpoints written here.
-pub(crate) const ENDPOINTS_MANAGED_BY: (&str, &str) =
-    ("endpoints.kubernetes.io/managed-by", "endpoint-controller");
+pub(crate) const ENDPOINTS_MANAGED_BY: (&str, &str) = ("endpoints.kubernetes.io/managed-by", "endpoint-controller");
 
 pub fn reconcile(world: &World, id: &Id) -> Plan {
     let Some(service) = world.get::<Service>(id) else {
@@ -64,10 +63,7 @@ pub fn reconcile_gone(world: &World, service: &Id) -> Plan {
     match (world.object(service), world.get::<Endpoints>(&id)) {
         (None, Some(endpoints)) => {
             let write = Write::delete(Kind::Endpoints, &endpoints.metadata);
-            let alive = crate::plan::Alive {
-                id: service.clone(),
-                uid: None,
-            };
+            let alive = crate::plan::Alive { id: service.clone(), uid: None };
             Plan::of(vec![write.unless_alive(vec![alive])])
         }
         _ => Plan::idle(),

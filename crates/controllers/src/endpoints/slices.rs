@@ -34,12 +34,7 @@ struct Draft {
     changed_at: Option<Timestamp>,
 }
 
-pub fn reconcile(
-    world: &World,
-    service: &Arc<Service>,
-    family: Family,
-    backends: &Backends,
-) -> Vec<Write> {
+pub fn reconcile(world: &World, service: &Arc<Service>, family: Family, backends: &Backends) -> Vec<Write> {
     let known = own_slices(world, &service_id(service));
     let known = known.filter(|slice| slice.address_type == family.address_type());
     let mut by_ports: BTreeMap<PortSet, Vec<Arc<EndpointSlice>>> = BTreeMap::new();
@@ -59,18 +54,10 @@ pub fn reconcile(
 
 /// The slices of one port set.
 fn pack(ports: &PortSet, known: Vec<Arc<EndpointSlice>>, wanted: &[Backend]) -> Vec<Draft> {
-    let mut waiting: BTreeMap<&(String, String), &Backend> = wanted
-        .iter()
-        .map(|backend| (&backend.key, backend))
-        .collect();
-    let mut drafts: Vec<Draft> = known
-        .into_iter()
-        .map(|slice| keep(ports, slice, &mut waiting))
-        .collect();
-    let mut rest: Vec<&Backend> = wanted
-        .iter()
-        .filter(|backend| waiting.contains_key(&backend.key))
-        .collect();
+    let mut waiting: BTreeMap<&(String, String), &Backend> =
+        wanted.iter().map(|backend| (&backend.key, backend)).collect();
+    let mut drafts: Vec<Draft> = known.into_iter().map(|slice| keep(ports, slice, &mut waiting)).collect();
+    let mut rest: Vec<&Backend> = wanted.iter().filter(|backend| waiting.contains_key(&backend.key)).collect();
     rest.reverse();
     for in_changed in [true, false] {
         for draft in drafts.iter_mut() {
@@ -80,13 +67,8 @@ fn pack(ports: &PortSet, known: Vec<Arc<EndpointSlice>>, wanted: &[Backend]) -> 
         }
     }
     while !rest.is_empty() {
-        let mut draft = Draft {
-            known: None,
-            ports: ports.clone(),
-            endpoints: Vec::new(),
-            is_changed: true,
-            changed_at: None,
-        };
+        let mut draft =
+            Draft { known: None, ports: ports.clone(), endpoints: Vec::new(), is_changed: true, changed_at: None };
         fill(&mut draft, &mut rest);
         drafts.push(draft);
     }
@@ -94,11 +76,7 @@ fn pack(ports: &PortSet, known: Vec<Arc<EndpointSlice>>, wanted: &[Backend]) -> 
 }
 
 /// What of a slice is still wanted, brought up to date.
-fn keep(
-    ports: &PortSet,
-    slice: Arc<EndpointSlice>,
-    waiting: &mut BTreeMap<&(String, String), &Backend>,
-) -> Draft {
+fn keep(ports: &PortSet, slice: Arc<EndpointSlice>, waiting: &mut BTreeMap<&(String, String), &Backend>) -> Draft {
     let mut endpoints = Vec::new();
     let mut is_changed = false;
     let mut changed_at = None;
@@ -113,13 +91,7 @@ fn keep(
         }
         endpoints.push(backend.endpoint.clone());
     }
-    Draft {
-        known: Some(slice),
-        ports: ports.clone(),
-        endpoints,
-        is_changed,
-        changed_at,
-    }
+    Draft { known: Some(slice), ports: ports.clone(), endpoints, is_changed, changed_at }
 }
 
 fn fill(draft: &mut Draft, rest: &mut Vec<&Backend>) {
@@ -141,9 +113,8 @@ fn key(endpoint: &Endpoint) -> (String, String) {
 
 /// Turns drafts into writes: empty slices are reused or deleted, one placeholder stays.
 fn finish(service: &Arc<Service>, family: Family, drafts: Vec<Draft>) -> Vec<Write> {
-    let (mut kept, mut empty): (Vec<Draft>, Vec<Draft>) = drafts
-        .into_iter()
-        .partition(|draft| !draft.endpoints.is_empty());
+    let (mut kept, mut empty): (Vec<Draft>, Vec<Draft>) =
+        drafts.into_iter().partition(|draft| !draft.endpoints.is_empty());
     if kept.is_empty() {
         kept.push(placeholder(&mut empty));
     }
@@ -151,10 +122,7 @@ fn finish(service: &Arc<Service>, family: Family, drafts: Vec<Draft>) -> Vec<Wri
         let Some(free) = empty.pop() else { break };
         draft.known = free.known;
     }
-    let mut writes: Vec<Write> = kept
-        .into_iter()
-        .filter_map(|draft| write(service, family, draft))
-        .collect();
+    let mut writes: Vec<Write> = kept.into_iter().filter_map(|draft| write(service, family, draft)).collect();
     let deleted = empty.into_iter().filter_map(|draft| draft.known);
     writes.extend(deleted.map(|slice| Write::delete(Kind::EndpointSlice, &slice.metadata)));
     writes
@@ -166,13 +134,7 @@ fn placeholder(empty: &mut Vec<Draft>) -> Draft {
         Some(index) => empty.remove(index).known,
         None => empty.pop().and_then(|draft| draft.known),
     };
-    Draft {
-        known,
-        ports: PortSet(Vec::new()),
-        endpoints: Vec::new(),
-        is_changed: false,
-        changed_at: None,
-    }
+    Draft { known, ports: PortSet(Vec::new()), endpoints: Vec::new(), is_changed: false, changed_at: None }
 }
 
 fn write(service: &Arc<Service>, family: Family, draft: Draft) -> Option<Write> {
@@ -195,21 +157,13 @@ fn write(service: &Arc<Service>, family: Family, draft: Draft) -> Option<Write> 
     Some(Write::replace(slice))
 }
 
-fn new_slice(
-    service: &Arc<Service>,
-    family: Family,
-    labels: Labels,
-    draft: Draft,
-) -> EndpointSlice {
+fn new_slice(service: &Arc<Service>, family: Family, labels: Labels, draft: Draft) -> EndpointSlice {
     let name = service.metadata.name.as_deref().unwrap_or_default();
     let mut metadata = ObjectMeta {
         generate_name: Some(format!("{name}-")),
         namespace: service.metadata.namespace.clone(),
         labels: Some(labels),
-        owner_references: Some(vec![owner::controller_reference(
-            Kind::Service,
-            &service.metadata,
-        )]),
+        owner_references: Some(vec![owner::controller_reference(Kind::Service, &service.metadata)]),
         ..ObjectMeta::default()
     };
     note_trigger(service, &mut metadata, draft.changed_at);
@@ -225,9 +179,7 @@ fn new_slice(
 fn note_trigger(service: &Arc<Service>, meta: &mut ObjectMeta, changed_at: Option<Timestamp>) {
     let annotations = meta.annotations.get_or_insert_default();
     let is_first = !annotations.contains_key(TRIGGER_TIME);
-    if let Some(time) =
-        trigger_time(service, changed_at).filter(|_| is_first || changed_at.is_some())
-    {
+    if let Some(time) = trigger_time(service, changed_at).filter(|_| is_first || changed_at.is_some()) {
         annotations.insert(TRIGGER_TIME.to_owned(), time);
     }
 }
@@ -247,9 +199,7 @@ fn labels(service: &Service) -> Labels {
 
 pub fn remove_all(world: &World, service: &Id) -> Vec<Write> {
     let slices = own_slices(world, service);
-    slices
-        .map(|slice| Write::delete(Kind::EndpointSlice, &slice.metadata))
-        .collect()
+    slices.map(|slice| Write::delete(Kind::EndpointSlice, &slice.metadata)).collect()
 }
 
 pub fn of_other_families(world: &World, service: &Id, families: &[Family]) -> Vec<Write> {
@@ -258,16 +208,11 @@ pub fn of_other_families(world: &World, service: &Id, families: &[Family]) -> Ve
         let mut families = families.iter();
         !families.any(|family| family.address_type() == slice.address_type)
     });
-    foreign
-        .map(|slice| Write::delete(Kind::EndpointSlice, &slice.metadata))
-        .collect()
+    foreign.map(|slice| Write::delete(Kind::EndpointSlice, &slice.metadata)).collect()
 }
 
 /// The slices of a Service that are ours and not on their way out.
-fn own_slices<'a>(
-    world: &'a World,
-    service: &Id,
-) -> impl Iterator<Item = &'a Arc<EndpointSlice>> + use<'a> {
+fn own_slices<'a>(world: &'a World, service: &Id) -> impl Iterator<Item = &'a Arc<EndpointSlice>> + use<'a> {
     let tag = Tag::SliceOf(service.namespace.clone(), service.name.clone());
     let slices = world.tagged(tag).filter_map(EndpointSlice::of);
     slices.filter(|slice| is_own(slice))
@@ -276,6 +221,5 @@ fn own_slices<'a>(
 fn is_own(slice: &EndpointSlice) -> bool {
     let labels = slice.metadata.labels.as_ref();
     let manager = labels.and_then(|labels| labels.get(MANAGED_BY_LABEL));
-    manager.is_some_and(|manager| manager == MANAGED_BY)
-        && slice.metadata.deletion_timestamp.is_none()
+    manager.is_some_and(|manager| manager == MANAGED_BY) && slice.metadata.deletion_timestamp.is_none()
 }

@@ -40,8 +40,7 @@ fn cluster() -> Cluster {
 
 fn slices(cluster: &Cluster) -> Vec<Value> {
     let slices = cluster.api.objects.iter();
-    let slices =
-        slices.filter(|(id, _)| id.kind == Kind::EndpointSlice && id.namespace == "default");
+    let slices = slices.filter(|(id, _)| id.kind == Kind::EndpointSlice && id.namespace == "default");
     slices.map(|(_, body)| body.clone()).collect()
 }
 
@@ -53,9 +52,7 @@ fn only_slice(cluster: &Cluster) -> Value {
 
 fn addresses(slice: &Value) -> BTreeSet<String> {
     let endpoints = slice["endpoints"].as_array().unwrap();
-    let addresses = endpoints
-        .iter()
-        .map(|one| one["addresses"][0].as_str().unwrap().to_owned());
+    let addresses = endpoints.iter().map(|one| one["addresses"][0].as_str().unwrap().to_owned());
     addresses.collect()
 }
 
@@ -74,10 +71,7 @@ fn a_service_without_pods_has_one_empty_slice_that_the_first_pod_fills() {
     assert_eq!(endpoints(&cluster)["subsets"], Value::Null);
     let labels = &empty["metadata"]["labels"];
     assert_eq!(labels["kubernetes.io/service-name"], "web");
-    assert_eq!(
-        labels["endpointslice.kubernetes.io/managed-by"],
-        "endpointslice-controller.k8s.io"
-    );
+    assert_eq!(labels["endpointslice.kubernetes.io/managed-by"], "endpointslice-controller.k8s.io");
     assert_eq!(empty["metadata"]["ownerReferences"][0]["kind"], "Service");
     let first = pod(&mut cluster, "a", "10.244.0.2", json!({}));
     cluster.settle();
@@ -85,23 +79,14 @@ fn a_service_without_pods_has_one_empty_slice_that_the_first_pod_fills() {
     assert_eq!(filled["metadata"]["name"], empty["metadata"]["name"]);
     let one = &filled["endpoints"][0];
     assert_eq!(one["addresses"], json!(["10.244.0.2"]));
-    assert_eq!(
-        one["conditions"],
-        json!({"ready": true, "serving": true, "terminating": false})
-    );
+    assert_eq!(one["conditions"], json!({"ready": true, "serving": true, "terminating": false}));
     assert_eq!(one["nodeName"], "n1");
     assert_eq!(one["zone"], "north");
     assert_eq!(one["targetRef"]["name"], "a");
-    assert_eq!(
-        filled["ports"],
-        json!([{"name": "http", "port": 80, "protocol": "TCP"}])
-    );
+    assert_eq!(filled["ports"], json!([{"name": "http", "port": 80, "protocol": "TCP"}]));
     let subset = &endpoints(&cluster)["subsets"][0];
     assert_eq!(subset["addresses"][0]["ip"], "10.244.0.2");
-    assert_eq!(
-        subset["ports"],
-        json!([{"name": "http", "port": 80, "protocol": "TCP"}])
-    );
+    assert_eq!(subset["ports"], json!([{"name": "http", "port": 80, "protocol": "TCP"}]));
     let now = cluster.now;
     cluster.api.delete(&first, "Background", Some(0), now);
     cluster.settle();
@@ -114,13 +99,7 @@ fn conditions_follow_readiness_and_deletion() {
     // ready pod?, deleted?, publishNotReadyAddresses? -> ready, serving, terminating, in Endpoints
     let rows = [
         (true, false, false, (true, true, false), Some("addresses")),
-        (
-            false,
-            false,
-            false,
-            (false, false, false),
-            Some("notReadyAddresses"),
-        ),
+        (false, false, false, (false, false, false), Some("notReadyAddresses")),
         (true, true, false, (false, true, true), None),
         (false, true, false, (false, false, true), None),
         (false, false, true, (true, false, false), Some("addresses")),
@@ -129,9 +108,7 @@ fn conditions_follow_readiness_and_deletion() {
     for (is_ready, is_deleted, publishes, (ready, serving, terminating), list) in rows {
         let mut cluster = cluster();
         let service = cluster.service("web", "web");
-        cluster.edit(&service, |one| {
-            one["spec"]["publishNotReadyAddresses"] = json!(publishes)
-        });
+        cluster.edit(&service, |one| one["spec"]["publishNotReadyAddresses"] = json!(publishes));
         let id = pod(&mut cluster, "a", "10.244.0.2", json!({}));
         cluster.set_ready(&id, is_ready);
         if is_deleted {
@@ -141,11 +118,7 @@ fn conditions_follow_readiness_and_deletion() {
         cluster.settle();
         let row = format!("{is_ready} {is_deleted} {publishes}");
         let wanted = json!({"ready": ready, "serving": serving, "terminating": terminating});
-        assert_eq!(
-            only_slice(&cluster)["endpoints"][0]["conditions"],
-            wanted,
-            "{row}"
-        );
+        assert_eq!(only_slice(&cluster)["endpoints"][0]["conditions"], wanted, "{row}");
         let subset = &endpoints(&cluster)["subsets"][0];
         for name in ["addresses", "notReadyAddresses"] {
             assert_eq!(subset[name].is_array(), list == Some(name), "{row} {name}");
@@ -158,24 +131,9 @@ fn conditions_follow_readiness_and_deletion() {
 fn pods_that_never_come_back_or_have_no_address_are_no_endpoints() {
     let mut cluster = cluster();
     cluster.service("web", "web");
-    pod(
-        &mut cluster,
-        "failed",
-        "10.244.0.2",
-        json!({"status": {"phase": "Failed"}}),
-    );
-    pod(
-        &mut cluster,
-        "fresh",
-        "",
-        json!({"status": {"podIPs": null}}),
-    );
-    pod(
-        &mut cluster,
-        "other",
-        "10.244.0.3",
-        json!({"metadata": {"labels": {"app": "db"}}}),
-    );
+    pod(&mut cluster, "failed", "10.244.0.2", json!({"status": {"phase": "Failed"}}));
+    pod(&mut cluster, "fresh", "", json!({"status": {"podIPs": null}}));
+    pod(&mut cluster, "other", "10.244.0.3", json!({"metadata": {"labels": {"app": "db"}}}));
     cluster.settle();
     assert_eq!(only_slice(&cluster)["endpoints"], json!([]));
 }
@@ -186,28 +144,11 @@ fn each_set_of_real_ports_has_its_own_slice_and_subset() {
     cluster.service("web", "web");
     pod(&mut cluster, "a", "10.244.0.2", json!({}));
     let containers = json!([{"name": "c", "ports": [{"name": "http", "containerPort": 8080}]}]);
-    pod(
-        &mut cluster,
-        "b",
-        "10.244.0.3",
-        json!({"spec": {"containers": containers}}),
-    );
-    pod(
-        &mut cluster,
-        "c",
-        "10.244.0.4",
-        json!({"spec": {"containers": [{"name": "c"}]}}),
-    );
+    pod(&mut cluster, "b", "10.244.0.3", json!({"spec": {"containers": containers}}));
+    pod(&mut cluster, "c", "10.244.0.4", json!({"spec": {"containers": [{"name": "c"}]}}));
     cluster.settle();
-    let mut rows: Vec<(i64, BTreeSet<String>)> = slices(&cluster)
-        .iter()
-        .map(|slice| {
-            (
-                slice["ports"][0]["port"].as_i64().unwrap(),
-                addresses(slice),
-            )
-        })
-        .collect();
+    let mut rows: Vec<(i64, BTreeSet<String>)> =
+        slices(&cluster).iter().map(|slice| (slice["ports"][0]["port"].as_i64().unwrap(), addresses(slice))).collect();
     rows.sort();
     let set = |text: &str| BTreeSet::from([text.to_owned()]);
     assert_eq!(rows, [(80, set("10.244.0.2")), (8080, set("10.244.0.3"))]);
@@ -225,46 +166,26 @@ fn a_hostname_shows_only_when_the_subdomain_is_the_service() {
     cluster.settle();
     let slice = only_slice(&cluster);
     let named = slice["endpoints"].as_array().unwrap().iter();
-    let named: Vec<(&Value, &Value)> = named
-        .map(|one| (&one["targetRef"]["name"], &one["hostname"]))
-        .collect();
-    assert_eq!(
-        named,
-        [(&json!("a"), &json!("h")), (&json!("b"), &Value::Null)]
-    );
+    let named: Vec<(&Value, &Value)> = named.map(|one| (&one["targetRef"]["name"], &one["hostname"])).collect();
+    assert_eq!(named, [(&json!("a"), &json!("h")), (&json!("b"), &Value::Null)]);
 }
 
 #[test]
 fn both_families_have_their_slices_and_lose_them_with_the_family() {
     let mut cluster = cluster();
     let service = cluster.service("web", "web");
-    cluster.edit(&service, |one| {
-        one["spec"]["ipFamilies"] = json!(["IPv6", "IPv4"])
-    });
+    cluster.edit(&service, |one| one["spec"]["ipFamilies"] = json!(["IPv6", "IPv4"]));
     let both = json!([{"ip": "10.244.0.2"}, {"ip": "fd00::2"}]);
-    pod(
-        &mut cluster,
-        "a",
-        "10.244.0.2",
-        json!({"status": {"podIPs": both}}),
-    );
+    pod(&mut cluster, "a", "10.244.0.2", json!({"status": {"podIPs": both}}));
     cluster.settle();
     let mut found: Vec<(String, BTreeSet<String>)> = slices(&cluster)
         .iter()
-        .map(|slice| {
-            (
-                slice["addressType"].as_str().unwrap().to_owned(),
-                addresses(slice),
-            )
-        })
+        .map(|slice| (slice["addressType"].as_str().unwrap().to_owned(), addresses(slice)))
         .collect();
     found.sort();
     let row = |family: &str, ip: &str| (family.to_owned(), BTreeSet::from([ip.to_owned()]));
     assert_eq!(found, [row("IPv4", "10.244.0.2"), row("IPv6", "fd00::2")]);
-    assert_eq!(
-        endpoints(&cluster)["subsets"][0]["addresses"][0]["ip"],
-        "fd00::2"
-    );
+    assert_eq!(endpoints(&cluster)["subsets"][0]["addresses"][0]["ip"], "fd00::2");
     cluster.edit(&service, |one| one["spec"]["ipFamilies"] = json!(["IPv4"]));
     cluster.settle();
     assert_eq!(only_slice(&cluster)["addressType"], "IPv4");
@@ -282,21 +203,13 @@ fn a_headless_service_needs_no_ports_and_says_that_it_is_headless() {
     pod(&mut cluster, "a", "10.244.0.2", json!({}));
     cluster.settle();
     let slice = only_slice(&cluster);
-    assert_eq!(
-        slice["metadata"]["labels"]["service.kubernetes.io/headless"],
-        ""
-    );
+    assert_eq!(slice["metadata"]["labels"]["service.kubernetes.io/headless"], "");
     assert_eq!(addresses(&slice).len(), 1);
     assert_eq!(slice["ports"], json!([]));
     let endpoints = endpoints(&cluster);
-    assert_eq!(
-        endpoints["metadata"]["labels"]["service.kubernetes.io/headless"],
-        ""
-    );
+    assert_eq!(endpoints["metadata"]["labels"]["service.kubernetes.io/headless"], "");
     assert_eq!(endpoints["subsets"][0]["ports"], Value::Null);
-    cluster.edit(&service, |one| {
-        one["spec"]["clusterIP"] = json!("10.96.0.9")
-    });
+    cluster.edit(&service, |one| one["spec"]["clusterIP"] = json!("10.96.0.9"));
     cluster.settle();
     let labels = only_slice(&cluster)["metadata"]["labels"].clone();
     assert_eq!(labels["service.kubernetes.io/headless"], Value::Null);
@@ -334,20 +247,10 @@ fn slices_hold_a_hundred_endpoints_and_empty_ones_go() {
     let mut cluster = cluster();
     cluster.service("web", "web");
     let ids: Vec<Id> = (0..250)
-        .map(|number| {
-            pod(
-                &mut cluster,
-                &format!("p{number:03}"),
-                &format!("10.244.0.{number}"),
-                json!({}),
-            )
-        })
+        .map(|number| pod(&mut cluster, &format!("p{number:03}"), &format!("10.244.0.{number}"), json!({})))
         .collect();
     cluster.settle();
-    let mut sizes: Vec<usize> = slices(&cluster)
-        .iter()
-        .map(|slice| addresses(slice).len())
-        .collect();
+    let mut sizes: Vec<usize> = slices(&cluster).iter().map(|slice| addresses(slice).len()).collect();
     sizes.sort();
     assert_eq!(sizes, [50, 100, 100]);
     let now = cluster.now;
@@ -355,10 +258,7 @@ fn slices_hold_a_hundred_endpoints_and_empty_ones_go() {
         cluster.api.delete(id, "Background", Some(0), now);
     }
     cluster.settle();
-    let left: usize = slices(&cluster)
-        .iter()
-        .map(|slice| addresses(slice).len())
-        .sum();
+    let left: usize = slices(&cluster).iter().map(|slice| addresses(slice).len()).sum();
     assert_eq!(left, 50);
     assert_eq!(slices(&cluster).len(), 1);
     cluster.assert_at_rest();
@@ -390,10 +290,7 @@ fn endpoints_hold_a_thousand_addresses_and_say_that_more_exist() {
     let addresses = endpoints["subsets"][0]["addresses"].as_array().unwrap();
     assert_eq!(addresses.len(), 1000);
     let annotations = &endpoints["metadata"]["annotations"];
-    assert_eq!(
-        annotations["endpoints.kubernetes.io/over-capacity"],
-        "truncated"
-    );
+    assert_eq!(annotations["endpoints.kubernetes.io/over-capacity"], "truncated");
     cluster.assert_at_rest();
 }
 
@@ -407,12 +304,7 @@ fn a_service_that_goes_takes_its_endpoints_and_slices_along() {
     cluster.api.delete(&service, "Background", None, now);
     cluster.settle();
     assert!(slices(&cluster).is_empty());
-    assert!(
-        !cluster
-            .api
-            .objects
-            .contains_key(&Id::new(Kind::Endpoints, "default", "web"))
-    );
+    assert!(!cluster.api.objects.contains_key(&Id::new(Kind::Endpoints, "default", "web")));
     cluster.assert_at_rest();
 }
 
@@ -443,9 +335,7 @@ fn a_new_endpoint_goes_into_the_slice_that_is_written_anyway() {
         let members = |slice: &Value| -> Vec<Id> {
             let endpoints = slice["endpoints"].as_array().unwrap().iter();
             let names = endpoints.map(|one| one["targetRef"]["name"].as_str().unwrap().to_owned());
-            names
-                .map(|name| Id::new(Kind::Pod, "default", &name))
-                .collect()
+            names.map(|name| Id::new(Kind::Pod, "default", &name)).collect()
         };
         let all = slices(&cluster);
         let now = cluster.now;

@@ -18,21 +18,15 @@ use crate::world::World;
 
 pub fn reconcile(world: &World, config: &Config) -> Plan {
     let mut taken: BTreeSet<IpNet> = world.nodes().flat_map(|node| blocks(node)).collect();
-    let mut waiting: Vec<&Arc<Node>> = world
-        .nodes()
-        .filter(|node| blocks(node).is_empty())
-        .collect();
+    let mut waiting: Vec<&Arc<Node>> = world.nodes().filter(|node| blocks(node).is_empty()).collect();
     waiting.sort_by_key(|node| {
         let created = node.metadata.creation_timestamp.clone();
         (created, node.metadata.name.clone())
     });
     let mut writes = Vec::new();
     for node in waiting {
-        let found: Option<Vec<IpNet>> = config
-            .cluster_cidrs
-            .iter()
-            .map(|range| free_block(*range, config.block_length(*range), &taken))
-            .collect();
+        let found: Option<Vec<IpNet>> =
+            config.cluster_cidrs.iter().map(|range| free_block(*range, config.block_length(*range), &taken)).collect();
         match found.filter(|found| !found.is_empty()) {
             Some(found) => {
                 taken.extend(found.iter().copied());
@@ -124,42 +118,12 @@ mod tests {
     #[test]
     fn the_first_free_block_is_given_in_both_families() {
         check("10.244.0.0/16", 26, &[], Some("10.244.0.0/26"));
-        check(
-            "10.244.0.0/16",
-            26,
-            &["10.244.0.0/26"],
-            Some("10.244.0.64/26"),
-        );
-        check(
-            "10.244.0.0/16",
-            26,
-            &["10.244.0.0/26", "10.244.0.128/26"],
-            Some("10.244.0.64/26"),
-        );
-        check(
-            "10.244.0.0/16",
-            26,
-            &["10.244.0.0/24"],
-            Some("10.244.1.0/26"),
-        );
-        check(
-            "10.244.0.0/25",
-            26,
-            &["10.244.0.0/26", "10.244.0.64/26"],
-            None,
-        );
+        check("10.244.0.0/16", 26, &["10.244.0.0/26"], Some("10.244.0.64/26"));
+        check("10.244.0.0/16", 26, &["10.244.0.0/26", "10.244.0.128/26"], Some("10.244.0.64/26"));
+        check("10.244.0.0/16", 26, &["10.244.0.0/24"], Some("10.244.1.0/26"));
+        check("10.244.0.0/25", 26, &["10.244.0.0/26", "10.244.0.64/26"], None);
         check("10.244.0.0/26", 26, &["10.244.0.7/32"], None);
-        check(
-            "fd00:10:244::/56",
-            122,
-            &["fd00:10:244::/122"],
-            Some("fd00:10:244::40/122"),
-        );
-        check(
-            "255.255.255.128/25",
-            26,
-            &["255.255.255.128/26", "255.255.255.192/26"],
-            None,
-        );
+        check("fd00:10:244::/56", 122, &["fd00:10:244::/122"], Some("fd00:10:244::40/122"));
+        check("255.255.255.128/25", 26, &["255.255.255.128/26", "255.255.255.192/26"], None);
     }
 }

@@ -61,10 +61,7 @@ fn silence(node: &Arc<Node>, now: Timestamp) -> Option<Write> {
     let status = updated.status.get_or_insert_default();
     let conditions = status.conditions.get_or_insert_default();
     if !conditions.iter().any(|one| one.type_ == "Ready") {
-        conditions.push(k8s_openapi::api::core::v1::NodeCondition {
-            type_: "Ready".to_owned(),
-            ..Default::default()
-        });
+        conditions.push(k8s_openapi::api::core::v1::NodeCondition { type_: "Ready".to_owned(), ..Default::default() });
     }
     for condition in conditions.iter_mut() {
         let is_reported = REPORTED.contains(&condition.type_.as_str());
@@ -87,21 +84,13 @@ fn silence(node: &Arc<Node>, now: Timestamp) -> Option<Write> {
 fn recover(node: &Arc<Node>, now: Timestamp) -> Option<Write> {
     let mut updated = Node::clone(node);
     let conditions = updated.status.as_mut()?.conditions.as_mut()?;
-    let silenced = conditions
-        .iter_mut()
-        .filter(|one| one.status == "Unknown" && one.reason.as_deref() == Some(SILENT_REASON));
+    let silenced =
+        conditions.iter_mut().filter(|one| one.status == "Unknown" && one.reason.as_deref() == Some(SILENT_REASON));
     let mut is_changed = false;
     for condition in silenced {
         let is_ready = condition.type_ == "Ready";
         condition.status = if is_ready { "True" } else { "False" }.to_owned();
-        condition.reason = Some(
-            if is_ready {
-                "KubeletReady"
-            } else {
-                "KubeletHeard"
-            }
-            .to_owned(),
-        );
+        condition.reason = Some(if is_ready { "KubeletReady" } else { "KubeletHeard" }.to_owned());
         condition.message = Some("node is heard again".to_owned());
         condition.last_transition_time = Some(Time(now));
         is_changed = true;
@@ -117,11 +106,8 @@ fn taint(node: &Arc<Node>, now: Timestamp) -> Option<Write> {
         Some("Unknown") => Some(UNREACHABLE),
         _ => Some(NOT_READY),
     };
-    let mut wanted: Vec<Taint> = taints(node)
-        .iter()
-        .filter(|taint| !is_ours(taint) || Some(taint.key.as_str()) == key)
-        .cloned()
-        .collect();
+    let mut wanted: Vec<Taint> =
+        taints(node).iter().filter(|taint| !is_ours(taint) || Some(taint.key.as_str()) == key).cloned().collect();
     for effect in ["NoSchedule", "NoExecute"] {
         let Some(key) = key else { break };
         let has = |taint: &Taint| taint.key == key && taint.effect == effect;

@@ -39,13 +39,8 @@ pub fn reconcile(world: &World, name: &str, now: Timestamp) -> Plan {
 }
 
 fn remove(pod: &Arc<Pod>, node: &str) -> Write {
-    let node = Alive {
-        id: Id::new(Kind::Node, "", node),
-        uid: None,
-    };
-    Write::delete(Kind::Pod, &pod.metadata)
-        .at_once()
-        .unless_alive(vec![node])
+    let node = Alive { id: Id::new(Kind::Node, "", node), uid: None };
+    Write::delete(Kind::Pod, &pod.metadata).at_once().unless_alive(vec![node])
 }
 
 fn is_mirror(pod: &Pod) -> bool {
@@ -81,18 +76,13 @@ fn leave_at(node: &Node, pod: &Pod, now: Timestamp) -> Option<Timestamp> {
     let tolerations = tolerations.map(Vec::as_slice).unwrap_or_default();
     let taints = taints(node).iter();
     let taints = taints.filter(|taint| taint.effect == "NoExecute");
-    taints
-        .filter_map(|taint| leave_for(taint, tolerations, now))
-        .min()
+    taints.filter_map(|taint| leave_for(taint, tolerations, now)).min()
 }
 
 fn leave_for(taint: &Taint, tolerations: &[Toleration], now: Timestamp) -> Option<Timestamp> {
     let added = taint.time_added.as_ref().map_or(now, |time| time.0);
     let after = |secs: i64| added + SignedDuration::from_secs(secs.max(0));
-    let matching: Vec<&Toleration> = tolerations
-        .iter()
-        .filter(|toleration| tolerates(toleration, taint))
-        .collect();
+    let matching: Vec<&Toleration> = tolerations.iter().filter(|toleration| tolerates(toleration, taint)).collect();
     if matching.is_empty() {
         let has_grace = matches!(taint.key.as_str(), NOT_READY | UNREACHABLE);
         return Some(match has_grace {

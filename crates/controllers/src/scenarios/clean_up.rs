@@ -7,8 +7,7 @@ use crate::object::{Id, Kind};
 
 fn count(cluster: &Cluster, kind: Kind) -> usize {
     let ids = cluster.api.objects.keys();
-    ids.filter(|id| id.kind == kind && id.namespace == "default")
-        .count()
+    ids.filter(|id| id.kind == kind && id.namespace == "default").count()
 }
 
 fn deployed() -> (Cluster, Id) {
@@ -40,10 +39,7 @@ fn in_the_foreground_the_owner_goes_last() {
     assert_eq!(count(&cluster, Kind::ReplicaSet), 1);
     cluster.live();
     assert!(!cluster.api.objects.contains_key(&id));
-    assert_eq!(
-        count(&cluster, Kind::ReplicaSet) + count(&cluster, Kind::Pod),
-        0
-    );
+    assert_eq!(count(&cluster, Kind::ReplicaSet) + count(&cluster, Kind::Pod), 0);
     cluster.assert_at_rest();
 }
 
@@ -63,14 +59,10 @@ fn an_orphaning_deletion_keeps_the_dependents() {
 fn a_dependent_seen_before_its_owner_is_kept() {
     let mut cluster = Cluster::new();
     cluster.settle();
-    let owner = cluster.create(
-        Kind::ConfigMap,
-        json!({"metadata": {"name": "o", "namespace": "default"}}),
-    );
+    let owner = cluster.create(Kind::ConfigMap, json!({"metadata": {"name": "o", "namespace": "default"}}));
     let uid = cluster.api.objects[&owner]["metadata"]["uid"].clone();
     let reference = json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": "o", "uid": uid}]);
-    let body =
-        json!({"metadata": {"name": "d", "namespace": "default", "ownerReferences": reference}});
+    let body = json!({"metadata": {"name": "d", "namespace": "default", "ownerReferences": reference}});
     let dependent = cluster.create(Kind::Secret, body);
     while cluster.hear(Kind::Secret).is_some() {}
     while let Some(task) = cluster.tasks.pop_first() {
@@ -86,19 +78,12 @@ fn a_dependent_seen_before_its_owner_is_kept() {
 #[test]
 fn an_owner_of_a_kind_not_known_here_counts_as_living_and_a_second_owner_holds() {
     let mut cluster = Cluster::new();
-    let owner = cluster.create(
-        Kind::ConfigMap,
-        json!({"metadata": {"name": "o", "namespace": "default"}}),
-    );
+    let owner = cluster.create(Kind::ConfigMap, json!({"metadata": {"name": "o", "namespace": "default"}}));
     let uid = cluster.api.objects[&owner]["metadata"]["uid"].clone();
     let gone = json!({"apiVersion": "v1", "kind": "Pod", "name": "gone", "uid": "no-such"});
     let foreign = json!({"apiVersion": "example.org/v1", "kind": "Thing", "name": "t", "uid": "t"});
     let living = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "o", "uid": uid});
-    let rows = [
-        (json!([gone]), false),
-        (json!([gone, living]), true),
-        (json!([foreign]), true),
-    ];
+    let rows = [(json!([gone]), false), (json!([gone, living]), true), (json!([foreign]), true)];
     for (references, stays) in rows {
         let body = json!({"metadata": {"generateName": "d-", "namespace": "default", "ownerReferences": references}});
         let id = cluster.create(Kind::Secret, body);
@@ -111,26 +96,15 @@ fn an_owner_of_a_kind_not_known_here_counts_as_living_and_a_second_owner_holds()
 fn a_terminating_namespace_is_emptied_and_goes() {
     let (mut cluster, _) = deployed();
     cluster.service("web", "web");
-    cluster.create(
-        Kind::ConfigMap,
-        json!({"metadata": {"name": "c", "namespace": "default"}}),
-    );
+    cluster.create(Kind::ConfigMap, json!({"metadata": {"name": "c", "namespace": "default"}}));
     cluster.live();
     let namespace = Id::new(Kind::Namespace, "", "default");
     let now = cluster.now;
     cluster.api.delete(&namespace, "Background", None, now);
     cluster.settle();
-    assert!(
-        cluster.api.objects.contains_key(&namespace),
-        "its pods still end"
-    );
+    assert!(cluster.api.objects.contains_key(&namespace), "its pods still end");
     cluster.live();
-    let left: Vec<&Id> = cluster
-        .api
-        .objects
-        .keys()
-        .filter(|id| id.namespace == "default")
-        .collect();
+    let left: Vec<&Id> = cluster.api.objects.keys().filter(|id| id.namespace == "default").collect();
     assert_eq!(left, Vec::<&Id>::new());
     assert!(!cluster.api.objects.contains_key(&namespace));
     cluster.assert_at_rest();
@@ -175,12 +149,7 @@ fn the_cluster_dns_service_is_there_with_its_address() {
     let ports = spec["ports"].as_array().unwrap().iter();
     let ports: Vec<String> = ports
         .map(|port| {
-            format!(
-                "{} {}/{}",
-                port["name"].as_str().unwrap(),
-                port["port"],
-                port["protocol"].as_str().unwrap()
-            )
+            format!("{} {}/{}", port["name"].as_str().unwrap(), port["port"], port["protocol"].as_str().unwrap())
         })
         .collect();
     assert_eq!(ports, ["dns 53/UDP", "dns-tcp 53/TCP", "metrics 9153/TCP"]);

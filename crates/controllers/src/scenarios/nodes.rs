@@ -16,13 +16,7 @@ fn ready(cluster: &Cluster, node: &str) -> Value {
 fn taints(cluster: &Cluster, node: &str) -> Vec<String> {
     let taints = cluster.api.objects[&node_id(node)]["spec"]["taints"].clone();
     let taints = taints.as_array().cloned().unwrap_or_default();
-    let text = |taint: &Value| {
-        format!(
-            "{}:{}",
-            taint["key"].as_str().unwrap(),
-            taint["effect"].as_str().unwrap()
-        )
-    };
+    let text = |taint: &Value| format!("{}:{}", taint["key"].as_str().unwrap(), taint["effect"].as_str().unwrap());
     taints.iter().map(text).collect()
 }
 
@@ -41,34 +35,22 @@ fn cluster() -> Cluster {
 
 fn ready_endpoints(cluster: &Cluster) -> usize {
     let slices = cluster.api.objects.iter();
-    let slices =
-        slices.filter(|(id, _)| id.kind == Kind::EndpointSlice && id.namespace == "default");
+    let slices = slices.filter(|(id, _)| id.kind == Kind::EndpointSlice && id.namespace == "default");
     let endpoints = slices.flat_map(|(_, slice)| slice["endpoints"].as_array().unwrap().clone());
-    endpoints
-        .filter(|one| one["conditions"]["ready"] == true)
-        .count()
+    endpoints.filter(|one| one["conditions"]["ready"] == true).count()
 }
 
 #[test]
 fn nodes_get_the_first_free_blocks_and_keep_them() {
     let mut cluster = Cluster::new();
-    cluster
-        .config
-        .cluster_cidrs
-        .push("fd00:10:244::/56".parse().unwrap());
+    cluster.config.cluster_cidrs.push("fd00:10:244::/56".parse().unwrap());
     for name in ["b", "a", "c"] {
         cluster.node(name);
         cluster.settle();
     }
     let block = |cluster: &Cluster, name: &str| cluster.api.objects[&node_id(name)]["spec"].clone();
-    assert_eq!(
-        block(&cluster, "b")["podCIDRs"],
-        json!(["10.244.0.0/26", "fd00:10:244::/122"])
-    );
-    assert_eq!(
-        block(&cluster, "a")["podCIDRs"],
-        json!(["10.244.0.64/26", "fd00:10:244::40/122"])
-    );
+    assert_eq!(block(&cluster, "b")["podCIDRs"], json!(["10.244.0.0/26", "fd00:10:244::/122"]));
+    assert_eq!(block(&cluster, "a")["podCIDRs"], json!(["10.244.0.64/26", "fd00:10:244::40/122"]));
     assert_eq!(block(&cluster, "c")["podCIDR"], "10.244.0.128/26");
     let now = cluster.now;
     cluster.api.delete(&node_id("a"), "Background", None, now);
@@ -91,10 +73,7 @@ fn a_silent_node_is_unknown_tainted_and_its_pods_leave_the_endpoints() {
     cluster.settle();
     assert_eq!(ready(&cluster, "n2"), "Unknown");
     assert_eq!(ready(&cluster, "n1"), "True");
-    let wanted = [
-        "node.kubernetes.io/unreachable:NoSchedule",
-        "node.kubernetes.io/unreachable:NoExecute",
-    ];
+    let wanted = ["node.kubernetes.io/unreachable:NoSchedule", "node.kubernetes.io/unreachable:NoExecute"];
     assert_eq!(taints(&cluster, "n2"), wanted);
     assert_eq!(ready_endpoints(&cluster), 2);
     cluster.assert_at_rest();
@@ -123,9 +102,7 @@ fn pods_on_an_unreachable_node_are_evicted_after_the_toleration_and_replaced() {
     cluster.settle();
     let leaving = |cluster: &Cluster| {
         let pods = cluster.pods();
-        pods.iter()
-            .filter(|pod| pod.metadata.deletion_timestamp.is_some())
-            .count()
+        pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_some()).count()
     };
     for _ in 0..29 {
         cluster.advance(10);
@@ -179,10 +156,7 @@ fn pods_of_a_node_that_is_deleted_are_removed_and_replaced_elsewhere() {
     let now = cluster.now;
     cluster.api.delete(&node_id("n2"), "Background", None, now);
     cluster.live();
-    let nodes = cluster
-        .pods()
-        .into_iter()
-        .map(|pod| pod.spec.unwrap().node_name.unwrap());
+    let nodes = cluster.pods().into_iter().map(|pod| pod.spec.unwrap().node_name.unwrap());
     assert_eq!(nodes.collect::<Vec<String>>(), ["n1"; 4]);
     cluster.assert_at_rest();
 }

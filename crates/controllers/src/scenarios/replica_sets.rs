@@ -45,11 +45,7 @@ fn a_terminating_or_finished_pod_is_replaced_at_once() {
             }
         }
         cluster.settle();
-        assert_eq!(
-            cluster.pod_ids().len(),
-            3,
-            "{phase:?}: the old one is still there"
-        );
+        assert_eq!(cluster.pod_ids().len(), 3, "{phase:?}: the old one is still there");
         cluster.assert_at_rest();
     }
 }
@@ -140,10 +136,7 @@ fn the_fuller_node_gives_up_first() {
     cluster.live();
     cluster.edit(&id, |set| set["spec"]["replicas"] = json!(2));
     cluster.live();
-    let nodes = cluster
-        .pods()
-        .into_iter()
-        .map(|pod| pod.spec.unwrap().node_name.unwrap());
+    let nodes = cluster.pods().into_iter().map(|pod| pod.spec.unwrap().node_name.unwrap());
     let mut nodes: Vec<String> = nodes.collect();
     nodes.sort();
     assert_eq!(nodes, ["n1", "n2"]);
@@ -158,19 +151,11 @@ fn a_matching_orphan_is_adopted_and_a_pod_that_no_longer_matches_is_let_go() {
     cluster.live();
     assert_eq!(cluster.pod_ids().len(), 2);
     let owner = cluster.api.objects[&orphan]["metadata"]["ownerReferences"][0].clone();
-    assert_eq!(
-        (&owner["kind"], &owner["controller"]),
-        (&json!("ReplicaSet"), &json!(true))
-    );
-    cluster.edit(&orphan, |pod| {
-        pod["metadata"]["labels"] = json!({"app": "other"})
-    });
+    assert_eq!((&owner["kind"], &owner["controller"]), (&json!("ReplicaSet"), &json!(true)));
+    cluster.edit(&orphan, |pod| pod["metadata"]["labels"] = json!({"app": "other"}));
     cluster.live();
     assert_eq!(cluster.pod_ids().len(), 3);
-    assert_eq!(
-        cluster.api.objects[&orphan]["metadata"]["ownerReferences"],
-        json!([])
-    );
+    assert_eq!(cluster.api.objects[&orphan]["metadata"]["ownerReferences"], json!([]));
     cluster.assert_at_rest();
 }
 

@@ -26,13 +26,8 @@ fn message(cluster: &Cluster, id: &Id) -> String {
 }
 
 fn warnings(cluster: &Cluster) -> usize {
-    let notes = cluster
-        .writes
-        .iter()
-        .filter_map(|write| write.on_success.as_ref());
-    notes
-        .filter(|note| note.reason == "FailedScheduling" && note.is_warning)
-        .count()
+    let notes = cluster.writes.iter().filter_map(|write| write.on_success.as_ref());
+    notes.filter(|note| note.reason == "FailedScheduling" && note.is_warning).count()
 }
 
 #[test]
@@ -41,21 +36,12 @@ fn the_fewest_siblings_count_before_the_fewest_pods() {
     cluster.node("n1");
     cluster.node("n2");
     for number in 0..3 {
-        pod(
-            &mut cluster,
-            &format!("load-{number}"),
-            json!({"nodeName": "n1"}),
-        );
+        pod(&mut cluster, &format!("load-{number}"), json!({"nodeName": "n1"}));
     }
     cluster.deployment("web", 2);
     cluster.live();
-    let web = cluster
-        .pods()
-        .into_iter()
-        .filter(|pod| pod.metadata.generate_name.is_some());
-    let mut nodes: Vec<String> = web
-        .map(|pod| pod.spec.unwrap().node_name.unwrap())
-        .collect();
+    let web = cluster.pods().into_iter().filter(|pod| pod.metadata.generate_name.is_some());
+    let mut nodes: Vec<String> = web.map(|pod| pod.spec.unwrap().node_name.unwrap()).collect();
     nodes.sort();
     assert_eq!(nodes, ["n1", "n2"]);
     let lone = pod(&mut cluster, "lone", json!({}));
@@ -68,26 +54,18 @@ fn a_pod_without_a_place_is_told_why_once_and_placed_when_one_comes() {
     let mut cluster = Cluster::new();
     let id = pod(&mut cluster, "p", json!({}));
     cluster.settle();
-    assert_eq!(
-        message(&cluster, &id),
-        "no nodes available to schedule pods"
-    );
+    assert_eq!(message(&cluster, &id), "no nodes available to schedule pods");
     for name in ["n1", "n2"] {
         let node = cluster.node(name);
         cluster.edit(&node, |node| node["spec"]["unschedulable"] = json!(true));
     }
     cluster.settle();
-    assert_eq!(
-        message(&cluster, &id),
-        "0/2 nodes are available: 2 node(s) were unschedulable."
-    );
+    assert_eq!(message(&cluster, &id), "0/2 nodes are available: 2 node(s) were unschedulable.");
     let told = warnings(&cluster);
     cluster.heartbeat("n1");
     cluster.settle();
     assert_eq!(warnings(&cluster), told);
-    cluster.edit(&Id::new(Kind::Node, "", "n2"), |node| {
-        node["spec"]["unschedulable"] = json!(false)
-    });
+    cluster.edit(&Id::new(Kind::Node, "", "n2"), |node| node["spec"]["unschedulable"] = json!(false));
     cluster.settle();
     assert_eq!(placed(&cluster, &id), "n2");
     cluster.assert_at_rest();
@@ -96,64 +74,28 @@ fn a_pod_without_a_place_is_told_why_once_and_placed_when_one_comes() {
 #[test]
 fn each_filter_refuses_with_its_words() {
     let affinity = |key: &str, operator: &str, values: Value| json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchExpressions": [{"key": key, "operator": operator, "values": values}]}]}}}});
-    let ports = |number: i32| json!({"containers": [{"name": "c", "ports": [{"containerPort": 80, "hostPort": number}]}]});
+    let ports =
+        |number: i32| json!({"containers": [{"name": "c", "ports": [{"containerPort": 80, "hostPort": number}]}]});
     let selector = "1 node(s) didn't match Pod's node affinity/selector";
-    let taint =
-        json!({"spec": {"taints": [{"key": "team", "value": "x", "effect": "NoSchedule"}]}});
+    let taint = json!({"spec": {"taints": [{"key": "team", "value": "x", "effect": "NoSchedule"}]}});
     let none = json!({});
     let rows = [
         (none.clone(), json!({}), None),
-        (
-            none.clone(),
-            json!({"nodeSelector": {"disk": "ssd"}}),
-            Some(selector),
-        ),
-        (
-            none.clone(),
-            json!({"nodeSelector": {"kubernetes.io/hostname": "n1"}}),
-            None,
-        ),
-        (
-            none.clone(),
-            affinity("disk", "In", json!(["ssd"])),
-            Some(selector),
-        ),
-        (
-            none.clone(),
-            affinity("disk", "DoesNotExist", json!([])),
-            None,
-        ),
-        (
-            none.clone(),
-            affinity("kubernetes.io/hostname", "NotIn", json!(["n1"])),
-            Some(selector),
-        ),
-        (
-            taint.clone(),
-            json!({}),
-            Some("1 node(s) had untolerated taint {team: x}"),
-        ),
-        (
-            taint.clone(),
-            json!({"tolerations": [{"key": "team", "value": "x"}]}),
-            None,
-        ),
+        (none.clone(), json!({"nodeSelector": {"disk": "ssd"}}), Some(selector)),
+        (none.clone(), json!({"nodeSelector": {"kubernetes.io/hostname": "n1"}}), None),
+        (none.clone(), affinity("disk", "In", json!(["ssd"])), Some(selector)),
+        (none.clone(), affinity("disk", "DoesNotExist", json!([])), None),
+        (none.clone(), affinity("kubernetes.io/hostname", "NotIn", json!(["n1"])), Some(selector)),
+        (taint.clone(), json!({}), Some("1 node(s) had untolerated taint {team: x}")),
+        (taint.clone(), json!({"tolerations": [{"key": "team", "value": "x"}]}), None),
         (
             taint,
             json!({"tolerations": [{"key": "team", "value": "y"}]}),
             Some("1 node(s) had untolerated taint {team: x}"),
         ),
-        (
-            none.clone(),
-            ports(8080),
-            Some("1 node(s) didn't have free ports for the requested pod ports"),
-        ),
+        (none.clone(), ports(8080), Some("1 node(s) didn't have free ports for the requested pod ports")),
         (none.clone(), ports(8081), None),
-        (
-            json!({"status": {"allocatable": {"pods": "1"}}}),
-            json!({}),
-            Some("1 Too many pods"),
-        ),
+        (json!({"status": {"allocatable": {"pods": "1"}}}), json!({}), Some("1 Too many pods")),
         (
             none,
             json!({"hostNetwork": true, "containers": [{"name": "c", "ports": [{"containerPort": 8080}]}]}),
@@ -189,16 +131,12 @@ fn each_filter_refuses_with_its_words() {
 fn a_node_that_is_not_ready_gets_no_pods() {
     let mut cluster = Cluster::new();
     let node = cluster.node("n1");
-    cluster.edit(&node, |node| {
-        node["status"]["conditions"][0]["status"] = json!("False")
-    });
+    cluster.edit(&node, |node| node["status"]["conditions"][0]["status"] = json!("False"));
     let id = pod(&mut cluster, "p", json!({}));
     cluster.settle();
     let wanted = "0/1 nodes are available: 1 node(s) had untolerated taint {node.kubernetes.io/not-ready: }.";
     assert_eq!(message(&cluster, &id), wanted);
-    cluster.edit(&node, |node| {
-        node["status"]["conditions"][0]["status"] = json!("True")
-    });
+    cluster.edit(&node, |node| node["status"]["conditions"][0]["status"] = json!("True"));
     cluster.settle();
     assert_eq!(placed(&cluster, &id), "n1");
 }
@@ -208,11 +146,7 @@ fn another_scheduler_and_gates_are_respected() {
     let mut cluster = Cluster::new();
     cluster.node("n1");
     let foreign = pod(&mut cluster, "a", json!({"schedulerName": "other"}));
-    let gated = pod(
-        &mut cluster,
-        "b",
-        json!({"schedulingGates": [{"name": "wait"}]}),
-    );
+    let gated = pod(&mut cluster, "b", json!({"schedulingGates": [{"name": "wait"}]}));
     cluster.settle();
     assert_eq!(placed(&cluster, &foreign), Value::Null);
     assert_eq!(placed(&cluster, &gated), Value::Null);
@@ -225,8 +159,7 @@ fn another_scheduler_and_gates_are_respected() {
 fn a_host_port_that_gets_free_lets_the_next_pod_in() {
     let mut cluster = Cluster::new();
     cluster.node("n1");
-    let ports =
-        json!({"containers": [{"name": "c", "ports": [{"containerPort": 80, "hostPort": 80}]}]});
+    let ports = json!({"containers": [{"name": "c", "ports": [{"containerPort": 80, "hostPort": 80}]}]});
     let first = pod(&mut cluster, "a", ports.clone());
     cluster.settle();
     let second = pod(&mut cluster, "b", ports);

@@ -33,7 +33,9 @@ impl Saved {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParseError {
     /// A line stands before any `*table`.
-    #[error("line {line} of the rule dump, {text:?}, stands in no table: expected *filter, *nat, *raw or *mangle before it")]
+    #[error(
+        "line {line} of the rule dump, {text:?}, stands in no table: expected *filter, *nat, *raw or *mangle before it"
+    )]
     OutsideTable {
         /// From 1.
         line: usize,

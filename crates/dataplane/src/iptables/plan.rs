@@ -140,7 +140,8 @@ impl Desired {
         if self.around.is_none() {
             return snapshot.services.values().map(|view| service::endpoint_count(view, self.family)).sum();
         }
-        let before: usize = delta.services.iter().flat_map(|key| self.fragments_of(key)).map(|(_, f)| f.endpoints).sum();
+        let before: usize =
+            delta.services.iter().flat_map(|key| self.fragments_of(key)).map(|(_, f)| f.endpoints).sum();
         let views = delta.services.iter().filter_map(|key| snapshot.services.get(key));
         let after: usize = views.map(|view| service::endpoint_count(view, self.family)).sum();
         self.endpoints - before + after

@@ -76,11 +76,7 @@ pub fn full(rules: &RuleSet) -> String {
     text
 }
 
-fn write_whole_table(
-    text: &mut String,
-    table: Table,
-    chains: &[(&Chain, &Vec<Rule>)],
-) -> fmt::Result {
+fn write_whole_table(text: &mut String, table: Table, chains: &[(&Chain, &Vec<Rule>)]) -> fmt::Result {
     writeln!(text, "*{}", table.name())?;
     for (chain, _) in chains {
         let policy = if is_built_in(&chain.name) { "ACCEPT" } else { "-" };

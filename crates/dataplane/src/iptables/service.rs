@@ -12,9 +12,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
-use portolan_model::{
-    Endpoint, ExternalPolicy, Family, ServiceKind, ServicePort, ServicePortKey, ServiceView,
-};
+use portolan_model::{Endpoint, ExternalPolicy, Family, ServiceKind, ServicePort, ServicePortKey, ServiceView};
 
 use crate::iptables::choose::{Chosen, Place, is_external};
 use crate::iptables::names::{self, ServiceChains};
@@ -284,9 +282,8 @@ impl<'a> Plan<'a> {
 
     fn firewall_chain(&mut self) {
         let comment = format!("{} loadbalancer IP", self.name);
-        let enter = |source: Where| {
-            Rule::commented(&*comment).and(Match::Src(Sign::Is, source)).jump(&*self.chains.external)
-        };
+        let enter =
+            |source: Where| Rule::commented(&*comment).and(Match::Src(Sign::Is, source)).jump(&*self.chains.external);
         let mut rules: Vec<Rule> = self.source_ranges.iter().map(|range| enter(Where::Net(*range))).collect();
         let lists_node =
             self.around.node_ip.is_some_and(|ip| self.source_ranges.iter().any(|range| range.contains(&ip)));

@@ -247,10 +247,8 @@ impl Tracer<'_> {
             Some(Target::Masquerade { .. }) => hit.masquerade = true,
             Some(Target::Dnat(to)) => hit.to = *to,
         }
-        let decides = matches!(
-            target,
-            Some(Target::Drop | Target::Reject | Target::Masquerade { .. } | Target::Dnat(_))
-        );
+        let decides =
+            matches!(target, Some(Target::Drop | Target::Reject | Target::Masquerade { .. } | Target::Dnat(_)));
         match decides {
             true => flow.ended.push(hit),
             false => next.push(hit),

@@ -2,7 +2,9 @@
 
 use portolan_model::{EndpointFact, Fact, NsName, ServiceKind};
 
-use super::{Seen, asked, at, config, external, ip, name, named, namespace, packet, port, records, service, slice, snapshot};
+use super::{
+    Seen, asked, at, config, external, ip, name, named, namespace, packet, port, records, service, slice, snapshot,
+};
 use crate::{Outcome, PodRecords, Records, Transport, answer, explain};
 
 const SOA: &str = "cluster.local 30 SOA ns.dns.cluster.local hostmaster.cluster.local 0 7200 1800 86400 30";
@@ -18,7 +20,12 @@ fn world() -> Vec<Fact> {
         slice("web", "a", &[("http", 8080)], vec![named_pod, at("10.244.2.5"), not_ready.clone()]),
         service("dual", ServiceKind::NodePort, &["10.96.0.21", "fd00:10:96::21"], &[port("http", 80), port("", 81)]),
         service("peers", ServiceKind::Headless, &[], &[port("db", 5432)]),
-        slice("peers", "a", &[("db", 5433)], vec![named("10.244.1.6", "p-0"), named("10.244.2.6", "p-1"), at("10.244.2.7")]),
+        slice(
+            "peers",
+            "a",
+            &[("db", 5433)],
+            vec![named("10.244.1.6", "p-0"), named("10.244.2.6", "p-1"), at("10.244.2.7")],
+        ),
         slice("peers", "b", &[("db", 5433)], vec![named("fd00:10:244::6", "p-0")]),
         service("v4only", ServiceKind::Headless, &[], &[]),
         slice("v4only", "a", &[], vec![at("10.244.1.8")]),
@@ -105,9 +112,21 @@ fn headless_answers_ready_endpoints_of_the_family() {
 fn endpoints_have_names_by_hostname_else_by_address_under_every_kind_of_service() {
     check(&[
         ("p-0.peers.default.svc.cluster.local", "A", &["p-0.peers.default.svc.cluster.local 30 A 10.244.1.6"]),
-        ("p-0.peers.default.svc.cluster.local", "AAAA", &["p-0.peers.default.svc.cluster.local 30 AAAA fd00:10:244::6"]),
-        ("10-244-2-7.peers.default.svc.cluster.local", "A", &["10-244-2-7.peers.default.svc.cluster.local 30 A 10.244.2.7"]),
-        ("10-244-1-5.web.default.svc.cluster.local", "A", &["10-244-1-5.web.default.svc.cluster.local 30 A 10.244.1.5"]),
+        (
+            "p-0.peers.default.svc.cluster.local",
+            "AAAA",
+            &["p-0.peers.default.svc.cluster.local 30 AAAA fd00:10:244::6"],
+        ),
+        (
+            "10-244-2-7.peers.default.svc.cluster.local",
+            "A",
+            &["10-244-2-7.peers.default.svc.cluster.local 30 A 10.244.2.7"],
+        ),
+        (
+            "10-244-1-5.web.default.svc.cluster.local",
+            "A",
+            &["10-244-1-5.web.default.svc.cluster.local 30 A 10.244.1.5"],
+        ),
     ]);
 }
 
@@ -199,7 +218,8 @@ fn ten_aliases_in_a_row_are_followed_and_eleven_are_not() {
 
 #[test]
 fn a_chain_starts_with_its_first_alias_on_the_wire() {
-    let bytes = super::reply(answer(&records(&world()), &packet("alias.default.svc.cluster.local", "A"), Transport::Udp));
+    let bytes =
+        super::reply(answer(&records(&world()), &packet("alias.default.svc.cluster.local", "A"), Transport::Udp));
     let message = domain::base::Message::from_slice(&bytes).expect("a message");
     let types: Vec<String> =
         message.answer().expect("answers").map(|record| record.expect("a record").rtype().to_string()).collect();
@@ -348,7 +368,11 @@ fn the_serial_is_the_one_that_was_set() {
     let words = |seen: Seen| seen.authority[0].split(' ').nth(5).map(String::from);
     assert_eq!(words(asked(&records, "nobody.default.svc.cluster.local", "A")), Some("1790000000".into()));
     assert_eq!(words(asked(&records, "20.0.96.10.in-addr.arpa", "A")), Some("1790000000".into()));
-    assert!(records.dump().starts_with("cluster.local. 30 IN SOA ns.dns.cluster.local. hostmaster.cluster.local. 1790000000 "));
+    assert!(
+        records
+            .dump()
+            .starts_with("cluster.local. 30 IN SOA ns.dns.cluster.local. hostmaster.cluster.local. 1790000000 ")
+    );
 }
 
 #[test]
@@ -383,10 +407,7 @@ fn an_answer_names_the_objects_it_comes_from() {
         causes("10-244-1-5.web.default.svc.cluster.local", "A"),
         "Pod default/web-abc, Service default/web: records of the name"
     );
-    assert_eq!(
-        causes("outside.default.svc.cluster.local", "A"),
-        "Service default/outside: an alias of a name outside"
-    );
+    assert_eq!(causes("outside.default.svc.cluster.local", "A"), "Service default/outside: an alias of a name outside");
     assert_eq!(
         causes("10-244-1-5.default.pod.cluster.local", "A"),
         "Namespace default: a pod record: the address in the name itself"
@@ -401,7 +422,10 @@ fn a_broken_service_hurts_itself_only_and_is_complained_of() {
     facts.push(external("broken", "a..b"));
     let records = records(&facts);
     let reasons: Vec<String> = records.complaints().iter().map(|c| format!("{} {}", c.object, c.reason)).collect();
-    assert_eq!(reasons, ["Service default/broken InvalidExternalName", "Service default/literal ExternalNameIsAddress"]);
+    assert_eq!(
+        reasons,
+        ["Service default/broken InvalidExternalName", "Service default/literal ExternalNameIsAddress"]
+    );
     assert_eq!(asked(&records, "web.default.svc.cluster.local", "A").answers.len(), 1);
 }
 

@@ -239,7 +239,8 @@ fn a_cut_answer_is_fetched_by_tcp_from_the_same_upstream() {
 fn a_cut_answer_is_passed_on_with_tc_if_nobody_gives_the_whole() {
     let mut bench = Bench::new(&["192.0.2.1"]);
     let sent = bench.ask(1, &packet("www.example.com", "A")).query();
-    let cut = Reply { truncated: true, answers: vec![a("www.example.com", 9, "198.51.100.1")], ..Reply::new(Rcode::NOERROR) };
+    let cut =
+        Reply { truncated: true, answers: vec![a("www.example.com", 9, "198.51.100.1")], ..Reply::new(Rcode::NOERROR) };
     let tcp = bench.upstream(&sent, &respond(&sent, cut)).query();
     let again = bench.run(|server, now, ids| server.handle_failure(tcp.exchange, now, ids)).query();
     assert!(!again.tcp);

@@ -17,11 +17,22 @@ use super::{Seen, at, config, name, namespace, packet, port, reply, service, set
 use crate::{Outcome, Records, Transport, answer};
 
 const ADDRESSES: [&str; 8] = [
-    "10.244.1.1", "10.244.1.2", "10.244.2.1", "10.96.0.10", "10.96.0.11", "fd00:10:244::1", "fd00:10:244::", "fd00:10:96::a",
+    "10.244.1.1",
+    "10.244.1.2",
+    "10.244.2.1",
+    "10.96.0.10",
+    "10.96.0.11",
+    "fd00:10:244::1",
+    "fd00:10:244::",
+    "fd00:10:96::a",
 ];
 const TARGETS: [&str; 6] = [
-    "ylzhong.top", "web.default.svc.cluster.local", "db.default.svc.cluster.local.", "web.other.svc.cluster.local",
-    "192.0.2.1", "10-244-1-1.other.pod.cluster.local",
+    "ylzhong.top",
+    "web.default.svc.cluster.local",
+    "db.default.svc.cluster.local.",
+    "web.other.svc.cluster.local",
+    "192.0.2.1",
+    "10-244-1-1.other.pod.cluster.local",
 ];
 
 fn addresses(most: usize) -> impl Strategy<Value = Vec<IpAddr>> {
@@ -46,8 +57,12 @@ fn kind() -> impl Strategy<Value = ServiceKind> {
 }
 
 fn service_fact() -> impl Strategy<Value = Fact> {
-    let port = (select(&["", "http", "dns"][..]), proto(), 1..4u16)
-        .prop_map(|(name, proto, port)| ServicePortFact { name: name.into(), proto, port, node_port: 0 });
+    let port = (select(&["", "http", "dns"][..]), proto(), 1..4u16).prop_map(|(name, proto, port)| ServicePortFact {
+        name: name.into(),
+        proto,
+        port,
+        node_port: 0,
+    });
     let spec = (kind(), addresses(2), vec(port, 0..3)).prop_map(|(kind, mut ips, ports)| {
         ips.sort();
         ips.dedup_by_key(|ip| ip.is_ipv4());
@@ -67,8 +82,11 @@ fn endpoint() -> impl Strategy<Value = EndpointFact> {
 }
 
 fn slice_fact() -> impl Strategy<Value = Fact> {
-    let port = (select(&["", "http", "dns"][..]), proto(), 8000..8003u16)
-        .prop_map(|(name, proto, port)| SlicePort { name: name.into(), proto, port });
+    let port = (select(&["", "http", "dns"][..]), proto(), 8000..8003u16).prop_map(|(name, proto, port)| SlicePort {
+        name: name.into(),
+        proto,
+        port,
+    });
     let slice = (key(), select(&Family::BOTH[..]), vec(port, 0..3), vec(endpoint(), 0..4))
         .prop_map(|(service, family, ports, endpoints)| Slice { service, family, ports, endpoints });
     (select(&["s1", "s2", "s3"][..]), prop::option::weighted(0.8, slice))
@@ -157,8 +175,12 @@ proptest! {
 
 /// Every owner, every name above one, and a name that is not there beside each.
 fn interesting(flat: &Flat) -> Vec<String> {
-    let mut names: Vec<String> = flat.records.iter().map(|(owner, _, _)| owner.clone()).chain(flat.bare.clone()).collect();
-    names.extend(["10-244-1-1.default.pod.cluster.local", "fd00--1.other.pod.cluster.local", "a.b.cluster.local"].map(String::from));
+    let mut names: Vec<String> =
+        flat.records.iter().map(|(owner, _, _)| owner.clone()).chain(flat.bare.clone()).collect();
+    names.extend(
+        ["10-244-1-1.default.pod.cluster.local", "fd00--1.other.pod.cluster.local", "a.b.cluster.local"]
+            .map(String::from),
+    );
     names.extend(["web.default.svc.cluster.local", "db.other.svc.cluster.local", "example.com"].map(String::from));
     names.extend(ADDRESSES.iter().map(|addr| super::oracle::reverse_name(super::ip(addr))));
     let above: Vec<String> =
@@ -181,7 +203,13 @@ fn judge(records: &Records, flat: &Flat, text: &str, rtype: &str) -> Result<(), 
         Outcome::Reply(bytes) => {
             let seen = Seen::read(&bytes);
             let negative = seen.answers.is_empty();
-            prop_assert_eq!(seen.authority.len(), usize::from(negative), "SOA with an absence only: {} {}", text, rtype);
+            prop_assert_eq!(
+                seen.authority.len(),
+                usize::from(negative),
+                "SOA with an absence only: {} {}",
+                text,
+                rtype
+            );
             let code = if seen.rcode == "NXDOMAIN" { "NXDOMAIN" } else { "NOERROR" };
             Expected::Reply(code, seen.answers.iter().map(|line| without_ttl(line)).collect())
         }
@@ -236,7 +264,8 @@ fn a_clone_goes_on_answering_as_before_an_update() {
 
 #[test]
 fn an_update_that_changes_nothing_changes_no_name() {
-    let snapshot = super::snapshot(&[namespace("default"), service("web", ServiceKind::ClusterIp, &["10.96.0.20"], &[])]);
+    let snapshot =
+        super::snapshot(&[namespace("default"), service("web", ServiceKind::ClusterIp, &["10.96.0.20"], &[])]);
     let mut records = Records::from_snapshot(config(), &snapshot);
     let changes = records.update(&snapshot, &Delta::all(&snapshot));
     assert_eq!(changes.names, []);

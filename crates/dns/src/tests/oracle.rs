@@ -34,7 +34,8 @@ pub fn flat(snapshot: &Snapshot) -> Flat {
     for namespace in &snapshot.namespaces {
         flat.bare.extend([format!("{namespace}.svc.{ZONE}"), format!("{namespace}.pod.{ZONE}")]);
     }
-    let views: Vec<&ServiceView> = snapshot.services.values().map(|view| &**view).filter(|view| has_names(view)).collect();
+    let views: Vec<&ServiceView> =
+        snapshot.services.values().map(|view| &**view).filter(|view| has_names(view)).collect();
     for view in &views {
         flat.service(view);
     }
@@ -138,7 +139,10 @@ impl Flat {
         }
         if let Some(addr) = self.pod(name) {
             let is_asked = rtype == if addr.is_ipv4() { "A" } else { "AAAA" };
-            return Expected::Reply("NOERROR", is_asked.then(|| format!("{name} {rtype} {addr}")).into_iter().collect());
+            return Expected::Reply(
+                "NOERROR",
+                is_asked.then(|| format!("{name} {rtype} {addr}")).into_iter().collect(),
+            );
         }
         let below = format!(".{name}");
         let names = self.records.iter().map(|(owner, _, _)| owner).chain(&self.bare);

@@ -71,8 +71,7 @@ fn additional_records_that_do_not_fit_are_left_out_without_tc() {
 fn srv_targets_stand_uncompressed_and_their_addresses_point_to_them() {
     let bytes = reply(answer(&world(1), &packet(BIG_SRV, "SRV"), Transport::Tcp));
     let target = super::name("10-244-1-1.big.default.svc.cluster.local");
-    let stands: Vec<usize> =
-        (0..bytes.len()).filter(|at| bytes[*at..].starts_with(target.as_wire())).collect();
+    let stands: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at..].starts_with(target.as_wire())).collect();
     assert_eq!(stands.len(), 1, "the whole target stands there once");
     let pointer = (0xc000 | stands[0] as u16).to_be_bytes();
     assert!(bytes.windows(2).any(|pair| pair == pointer));

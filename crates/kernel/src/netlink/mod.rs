@@ -56,7 +56,12 @@ impl Netlink {
         Ok(Netlink { socket })
     }
 
-    fn execute(&mut self, what: impl FnOnce() -> String, flags: u16, m: RouteNetlinkMessage) -> Result<(), NetlinkError> {
+    fn execute(
+        &mut self,
+        what: impl FnOnce() -> String,
+        flags: u16,
+        m: RouteNetlinkMessage,
+    ) -> Result<(), NetlinkError> {
         self.socket.execute_one(flags, m).map_err(|e| explain(what(), e))
     }
 

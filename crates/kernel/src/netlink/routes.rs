@@ -144,9 +144,7 @@ impl Netlink {
             Ok(results) => routes
                 .iter()
                 .zip(results)
-                .map(|(route, result)| {
-                    result.map_err(|refused| NetlinkError::Refused { what: what(route), refused })
-                })
+                .map(|(route, result)| result.map_err(|refused| NetlinkError::Refused { what: what(route), refused }))
                 .collect(),
             Err(error) => {
                 let text = error.to_string();

@@ -185,7 +185,8 @@ fn the_monitor_tells_links_addresses_and_routes_as_they_come_and_go() {
         monitor.read().unwrap() // the kernel queues events before it answers the request
     })
     .unwrap();
-    let at = |wanted: &dyn Fn(&NetEvent) -> bool| events.iter().position(wanted).unwrap_or_else(|| panic!("{events:?}"));
+    let at =
+        |wanted: &dyn Fn(&NetEvent) -> bool| events.iter().position(wanted).unwrap_or_else(|| panic!("{events:?}"));
     let pod: IpNet = "10.244.0.2/32".parse().unwrap();
     let address = at(&|e| matches!(e, NetEvent::Address(a) if a.net.to_string() == "192.0.2.1/24"));
     let added = at(&|e| matches!(e, NetEvent::Route(r) if r.dst == pod));

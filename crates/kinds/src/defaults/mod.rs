@@ -61,12 +61,7 @@ fn existing<'a>(object: &'a mut Object, key: &str) -> Option<&'a mut Object> {
 
 /// The object elements of a list member.
 fn elements<'a>(object: &'a mut Object, key: &str) -> impl Iterator<Item = &'a mut Object> {
-    object
-        .get_mut(key)
-        .and_then(Value::as_array_mut)
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_object_mut)
+    object.get_mut(key).and_then(Value::as_array_mut).into_iter().flatten().filter_map(Value::as_object_mut)
 }
 
 #[cfg(test)]

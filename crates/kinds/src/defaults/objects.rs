@@ -11,11 +11,7 @@ const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
 pub(super) fn namespace(object: &mut Object) {
     if let Some(metadata) = object_at(object, "metadata") {
-        let name = metadata
-            .get("name")
-            .and_then(Value::as_str)
-            .filter(|name| !name.is_empty())
-            .map(str::to_owned);
+        let name = metadata.get("name").and_then(Value::as_str).filter(|name| !name.is_empty()).map(str::to_owned);
         if let (Some(name), Some(labels)) = (name, object_at(metadata, "labels")) {
             labels.insert(NAMESPACE_NAME_LABEL.into(), name.into());
         }
@@ -41,13 +37,10 @@ pub(super) fn node(object: &mut Object) {
         }
     }
     if let Some(status) = existing(object, "status")
-        && let Some(capacity) = status
-            .get("capacity")
-            .filter(|capacity| capacity.is_object())
-            .cloned()
-        {
-            default_pointer(status, "allocatable", capacity);
-        }
+        && let Some(capacity) = status.get("capacity").filter(|capacity| capacity.is_object()).cloned()
+    {
+        default_pointer(status, "allocatable", capacity);
+    }
 }
 
 /// `stringData` is written into `data`, and is never read back.
@@ -62,10 +55,7 @@ pub(super) fn secret(object: &mut Object) {
     if let Some(data) = object_at(object, "data") {
         for (key, text) in texts {
             let bytes = ByteString(text.as_str().unwrap_or_default().as_bytes().to_vec());
-            data.insert(
-                key,
-                serde_json::to_value(bytes).expect("base64 text is JSON"),
-            );
+            data.insert(key, serde_json::to_value(bytes).expect("base64 text is JSON"));
         }
     }
 }

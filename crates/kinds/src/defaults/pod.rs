@@ -40,8 +40,7 @@ pub(super) fn pod_spec(spec: &mut Object) {
 
 /// The old name of `serviceAccountName` follows it.
 fn service_account(spec: &mut Object) {
-    let pair =
-        |spec: &Object, from: &str| spec.get(from).filter(|_| !is_unset(spec, from)).cloned();
+    let pair = |spec: &Object, from: &str| spec.get(from).filter(|_| !is_unset(spec, from)).cloned();
     if let Some(name) = pair(spec, "serviceAccountName") {
         spec.insert("serviceAccount".into(), name);
     } else if let Some(name) = pair(spec, "serviceAccount") {
@@ -50,10 +49,7 @@ fn service_account(spec: &mut Object) {
 }
 
 fn container(container: &mut Object) {
-    let image = container
-        .get("image")
-        .and_then(Value::as_str)
-        .unwrap_or_default();
+    let image = container.get("image").and_then(Value::as_str).unwrap_or_default();
     let policy = pull_policy(image);
     default(container, "imagePullPolicy", policy);
     default(container, "terminationMessagePath", "/dev/termination-log");
@@ -61,8 +57,7 @@ fn container(container: &mut Object) {
     object_at(container, "resources");
     elements(container, "ports").for_each(|port| default(port, "protocol", "TCP"));
     for env in elements(container, "env") {
-        if let Some(field) = existing(env, "valueFrom").and_then(|from| existing(from, "fieldRef"))
-        {
+        if let Some(field) = existing(env, "valueFrom").and_then(|from| existing(from, "fieldRef")) {
             default(field, "apiVersion", "v1");
         }
     }
@@ -112,18 +107,13 @@ fn handler(handler: &mut Object) {
 
 /// On the host's network a port is the host's port.
 fn host_port(port: &mut Object) {
-    if let (true, Some(number)) = (
-        is_unset(port, "hostPort"),
-        port.get("containerPort").cloned(),
-    ) {
+    if let (true, Some(number)) = (is_unset(port, "hostPort"), port.get("containerPort").cloned()) {
         port.insert("hostPort".into(), number);
     }
 }
 
 fn volume(volume: &mut Object) {
-    let has_source = volume
-        .iter()
-        .any(|(key, value)| key != "name" && !value.is_null());
+    let has_source = volume.iter().any(|(key, value)| key != "name" && !value.is_null());
     if !has_source {
         volume.insert("emptyDir".into(), json!({}));
     }
@@ -135,9 +125,7 @@ fn volume(volume: &mut Object) {
     if let Some(path) = existing(volume, "hostPath") {
         default_pointer(path, "type", "");
     }
-    let projected = existing(volume, "projected")
-        .into_iter()
-        .flat_map(|p| elements(p, "sources"));
+    let projected = existing(volume, "projected").into_iter().flat_map(|p| elements(p, "sources"));
     for source in projected {
         if let Some(token) = existing(source, "serviceAccountToken") {
             default_pointer(token, "expirationSeconds", 3600);
@@ -163,11 +151,7 @@ fn requests_from_limits(container: &mut Object) {
 /// `podIP` is the first of `podIPs`, `hostIP` the first of `hostIPs`: who sets one sets the other.
 fn address_lists(status: &mut Object) {
     for (one, many) in [("podIP", "podIPs"), ("hostIP", "hostIPs")] {
-        let first = status
-            .get(many)
-            .and_then(|list| list.get(0))
-            .and_then(|entry| entry.get("ip"))
-            .cloned();
+        let first = status.get(many).and_then(|list| list.get(0)).and_then(|entry| entry.get("ip")).cloned();
         match (is_unset(status, one), first) {
             (false, None) => {
                 let ip = status[one].clone();

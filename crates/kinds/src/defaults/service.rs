@@ -31,9 +31,7 @@ fn affinity(spec: &mut Object) {
             spec.remove("sessionAffinityConfig");
         }
         Some("ClientIP") => {
-            if let Some(client_ip) =
-                object_at(spec, "sessionAffinityConfig").and_then(|c| object_at(c, "clientIP"))
-            {
+            if let Some(client_ip) = object_at(spec, "sessionAffinityConfig").and_then(|c| object_at(c, "clientIP")) {
                 default_pointer(client_ip, "timeoutSeconds", 10800);
             }
         }
@@ -48,10 +46,7 @@ fn policies(spec: &mut Object) {
     }
     default_pointer(spec, "internalTrafficPolicy", "Cluster");
     default_pointer(spec, "ipFamilyPolicy", "SingleStack");
-    let has_external_ips = spec
-        .get("externalIPs")
-        .and_then(Value::as_array)
-        .is_some_and(|ips| !ips.is_empty());
+    let has_external_ips = spec.get("externalIPs").and_then(Value::as_array).is_some_and(|ips| !ips.is_empty());
     if matches!(kind.as_str(), "NodePort" | "LoadBalancer") || has_external_ips {
         default(spec, "externalTrafficPolicy", "Cluster");
     }

@@ -37,18 +37,11 @@ fn the_type_of_a_service_decides_its_policies() {
     let rows = [
         ("ClusterIP", json!(null), json!("Cluster"), json!(null)),
         ("NodePort", json!("Cluster"), json!("Cluster"), json!(null)),
-        (
-            "LoadBalancer",
-            json!("Cluster"),
-            json!("Cluster"),
-            json!(true),
-        ),
+        ("LoadBalancer", json!("Cluster"), json!("Cluster"), json!(true)),
         ("ExternalName", json!(null), json!(null), json!(null)),
     ];
     for (kind, external, internal, allocate) in rows {
-        let spec =
-            &defaulted(json!({ "apiVersion": "v1", "kind": "Service", "spec": { "type": kind } }))
-                ["spec"];
+        let spec = &defaulted(json!({ "apiVersion": "v1", "kind": "Service", "spec": { "type": kind } }))["spec"];
         assert_eq!(spec["externalTrafficPolicy"], external, "{kind}");
         assert_eq!(spec["internalTrafficPolicy"], internal, "{kind}");
         assert_eq!(spec["allocateLoadBalancerNodePorts"], allocate, "{kind}");
@@ -57,16 +50,9 @@ fn the_type_of_a_service_decides_its_policies() {
 
 #[test]
 fn cluster_ip_and_cluster_ips_follow_each_other() {
-    for spec in [
-        json!({ "clusterIP": "None" }),
-        json!({ "clusterIPs": ["None"] }),
-    ] {
-        let spec =
-            &defaulted(json!({ "apiVersion": "v1", "kind": "Service", "spec": spec }))["spec"];
-        assert_eq!(
-            (&spec["clusterIP"], &spec["clusterIPs"]),
-            (&json!("None"), &json!(["None"]))
-        );
+    for spec in [json!({ "clusterIP": "None" }), json!({ "clusterIPs": ["None"] })] {
+        let spec = &defaulted(json!({ "apiVersion": "v1", "kind": "Service", "spec": spec }))["spec"];
+        assert_eq!((&spec["clusterIP"], &spec["clusterIPs"]), (&json!("None"), &json!(["None"])));
     }
 }
 
@@ -74,10 +60,7 @@ fn cluster_ip_and_cluster_ips_follow_each_other() {
 fn client_ip_affinity_lasts_three_hours_unless_said() {
     let spec = json!({ "sessionAffinity": "ClientIP" });
     let object = defaulted(json!({ "apiVersion": "v1", "kind": "Service", "spec": spec }));
-    assert_eq!(
-        object["spec"]["sessionAffinityConfig"]["clientIP"]["timeoutSeconds"],
-        10800
-    );
+    assert_eq!(object["spec"]["sessionAffinityConfig"]["clientIP"]["timeoutSeconds"], 10800);
 }
 
 #[test]
@@ -120,8 +103,7 @@ fn a_pod_gets_its_defaults() {
 
 #[test]
 fn a_pod_on_the_host_network_uses_the_hosts_ports() {
-    let spec =
-        json!({ "hostNetwork": true, "containers": [{ "ports": [{ "containerPort": 80 }] }] });
+    let spec = json!({ "hostNetwork": true, "containers": [{ "ports": [{ "containerPort": 80 }] }] });
     let object = defaulted(json!({ "apiVersion": "v1", "kind": "Pod", "spec": spec }));
     assert_eq!(object["spec"]["containers"][0]["ports"][0]["hostPort"], 80);
 }
@@ -139,29 +121,23 @@ fn latest_and_untagged_images_are_always_pulled() {
     for (image, policy) in rows {
         let spec = json!({ "containers": [{ "image": image }] });
         let object = defaulted(json!({ "apiVersion": "v1", "kind": "Pod", "spec": spec }));
-        assert_eq!(
-            object["spec"]["containers"][0]["imagePullPolicy"], policy,
-            "{image}"
-        );
+        assert_eq!(object["spec"]["containers"][0]["imagePullPolicy"], policy, "{image}");
     }
 }
 
 #[test]
 fn a_pods_first_address_is_its_address() {
-    let object = defaulted(
-        json!({ "apiVersion": "v1", "kind": "Pod", "status": { "podIPs": [{ "ip": "10.244.0.5" }] } }),
-    );
-    assert_eq!(object["status"]["podIP"], "10.244.0.5");
     let object =
-        defaulted(json!({ "apiVersion": "v1", "kind": "Pod", "status": { "podIP": "fd00::5" } }));
+        defaulted(json!({ "apiVersion": "v1", "kind": "Pod", "status": { "podIPs": [{ "ip": "10.244.0.5" }] } }));
+    assert_eq!(object["status"]["podIP"], "10.244.0.5");
+    let object = defaulted(json!({ "apiVersion": "v1", "kind": "Pod", "status": { "podIP": "fd00::5" } }));
     assert_eq!(object["status"]["podIPs"], json!([{ "ip": "fd00::5" }]));
 }
 
 #[test]
 fn a_deployment_gets_its_defaults_and_keeps_a_zero() {
     let template = json!({ "spec": { "containers": [] } });
-    let object =
-        json!({ "apiVersion": "apps/v1", "kind": "Deployment", "spec": { "template": template } });
+    let object = json!({ "apiVersion": "apps/v1", "kind": "Deployment", "spec": { "template": template } });
     let spec = &defaulted(object)["spec"];
     assert_eq!(spec["replicas"], 1);
     assert_eq!(spec["revisionHistoryLimit"], 10);
@@ -180,7 +156,8 @@ fn a_deployment_gets_its_defaults_and_keeps_a_zero() {
 
 #[test]
 fn a_secrets_text_becomes_data() {
-    let object = json!({ "apiVersion": "v1", "kind": "Secret", "data": { "a": "YQ==" }, "stringData": { "b": "hello" } });
+    let object =
+        json!({ "apiVersion": "v1", "kind": "Secret", "data": { "a": "YQ==" }, "stringData": { "b": "hello" } });
     assert_eq!(
         defaulted(object),
         json!({ "apiVersion": "v1", "kind": "Secret", "type": "Opaque", "data": { "a": "YQ==", "b": "aGVsbG8=" } })
@@ -189,13 +166,8 @@ fn a_secrets_text_becomes_data() {
 
 #[test]
 fn a_namespace_carries_its_name_as_a_label_and_its_finalizer_stays_gone() {
-    let object = defaulted(
-        json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "a" }, "spec": {} }),
-    );
-    assert_eq!(
-        object["metadata"]["labels"],
-        json!({ "kubernetes.io/metadata.name": "a" })
-    );
+    let object = defaulted(json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "a" }, "spec": {} }));
+    assert_eq!(object["metadata"]["labels"], json!({ "kubernetes.io/metadata.name": "a" }));
     assert_eq!(object["status"]["phase"], "Active");
     assert_eq!(object["spec"], json!({}));
 }
@@ -203,22 +175,13 @@ fn a_namespace_carries_its_name_as_a_label_and_its_finalizer_stays_gone() {
 #[test]
 fn a_slice_port_gets_a_name_and_a_protocol() {
     let object = json!({ "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "ports": [{ "port": 80 }], "endpoints": [] });
-    assert_eq!(
-        defaulted(object)["ports"],
-        json!([{ "name": "", "port": 80, "protocol": "TCP" }])
-    );
+    assert_eq!(defaulted(object)["ports"], json!([{ "name": "", "port": 80, "protocol": "TCP" }]));
 }
 
 #[test]
 fn objects_of_odd_shape_do_not_panic() {
     for kind in ["Service", "Pod", "Namespace", "Node", "Secret", "Endpoints"] {
-        for odd in [
-            json!(7),
-            json!([]),
-            json!("x"),
-            json!([7]),
-            json!({ "ports": 7, "containers": [7] }),
-        ] {
+        for odd in [json!(7), json!([]), json!("x"), json!([7]), json!({ "ports": 7, "containers": [7] })] {
             let mut object = json!({
                 "apiVersion": "v1", "kind": kind, "metadata": odd, "spec": odd, "status": odd, "data": odd, "stringData": odd
             });
@@ -245,7 +208,8 @@ fn any_object() -> impl Strategy<Value = Value> {
     ]);
     let limits = proptest::option::of(Just(json!({ "cpu": "1" })));
     (kind, ty, limits, any::<bool>(), 0..2_i64).prop_map(|((api_version, kind), ty, limits, host, port)| {
-        let containers = json!([{ "name": "a", "resources": { "limits": limits }, "ports": [{ "containerPort": port }] }]);
+        let containers =
+            json!([{ "name": "a", "resources": { "limits": limits }, "ports": [{ "containerPort": port }] }]);
         json!({
             "apiVersion": api_version, "kind": kind, "metadata": { "name": "a" },
             "spec": {

@@ -15,31 +15,15 @@ pub(super) struct Check {
 }
 
 impl Check {
-    fn add(
-        &mut self,
-        reason: ErrorKind,
-        field: String,
-        value: Option<Value>,
-        detail: impl Into<String>,
-    ) {
-        self.errors.push(FieldError {
-            reason,
-            field,
-            value,
-            detail: detail.into(),
-        });
+    fn add(&mut self, reason: ErrorKind, field: String, value: Option<Value>, detail: impl Into<String>) {
+        self.errors.push(FieldError { reason, field, value, detail: detail.into() });
     }
 
     pub fn required(&mut self, field: impl Into<String>, detail: impl Into<String>) {
         self.add(ErrorKind::Required, field.into(), None, detail);
     }
 
-    pub fn invalid(
-        &mut self,
-        field: impl Into<String>,
-        value: impl Into<Value>,
-        detail: impl Into<String>,
-    ) {
+    pub fn invalid(&mut self, field: impl Into<String>, value: impl Into<Value>, detail: impl Into<String>) {
         self.add(ErrorKind::Invalid, field.into(), Some(value.into()), detail);
     }
 
@@ -56,32 +40,17 @@ impl Check {
     }
 
     pub fn too_long(&mut self, field: impl Into<String>, max: usize) {
-        self.add(
-            ErrorKind::TooLong,
-            field.into(),
-            None,
-            format!("may not be more than {max} bytes"),
-        );
+        self.add(ErrorKind::TooLong, field.into(), None, format!("may not be more than {max} bytes"));
     }
 
     pub fn too_many(&mut self, field: impl Into<String>, count: usize, max: usize) {
-        self.add(
-            ErrorKind::TooMany,
-            field.into(),
-            None,
-            format!("{count}: must have at most {max} items"),
-        );
+        self.add(ErrorKind::TooMany, field.into(), None, format!("{count}: must have at most {max} items"));
     }
 
     pub fn not_supported(&mut self, field: impl Into<String>, value: &str, supported: &[&str]) {
         let list: Vec<String> = supported.iter().map(|one| format!("{one:?}")).collect();
         let detail = format!("supported values: {}", list.join(", "));
-        self.add(
-            ErrorKind::NotSupported,
-            field.into(),
-            Some(value.into()),
-            detail,
-        );
+        self.add(ErrorKind::NotSupported, field.into(), Some(value.into()), detail);
     }
 
     /// One Invalid error for each message of a naming rule.
@@ -111,11 +80,7 @@ impl Check {
     pub fn not_negative(&mut self, object: &Value, key: &str, path: &str) {
         match object.get(key).and_then(Value::as_i64) {
             Some(number) if number < 0 => {
-                self.invalid(
-                    format!("{path}.{key}"),
-                    number,
-                    "must be greater than or equal to 0",
-                );
+                self.invalid(format!("{path}.{key}"), number, "must be greater than or equal to 0");
             }
             _ => {}
         }
@@ -145,11 +110,7 @@ impl Check {
         match value.parse() {
             Ok(ip) => Some(ip),
             Err(_) => {
-                self.invalid(
-                    path,
-                    value,
-                    "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
-                );
+                self.invalid(path, value, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)");
                 None
             }
         }
@@ -170,68 +131,49 @@ impl Check {
         let (before, after) = (old.pointer(pointer), new.pointer(pointer));
         if before != after {
             let field = pointer.trim_start_matches('/').replace('/', ".");
-            self.invalid(
-                field,
-                after.cloned().unwrap_or_default(),
-                "field is immutable",
-            );
+            self.invalid(field, after.cloned().unwrap_or_default(), "field is immutable");
         }
     }
 }
 
 /// Whether labels have all that a selector's `matchLabels` and `matchExpressions` ask for.
 pub(super) fn selects(selector: &Value, labels: &Value) -> bool {
-    let by_labels =
-        entries(selector, "matchLabels").all(|(key, value)| labels.get(key) == Some(value));
-    let by_expressions = crate::value::items(selector, "matchExpressions")
-        .iter()
-        .all(|expression| {
-            let label = labels.get(text(expression, "key"));
-            let is_listed = label
-                .is_some_and(|label| crate::value::items(expression, "values").contains(label));
-            match text(expression, "operator") {
-                "In" => is_listed,
-                "NotIn" => !is_listed,
-                "Exists" => label.is_some(),
-                "DoesNotExist" => label.is_none(),
-                _ => false,
-            }
-        });
+    let by_labels = entries(selector, "matchLabels").all(|(key, value)| labels.get(key) == Some(value));
+    let by_expressions = crate::value::items(selector, "matchExpressions").iter().all(|expression| {
+        let label = labels.get(text(expression, "key"));
+        let is_listed = label.is_some_and(|label| crate::value::items(expression, "values").contains(label));
+        match text(expression, "operator") {
+            "In" => is_listed,
+            "NotIn" => !is_listed,
+            "Exists" => label.is_some(),
+            "DoesNotExist" => label.is_none(),
+            _ => false,
+        }
+    });
     by_labels && by_expressions
 }
 
 /// Whether a selector asks for nothing.
 pub(super) fn is_empty_selector(selector: &Value) -> bool {
-    entries(selector, "matchLabels").next().is_none()
-        && crate::value::items(selector, "matchExpressions").is_empty()
+    entries(selector, "matchLabels").next().is_none() && crate::value::items(selector, "matchExpressions").is_empty()
 }
 
 /// Checks a label selector's own form.
 pub(super) fn selector_form(check: &mut Check, selector: &Value, path: &str) {
     check.labels(selector, "matchLabels", path);
-    for (at, expression) in crate::value::items(selector, "matchExpressions")
-        .iter()
-        .enumerate()
-    {
+    for (at, expression) in crate::value::items(selector, "matchExpressions").iter().enumerate() {
         let path = format!("{path}.matchExpressions[{at}]");
         let has_values = !crate::value::items(expression, "values").is_empty();
         match (text(expression, "operator"), has_values) {
             ("In" | "NotIn", false) => {
-                check.required(
-                    format!("{path}.values"),
-                    "must be specified when `operator` is 'In' or 'NotIn'",
-                );
+                check.required(format!("{path}.values"), "must be specified when `operator` is 'In' or 'NotIn'");
             }
             ("Exists" | "DoesNotExist", true) => {
                 let detail = "may not be specified when `operator` is 'Exists' or 'DoesNotExist'";
                 check.forbidden(format!("{path}.values"), detail);
             }
             ("In" | "NotIn" | "Exists" | "DoesNotExist", _) => {}
-            (other, _) => check.invalid(
-                format!("{path}.operator"),
-                other,
-                "not a valid selector operator",
-            ),
+            (other, _) => check.invalid(format!("{path}.operator"), other, "not a valid selector operator"),
         }
         let key = text(expression, "key");
         check.named(&format!("{path}.key"), key, names::qualified_name(key));

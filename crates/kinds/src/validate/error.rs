@@ -66,10 +66,7 @@ impl FieldError {
         let shown = match (&self.value, self.reason) {
             (
                 Some(value),
-                ErrorKind::Invalid
-                | ErrorKind::NotSupported
-                | ErrorKind::Duplicate
-                | ErrorKind::NotFound,
+                ErrorKind::Invalid | ErrorKind::NotSupported | ErrorKind::Duplicate | ErrorKind::NotFound,
             ) => {
                 format!(": {value}")
             }

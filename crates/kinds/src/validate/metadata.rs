@@ -18,11 +18,7 @@ pub(super) fn create(object: &Value, check: &mut Check) {
     let rule = rule_of(kind);
     let (name, prefix) = (text(metadata, "name"), text(metadata, "generateName"));
     if !prefix.is_empty() {
-        check.named(
-            "metadata.generateName",
-            prefix,
-            rule(&names::mask_trailing_dash(prefix)),
-        );
+        check.named("metadata.generateName", prefix, rule(&names::mask_trailing_dash(prefix)));
     }
     match (name, prefix) {
         ("", "") => check.required("metadata.name", "name or generateName is required"),
@@ -54,33 +50,21 @@ fn rule_of(kind: &str) -> fn(&str) -> Vec<String> {
 fn common(metadata: &Value, check: &mut Check) {
     let namespace = text(metadata, "namespace");
     if !namespace.is_empty() {
-        check.named(
-            "metadata.namespace",
-            namespace,
-            names::dns1123_label(namespace),
-        );
+        check.named("metadata.namespace", namespace, names::dns1123_label(namespace));
     }
     check.labels(metadata, "labels", "metadata");
     annotations(metadata, check);
     owners(metadata, check);
     for (index, finalizer) in items(metadata, "finalizers").iter().enumerate() {
         let name = finalizer.as_str().unwrap_or_default();
-        check.named(
-            &format!("metadata.finalizers[{index}]"),
-            name,
-            names::qualified_name(name),
-        );
+        check.named(&format!("metadata.finalizers[{index}]"), name, names::qualified_name(name));
     }
 }
 
 fn annotations(metadata: &Value, check: &mut Check) {
     let mut size = 0;
     for (key, value) in entries(metadata, "annotations") {
-        check.named(
-            "metadata.annotations",
-            key,
-            names::qualified_name(&key.to_lowercase()),
-        );
+        check.named("metadata.annotations", key, names::qualified_name(&key.to_lowercase()));
         size += key.len() + value.as_str().map_or(0, str::len);
     }
     if size > ANNOTATIONS_MAX {
@@ -108,11 +92,7 @@ fn owners(metadata: &Value, check: &mut Check) {
                     "Only one reference can have Controller set to true. Found \"true\" in references for {first} and {}",
                     text(owner, "name")
                 );
-                check.invalid(
-                    "metadata.ownerReferences",
-                    at(metadata, "ownerReferences").clone(),
-                    detail,
-                );
+                check.invalid("metadata.ownerReferences", at(metadata, "ownerReferences").clone(), detail);
             }
             controller = Some(text(owner, "name"));
         }

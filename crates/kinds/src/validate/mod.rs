@@ -42,9 +42,7 @@ pub fn update(old: &Value, new: &Value) -> Vec<FieldError> {
         ("v1", "Secret") => objects::secret_update(old, new, &mut check),
         ("v1", "ConfigMap") => objects::config_map_update(old, new, &mut check),
         ("apps/v1", "Deployment" | "ReplicaSet") => workload::update(old, new, &mut check),
-        ("discovery.k8s.io/v1", "EndpointSlice") => {
-            network::endpoint_slice_update(old, new, &mut check)
-        }
+        ("discovery.k8s.io/v1", "EndpointSlice") => network::endpoint_slice_update(old, new, &mut check),
         _ => {}
     }
     content(new, &mut check);

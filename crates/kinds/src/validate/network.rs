@@ -33,37 +33,21 @@ pub(super) fn endpoint_slice(object: &Value, check: &mut Check) {
 fn endpoint(endpoint: &Value, path: &str, family: &str, check: &mut Check) {
     let addresses = items(endpoint, "addresses");
     if addresses.is_empty() {
-        check.required(
-            format!("{path}.addresses"),
-            "must contain at least 1 address",
-        );
+        check.required(format!("{path}.addresses"), "must contain at least 1 address");
     }
     if addresses.len() > MAX_ADDRESSES {
         check.too_many(format!("{path}.addresses"), addresses.len(), MAX_ADDRESSES);
     }
     for (index, address) in addresses.iter().enumerate() {
-        self::address(
-            address.as_str().unwrap_or_default(),
-            &format!("{path}.addresses[{index}]"),
-            family,
-            check,
-        );
+        self::address(address.as_str().unwrap_or_default(), &format!("{path}.addresses[{index}]"), family, check);
     }
     let node = text(endpoint, "nodeName");
     if !node.is_empty() {
-        check.named(
-            &format!("{path}.nodeName"),
-            node,
-            names::dns1123_subdomain(node),
-        );
+        check.named(&format!("{path}.nodeName"), node, names::dns1123_subdomain(node));
     }
     let hostname = text(endpoint, "hostname");
     if !hostname.is_empty() {
-        check.named(
-            &format!("{path}.hostname"),
-            hostname,
-            names::dns1123_label(hostname),
-        );
+        check.named(&format!("{path}.hostname"), hostname, names::dns1123_label(hostname));
     }
 }
 

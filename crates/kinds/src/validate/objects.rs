@@ -15,11 +15,7 @@ pub(super) fn config_map(object: &Value, check: &mut Check) {
         for (key, value) in entries(object, list) {
             check.named(&format!("{list}[{key}]"), key, names::config_key(key));
             if list == "data" && member(at(object, "binaryData"), key).is_some() {
-                check.invalid(
-                    format!("data[{key}]"),
-                    key.as_str(),
-                    "duplicate of key present in binaryData",
-                );
+                check.invalid(format!("data[{key}]"), key.as_str(), "duplicate of key present in binaryData");
             }
             size += value.as_str().map_or(0, str::len);
         }
@@ -79,12 +75,7 @@ fn keeps_immutable(old: &Value, new: &Value, content: &[&str], check: &mut Check
 pub(super) fn node(object: &Value, check: &mut Check) {
     let spec = at(object, "spec");
     for (index, cidr) in items(spec, "podCIDRs").iter().enumerate() {
-        if cidr
-            .as_str()
-            .unwrap_or_default()
-            .parse::<ipnet::IpNet>()
-            .is_err()
-        {
+        if cidr.as_str().unwrap_or_default().parse::<ipnet::IpNet>().is_err() {
             let detail = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
             check.invalid(format!("spec.podCIDRs[{index}]"), cidr.clone(), detail);
         }
@@ -94,36 +85,19 @@ pub(super) fn node(object: &Value, check: &mut Check) {
         let (key, value) = (text(taint, "key"), text(taint, "value"));
         check.named(&format!("{path}.key"), key, names::qualified_name(key));
         check.named(&format!("{path}.value"), value, names::label_value(value));
-        check.one_of(
-            taint,
-            "effect",
-            &path,
-            &["NoSchedule", "PreferNoSchedule", "NoExecute"],
-        );
+        check.one_of(taint, "effect", &path, &["NoSchedule", "PreferNoSchedule", "NoExecute"]);
     }
 }
 
 /// A node's pod range is given once.
 pub(super) fn node_update(old: &Value, new: &Value, check: &mut Check) {
-    let (before, after) = (
-        items(at(old, "spec"), "podCIDRs"),
-        items(at(new, "spec"), "podCIDRs"),
-    );
+    let (before, after) = (items(at(old, "spec"), "podCIDRs"), items(at(new, "spec"), "podCIDRs"));
     if !before.is_empty() && before != after {
-        check.forbidden(
-            "spec.podCIDRs",
-            "node updates may not change podCIDR except from \"\" to valid",
-        );
+        check.forbidden("spec.podCIDRs", "node updates may not change podCIDR except from \"\" to valid");
     }
-    let (before, after) = (
-        text(at(old, "spec"), "providerID"),
-        text(at(new, "spec"), "providerID"),
-    );
+    let (before, after) = (text(at(old, "spec"), "providerID"), text(at(new, "spec"), "providerID"));
     if !before.is_empty() && before != after {
-        check.forbidden(
-            "spec.providerID",
-            "node updates may not change providerID except from \"\" to valid",
-        );
+        check.forbidden("spec.providerID", "node updates may not change providerID except from \"\" to valid");
     }
 }
 
@@ -132,11 +106,7 @@ pub(super) fn lease(object: &Value, check: &mut Check) {
     if spec.get("holderIdentity").and_then(Value::as_str) == Some("") {
         check.invalid("spec.holderIdentity", "", "must not be empty");
     }
-    if let Some(secs) = spec
-        .get("leaseDurationSeconds")
-        .and_then(Value::as_i64)
-        .filter(|secs| *secs <= 0)
-    {
+    if let Some(secs) = spec.get("leaseDurationSeconds").and_then(Value::as_i64).filter(|secs| *secs <= 0) {
         check.invalid("spec.leaseDurationSeconds", secs, "must be greater than 0");
     }
     check.not_negative(spec, "leaseTransitions", "spec");
@@ -151,11 +121,7 @@ pub(super) fn event(object: &Value, check: &mut Check) {
         about => namespace.is_empty() || about == namespace,
     };
     if !is_right {
-        check.invalid(
-            "involvedObject.namespace",
-            about,
-            "does not match event.namespace",
-        );
+        check.invalid("involvedObject.namespace", about, "does not match event.namespace");
     }
 }
 

@@ -64,16 +64,8 @@ fn names_of(spec: &Value, path: &str, check: &mut Check) {
             check.named(&format!("{path}.{field}"), name, rule(name));
         }
     }
-    if let Some(secs) = spec
-        .get("activeDeadlineSeconds")
-        .and_then(Value::as_i64)
-        .filter(|secs| *secs < 1)
-    {
-        check.invalid(
-            format!("{path}.activeDeadlineSeconds"),
-            secs,
-            "must be between 1 and 2147483647, inclusive",
-        );
+    if let Some(secs) = spec.get("activeDeadlineSeconds").and_then(Value::as_i64).filter(|secs| *secs < 1) {
+        check.invalid(format!("{path}.activeDeadlineSeconds"), secs, "must be between 1 and 2147483647, inclusive");
     }
 }
 
@@ -108,17 +100,10 @@ fn volume_source(volume: &Value, path: &str, check: &mut Check) {
         check.required(path, "must specify a volume type");
     }
     for extra in sources.iter().skip(1) {
-        check.forbidden(
-            format!("{path}.{extra}"),
-            "may not specify more than 1 volume type",
-        );
+        check.forbidden(format!("{path}.{extra}"), "may not specify more than 1 volume type");
     }
-    let needed = [
-        ("configMap", "name"),
-        ("secret", "secretName"),
-        ("hostPath", "path"),
-        ("persistentVolumeClaim", "claimName"),
-    ];
+    let needed =
+        [("configMap", "name"), ("secret", "secretName"), ("hostPath", "path"), ("persistentVolumeClaim", "claimName")];
     for (source, field) in needed {
         if member(volume, source).is_some_and(|source| text(source, field).is_empty()) {
             check.required(format!("{path}.{source}.{field}"), "");
@@ -146,19 +131,10 @@ fn container<'a>(
     if image.is_empty() {
         check.required(format!("{path}.image"), "");
     } else if image != image.trim() {
-        check.invalid(
-            format!("{path}.image"),
-            image,
-            "must not have leading or trailing whitespace",
-        );
+        check.invalid(format!("{path}.image"), image, "must not have leading or trailing whitespace");
     }
     check.one_of(container, "imagePullPolicy", path, &PULL_POLICIES);
-    check.one_of_if_set(
-        container,
-        "terminationMessagePolicy",
-        path,
-        &["FallbackToLogsOnError", "File"],
-    );
+    check.one_of_if_set(container, "terminationMessagePolicy", path, &["FallbackToLogsOnError", "File"]);
     container_ports(container, path, check);
     env(container, path, check);
     mounts(container, path, volumes, check);
@@ -176,11 +152,7 @@ fn container_ports(container: &Value, path: &str, check: &mut Check) {
                 check.duplicate(format!("{at}.name"), name);
             }
         }
-        match port
-            .get("containerPort")
-            .and_then(Value::as_i64)
-            .unwrap_or(0)
-        {
+        match port.get("containerPort").and_then(Value::as_i64).unwrap_or(0) {
             0 => check.required(format!("{at}.containerPort"), ""),
             _ => check.port(port, "containerPort", &at),
         }
@@ -236,20 +208,14 @@ fn env(container: &Value, path: &str, check: &mut Check) {
 }
 
 fn value_from(env: &Value, from: &Value, path: &str, check: &mut Check) {
-    let count = from.as_object().map_or(0, |from| {
-        from.values().filter(|source| !source.is_null()).count()
-    });
+    let count = from.as_object().map_or(0, |from| from.values().filter(|source| !source.is_null()).count());
     match count {
         0 => {
             let detail = "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef` or `secretKeyRef`";
             check.invalid(path, "", detail);
         }
         1 => {}
-        _ => check.invalid(
-            path,
-            "",
-            "may not have more than one field specified at a time",
-        ),
+        _ => check.invalid(path, "", "may not have more than one field specified at a time"),
     }
     if !text(env, "value").is_empty() && count > 0 {
         check.invalid(path, "", "may not be specified when `value` is not empty");
@@ -299,28 +265,18 @@ fn resources(container: &Value, path: &str, check: &mut Check) {
             match quantity(amount) {
                 Some(amount) if amount >= Quantity::default() => {}
                 Some(_) => check.invalid(at, amount.clone(), "must be greater than or equal to 0"),
-                None => check.invalid(
-                    at,
-                    amount.clone(),
-                    crate::quantity::QuantityError.to_string(),
-                ),
+                None => check.invalid(at, amount.clone(), crate::quantity::QuantityError.to_string()),
             }
         }
     }
     for (name, request) in entries(resources, "requests") {
         let limit = member(at(resources, "limits"), name).and_then(quantity);
         if let (Some(asked), Some(limit)) = (quantity(request), limit)
-            && asked > limit {
-                let detail = format!(
-                    "must be less than or equal to {name} limit of {}",
-                    shown(&resources["limits"][name])
-                );
-                check.invalid(
-                    format!("{path}.resources.requests"),
-                    request.clone(),
-                    detail,
-                );
-            }
+            && asked > limit
+        {
+            let detail = format!("must be less than or equal to {name} limit of {}", shown(&resources["limits"][name]));
+            check.invalid(format!("{path}.resources.requests"), request.clone(), detail);
+        }
     }
 }
 
@@ -329,9 +285,7 @@ fn quantity(amount: &Value) -> Option<Quantity> {
 }
 
 fn shown(amount: &Value) -> String {
-    amount
-        .as_str()
-        .map_or_else(|| amount.to_string(), str::to_owned)
+    amount.as_str().map_or_else(|| amount.to_string(), str::to_owned)
 }
 
 fn dns_config(spec: &Value, path: &str, check: &mut Check) {
@@ -349,17 +303,11 @@ fn dns_config(spec: &Value, path: &str, check: &mut Check) {
         );
     }
     for (index, server) in servers.iter().enumerate() {
-        check.ip(
-            &format!("{path}.dnsConfig.nameservers[{index}]"),
-            server.as_str().unwrap_or_default(),
-        );
+        check.ip(&format!("{path}.dnsConfig.nameservers[{index}]"), server.as_str().unwrap_or_default());
     }
     for (index, option) in items(config, "options").iter().enumerate() {
         if text(option, "name").is_empty() {
-            check.required(
-                format!("{path}.dnsConfig.options[{index}]"),
-                "must not be empty",
-            );
+            check.required(format!("{path}.dnsConfig.options[{index}]"), "must not be empty");
         }
     }
 }
@@ -375,26 +323,16 @@ fn tolerations(spec: &Value, path: &str, check: &mut Check) {
             check.invalid(format!("{at}.operator"), operator, detail);
         }
         check.one_of_if_set(toleration, "operator", &at, &["Equal", "Exists"]);
-        check.one_of_if_set(
-            toleration,
-            "effect",
-            &at,
-            &["NoSchedule", "PreferNoSchedule", "NoExecute"],
-        );
+        check.one_of_if_set(toleration, "effect", &at, &["NoSchedule", "PreferNoSchedule", "NoExecute"]);
     }
 }
 
 /// Of a pod that exists only images, a deadline and more tolerations may change.
 pub(super) fn update(old: &Value, new: &Value, check: &mut Check) {
     let (before, after) = (at(old, "spec"), at(new, "spec"));
-    let kept = items(before, "tolerations")
-        .iter()
-        .all(|toleration| items(after, "tolerations").contains(toleration));
+    let kept = items(before, "tolerations").iter().all(|toleration| items(after, "tolerations").contains(toleration));
     if !kept {
-        check.forbidden(
-            "spec.tolerations",
-            "existing toleration can not be modified except its tolerationSeconds",
-        );
+        check.forbidden("spec.tolerations", "existing toleration can not be modified except its tolerationSeconds");
     }
     if masked(before, before) != masked(after, before) {
         check.forbidden("spec", UPDATE_RULE);
@@ -408,14 +346,8 @@ fn masked(spec: &Value, like: &Value) -> Value {
         return spec;
     };
     for list in ["containers", "initContainers"] {
-        let images = items(like, list)
-            .iter()
-            .map(|container| at(container, "image").clone());
-        let containers = members
-            .get_mut(list)
-            .and_then(Value::as_array_mut)
-            .into_iter()
-            .flatten();
+        let images = items(like, list).iter().map(|container| at(container, "image").clone());
+        let containers = members.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten();
         for (container, image) in containers.filter_map(Value::as_object_mut).zip(images) {
             container.insert("image".into(), image);
         }
@@ -425,9 +357,7 @@ fn masked(spec: &Value, like: &Value) -> Value {
     }
     let grace = |secs: Option<&Value>| secs.and_then(Value::as_i64);
     let before = grace(like.get("terminationGracePeriodSeconds"));
-    if before.is_some_and(|secs| secs < 0)
-        && grace(members.get("terminationGracePeriodSeconds")) == Some(1)
-    {
+    if before.is_some_and(|secs| secs < 0) && grace(members.get("terminationGracePeriodSeconds")) == Some(1) {
         members.insert("terminationGracePeriodSeconds".into(), json!(before));
     }
     spec

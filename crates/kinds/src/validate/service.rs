@@ -33,10 +33,7 @@ pub(super) fn service(object: &Value, check: &mut Check) {
 }
 
 fn is_headless(spec: &Value) -> bool {
-    text(spec, "clusterIP") == "None"
-        || items(spec, "clusterIPs")
-            .first()
-            .is_some_and(|ip| ip == "None")
+    text(spec, "clusterIP") == "None" || items(spec, "clusterIPs").first().is_some_and(|ip| ip == "None")
 }
 
 fn ports(spec: &Value, check: &mut Check) {
@@ -56,23 +53,13 @@ fn ports(spec: &Value, check: &mut Check) {
         node_port(spec, port, &path, check);
         let protocol_label = text(port, "appProtocol");
         if !protocol_label.is_empty() {
-            check.named(
-                &format!("{path}.appProtocol"),
-                protocol_label,
-                names::qualified_name(protocol_label),
-            );
+            check.named(&format!("{path}.appProtocol"), protocol_label, names::qualified_name(protocol_label));
         }
     }
     port_doubles(ports, check);
 }
 
-fn port_name<'a>(
-    port: &'a Value,
-    path: &str,
-    is_needed: bool,
-    seen: &mut BTreeSet<&'a str>,
-    check: &mut Check,
-) {
+fn port_name<'a>(port: &'a Value, path: &str, is_needed: bool, seen: &mut BTreeSet<&'a str>, check: &mut Check) {
     let name = text(port, "name");
     match (name, is_needed) {
         ("", true) => check.required(format!("{path}.name"), ""),
@@ -92,10 +79,7 @@ fn node_port(spec: &Value, port: &Value, path: &str, check: &mut Check) {
         return;
     }
     if text(spec, "type") == "ClusterIP" {
-        check.forbidden(
-            format!("{path}.nodePort"),
-            "may not be used when `type` is 'ClusterIP'",
-        );
+        check.forbidden(format!("{path}.nodePort"), "may not be used when `type` is 'ClusterIP'");
     } else {
         check.port(port, "nodePort", path);
     }
@@ -120,15 +104,9 @@ fn port_doubles(ports: &[Value], check: &mut Check) {
 
 fn external_name(spec: &Value, check: &mut Check) {
     for field in ["clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
-        let is_empty_list = spec
-            .get(field)
-            .and_then(Value::as_array)
-            .is_some_and(Vec::is_empty);
+        let is_empty_list = spec.get(field).and_then(Value::as_array).is_some_and(Vec::is_empty);
         if !is_empty_list && member(spec, field).is_some_and(|value| *value != "") {
-            check.forbidden(
-                format!("spec.{field}"),
-                "may not be set for ExternalName services",
-            );
+            check.forbidden(format!("spec.{field}"), "may not be set for ExternalName services");
         }
     }
     let name = text(spec, "externalName");
@@ -141,29 +119,15 @@ fn external_name(spec: &Value, check: &mut Check) {
 fn cluster_ips(spec: &Value, check: &mut Check) {
     let ips = items(spec, "clusterIPs");
     let first = text(spec, "clusterIP");
-    if ips
-        .first()
-        .is_some_and(|ip| !first.is_empty() && *ip != first)
-    {
-        check.invalid(
-            "spec.clusterIPs",
-            at(spec, "clusterIPs").clone(),
-            "first value must match `clusterIP`",
-        );
+    if ips.first().is_some_and(|ip| !first.is_empty() && *ip != first) {
+        check.invalid("spec.clusterIPs", at(spec, "clusterIPs").clone(), "first value must match `clusterIP`");
     }
     if ips.len() > 2 {
-        check.invalid(
-            "spec.clusterIPs",
-            at(spec, "clusterIPs").clone(),
-            "may only hold up to 2 values",
-        );
+        check.invalid("spec.clusterIPs", at(spec, "clusterIPs").clone(), "may only hold up to 2 values");
     }
     let mut families = Vec::new();
     for (index, ip) in ips.iter().enumerate() {
-        let (path, ip) = (
-            format!("spec.clusterIPs[{index}]"),
-            ip.as_str().unwrap_or_default(),
-        );
+        let (path, ip) = (format!("spec.clusterIPs[{index}]"), ip.as_str().unwrap_or_default());
         match ip {
             "None" => headless(spec, &path, ips.len(), check),
             ip => families.extend(check.ip(&path, ip).map(|ip| ip.is_ipv4())),
@@ -178,29 +142,17 @@ fn cluster_ips(spec: &Value, check: &mut Check) {
 fn headless(spec: &Value, path: &str, count: usize, check: &mut Check) {
     let kind = text(spec, "type");
     if matches!(kind, "NodePort" | "LoadBalancer") {
-        check.invalid(
-            path,
-            "None",
-            format!("may not be set to 'None' for {kind} services"),
-        );
+        check.invalid(path, "None", format!("may not be set to 'None' for {kind} services"));
     } else if count > 1 {
         check.invalid(path, "None", "'None' must be the first and only value");
     }
 }
 
 fn families(spec: &Value, check: &mut Check) {
-    check.one_of_if_set(
-        spec,
-        "ipFamilyPolicy",
-        "spec",
-        &["SingleStack", "PreferDualStack", "RequireDualStack"],
-    );
+    check.one_of_if_set(spec, "ipFamilyPolicy", "spec", &["SingleStack", "PreferDualStack", "RequireDualStack"]);
     let mut seen = BTreeSet::new();
     for (index, family) in items(spec, "ipFamilies").iter().enumerate() {
-        let (path, family) = (
-            format!("spec.ipFamilies[{index}]"),
-            family.as_str().unwrap_or_default(),
-        );
+        let (path, family) = (format!("spec.ipFamilies[{index}]"), family.as_str().unwrap_or_default());
         if !matches!(family, "IPv4" | "IPv6") {
             check.not_supported(&path, family, &["IPv4", "IPv6"]);
         }
@@ -208,20 +160,13 @@ fn families(spec: &Value, check: &mut Check) {
             check.duplicate(&path, family);
         }
     }
-    for (index, (ip, family)) in items(spec, "clusterIPs")
-        .iter()
-        .zip(items(spec, "ipFamilies"))
-        .enumerate()
-    {
+    for (index, (ip, family)) in items(spec, "clusterIPs").iter().zip(items(spec, "ipFamilies")).enumerate() {
         let Some(ip) = ip.as_str().and_then(|ip| ip.parse::<IpAddr>().ok()) else {
             continue;
         };
         let has = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
         if family != has {
-            let detail = format!(
-                "expected an {} value as indicated by `ipFamilies[{index}]`",
-                text_of(family)
-            );
+            let detail = format!("expected an {} value as indicated by `ipFamilies[{index}]`", text_of(family));
             check.invalid(format!("spec.clusterIPs[{index}]"), ip.to_string(), detail);
         }
     }
@@ -233,18 +178,13 @@ fn text_of(value: &Value) -> &str {
 
 fn affinity(spec: &Value, check: &mut Check) {
     check.one_of(spec, "sessionAffinity", "spec", &["ClientIP", "None"]);
-    let timeout = spec
-        .pointer("/sessionAffinityConfig/clientIP/timeoutSeconds")
-        .and_then(Value::as_i64);
+    let timeout = spec.pointer("/sessionAffinityConfig/clientIP/timeoutSeconds").and_then(Value::as_i64);
     if let (Some(secs), "ClientIP") = (timeout, text(spec, "sessionAffinity"))
-        && !(1..=AFFINITY_MAX_SECS).contains(&secs) {
-            let detail = format!("must be greater than 0 and less than {AFFINITY_MAX_SECS}");
-            check.invalid(
-                "spec.sessionAffinityConfig.clientIP.timeoutSeconds",
-                secs,
-                detail,
-            );
-        }
+        && !(1..=AFFINITY_MAX_SECS).contains(&secs)
+    {
+        let detail = format!("must be greater than 0 and less than {AFFINITY_MAX_SECS}");
+        check.invalid("spec.sessionAffinityConfig.clientIP.timeoutSeconds", secs, detail);
+    }
 }
 
 fn external_ips(spec: &Value, check: &mut Check) {
@@ -262,53 +202,34 @@ pub(super) fn not_special(ip: IpAddr, text: &str, path: &str, check: &mut Check)
         check.invalid(path, text, format!("may not be unspecified ({text})"));
     }
     if ip.is_loopback() {
-        check.invalid(
-            path,
-            text,
-            "may not be in the loopback range (127.0.0.0/8, ::1/128)",
-        );
+        check.invalid(path, text, "may not be in the loopback range (127.0.0.0/8, ::1/128)");
     }
     let (is_link_local, is_link_local_multicast) = match ip {
         IpAddr::V4(ip) => (ip.is_link_local(), ip.octets()[..3] == [224, 0, 0]),
-        IpAddr::V6(ip) => (
-            ip.is_unicast_link_local(),
-            ip.segments()[0] & 0xff0f == 0xff02,
-        ),
+        IpAddr::V6(ip) => (ip.is_unicast_link_local(), ip.segments()[0] & 0xff0f == 0xff02),
     };
     if is_link_local {
-        check.invalid(
-            path,
-            text,
-            "may not be in the link-local range (169.254.0.0/16, fe80::/10)",
-        );
+        check.invalid(path, text, "may not be in the link-local range (169.254.0.0/16, fe80::/10)");
     }
     if is_link_local_multicast {
-        check.invalid(
-            path,
-            text,
-            "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)",
-        );
+        check.invalid(path, text, "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)");
     }
 }
 
 fn policies(spec: &Value, check: &mut Check) {
     check.one_of_if_set(spec, "internalTrafficPolicy", "spec", &["Cluster", "Local"]);
     let policy = text(spec, "externalTrafficPolicy");
-    let is_external = matches!(text(spec, "type"), "NodePort" | "LoadBalancer")
-        || !items(spec, "externalIPs").is_empty();
+    let is_external =
+        matches!(text(spec, "type"), "NodePort" | "LoadBalancer") || !items(spec, "externalIPs").is_empty();
     if !policy.is_empty() && !is_external {
         let detail = "may only be set for externally-accessible services";
         check.invalid("spec.externalTrafficPolicy", policy, detail);
     } else {
         check.one_of_if_set(spec, "externalTrafficPolicy", "spec", &["Cluster", "Local"]);
     }
-    let health_port = spec
-        .get("healthCheckNodePort")
-        .and_then(Value::as_i64)
-        .unwrap_or(0);
+    let health_port = spec.get("healthCheckNodePort").and_then(Value::as_i64).unwrap_or(0);
     if health_port != 0 && (text(spec, "type") != "LoadBalancer" || policy != "Local") {
-        let detail =
-            "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'";
+        let detail = "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'";
         check.invalid("spec.healthCheckNodePort", health_port, detail);
     }
 }
@@ -317,27 +238,17 @@ fn load_balancer(spec: &Value, check: &mut Check) {
     let is_balancer = text(spec, "type") == "LoadBalancer";
     for field in ["allocateLoadBalancerNodePorts", "loadBalancerClass"] {
         if member(spec, field).is_some() && !is_balancer {
-            check.forbidden(
-                format!("spec.{field}"),
-                "may only be used when `type` is 'LoadBalancer'",
-            );
+            check.forbidden(format!("spec.{field}"), "may only be used when `type` is 'LoadBalancer'");
         }
     }
     let ranges = items(spec, "loadBalancerSourceRanges");
     if !ranges.is_empty() && !is_balancer {
-        check.forbidden(
-            "spec.LoadBalancerSourceRanges",
-            "may only be used when `type` is 'LoadBalancer'",
-        );
+        check.forbidden("spec.LoadBalancerSourceRanges", "may only be used when `type` is 'LoadBalancer'");
     }
     for (index, range) in ranges.iter().enumerate() {
         if text_of(range).trim().parse::<ipnet::IpNet>().is_err() {
             let detail = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
-            check.invalid(
-                format!("spec.loadBalancerSourceRanges[{index}]"),
-                range.clone(),
-                detail,
-            );
+            check.invalid(format!("spec.loadBalancerSourceRanges[{index}]"), range.clone(), detail);
         }
     }
 }
@@ -348,15 +259,8 @@ pub(super) fn update(old: &Value, new: &Value, check: &mut Check) {
     if text(old, "type") == "ExternalName" || text(new, "type") == "ExternalName" {
         return;
     }
-    let is_set = |spec: &Value| {
-        spec.as_object()
-            .is_some_and(|spec| !is_unset(spec, "clusterIP"))
-    };
+    let is_set = |spec: &Value| spec.as_object().is_some_and(|spec| !is_unset(spec, "clusterIP"));
     if is_set(old) && text(old, "clusterIP") != text(new, "clusterIP") {
-        check.invalid(
-            "spec.clusterIPs[0]",
-            at(new, "clusterIPs").clone(),
-            "may not change once set",
-        );
+        check.invalid("spec.clusterIPs[0]", at(new, "clusterIPs").clone(), "may not change once set");
     }
 }

@@ -74,10 +74,7 @@ fn slice(change: Value) -> Value {
 }
 
 fn plain(api_version: &str, kind: &str, change: Value) -> Value {
-    object(
-        json!({ "apiVersion": api_version, "kind": kind, "metadata": { "name": "a" } }),
-        change,
-    )
+    object(json!({ "apiVersion": api_version, "kind": kind, "metadata": { "name": "a" } }), change)
 }
 
 fn texts(errors: Vec<FieldError>) -> Vec<String> {
@@ -101,18 +98,10 @@ fn good_objects_pass() {
         plain("v1", "ConfigMap", json!({ "data": { "a.b": "c" } })),
         plain("v1", "Secret", json!({ "stringData": { "a": "b" } })),
         plain("v1", "Namespace", json!({})),
-        plain(
-            "v1",
-            "Node",
-            json!({ "spec": { "podCIDR": "10.244.0.0/26" } }),
-        ),
+        plain("v1", "Node", json!({ "spec": { "podCIDR": "10.244.0.0/26" } })),
         service(json!({ "spec": { "clusterIP": "None", "ports": null } })),
-        service(
-            json!({ "spec": { "type": "NodePort", "ports": [{ "port": 80, "nodePort": 30080 }] } }),
-        ),
-        service(
-            json!({ "spec": { "type": "ExternalName", "externalName": "ylzhong.top", "ports": null } }),
-        ),
+        service(json!({ "spec": { "type": "NodePort", "ports": [{ "port": 80, "nodePort": 30080 }] } })),
+        service(json!({ "spec": { "type": "ExternalName", "externalName": "ylzhong.top", "ports": null } })),
         service(json!({ "metadata": { "name": null, "generateName": "web-" } })),
         service(
             json!({ "spec": { "ports": [{ "name": "dns", "port": 53, "protocol": "UDP" }, { "name": "dns-tcp", "port": 53 }] } }),
@@ -129,22 +118,13 @@ fn names_and_labels_follow_their_rules() {
     let value = "metadata.labels: Invalid value: \"a b\": a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
     let owner = json!([{ "apiVersion": "v1", "kind": "Pod", "name": "a" }]);
     expect(vec![
-        (
-            pod(json!({ "metadata": { "name": "Foo_Bar" } })),
-            vec![subdomain],
-        ),
-        (
-            service(json!({ "metadata": { "name": "1web" } })),
-            vec![label],
-        ),
+        (pod(json!({ "metadata": { "name": "Foo_Bar" } })), vec![subdomain]),
+        (service(json!({ "metadata": { "name": "1web" } })), vec![label]),
         (
             pod(json!({ "metadata": { "name": null } })),
             vec!["metadata.name: Required value: name or generateName is required"],
         ),
-        (
-            pod(json!({ "metadata": { "labels": { "a": "a b" } } })),
-            vec![value],
-        ),
+        (pod(json!({ "metadata": { "labels": { "a": "a b" } } })), vec![value]),
         (
             pod(json!({ "metadata": { "ownerReferences": owner } })),
             vec!["metadata.ownerReferences[0].uid: Invalid value: \"\": must not be empty"],
@@ -164,9 +144,7 @@ fn service_ports_must_be_ports_and_named_when_many() {
     expect(vec![
         (
             ports(json!([{ "port": 70000, "targetPort": 80 }])),
-            vec![&format!(
-                "spec.ports[0].port: Invalid value: 70000: {range}"
-            )],
+            vec![&format!("spec.ports[0].port: Invalid value: 70000: {range}")],
         ),
         (
             ports(json!([{ "port": 0, "targetPort": 80 }])),
@@ -174,17 +152,12 @@ fn service_ports_must_be_ports_and_named_when_many() {
         ),
         (
             ports(json!([{ "port": 80, "targetPort": 70000 }])),
-            vec![&format!(
-                "spec.ports[0].targetPort: Invalid value: 70000: {range}"
-            )],
+            vec![&format!("spec.ports[0].targetPort: Invalid value: 70000: {range}")],
         ),
         (ports(json!([])), vec!["spec.ports: Required value"]),
         (
             ports(json!([{ "port": 80 }, { "port": 81 }])),
-            vec![
-                "spec.ports[0].name: Required value",
-                "spec.ports[1].name: Required value",
-            ],
+            vec!["spec.ports[0].name: Required value", "spec.ports[1].name: Required value"],
         ),
         (
             ports(json!([{ "name": "a", "port": 80 }, { "name": "a", "port": 81 }])),
@@ -196,9 +169,7 @@ fn service_ports_must_be_ports_and_named_when_many() {
         ),
         (
             ports(json!([{ "port": 80, "protocol": "tcp" }])),
-            vec![
-                "spec.ports[0].protocol: Unsupported value: \"tcp\": supported values: \"SCTP\", \"TCP\", \"UDP\"",
-            ],
+            vec!["spec.ports[0].protocol: Unsupported value: \"tcp\": supported values: \"SCTP\", \"TCP\", \"UDP\""],
         ),
         (
             ports(json!([{ "port": 80, "nodePort": 30080 }])),
@@ -223,21 +194,14 @@ fn a_service_type_allows_what_it_allows() {
                 "spec.type: Unsupported value: \"Cluster\": supported values: \"ClusterIP\", \"ExternalName\", \"LoadBalancer\", \"NodePort\"",
             ],
         ),
+        (spec(json!({ "type": "ExternalName" })), vec!["spec.externalName: Required value"]),
         (
-            spec(json!({ "type": "ExternalName" })),
-            vec!["spec.externalName: Required value"],
-        ),
-        (
-            spec(
-                json!({ "type": "ExternalName", "externalName": "a.b", "clusterIP": "10.96.0.9" }),
-            ),
+            spec(json!({ "type": "ExternalName", "externalName": "a.b", "clusterIP": "10.96.0.9" })),
             vec!["spec.clusterIPs: Forbidden: may not be set for ExternalName services"],
         ),
         (
             spec(json!({ "type": "NodePort", "clusterIP": "None" })),
-            vec![
-                "spec.clusterIPs[0]: Invalid value: \"None\": may not be set to 'None' for NodePort services",
-            ],
+            vec!["spec.clusterIPs[0]: Invalid value: \"None\": may not be set to 'None' for NodePort services"],
         ),
         (
             spec(json!({ "clusterIP": "10.96.0" })),
@@ -247,9 +211,7 @@ fn a_service_type_allows_what_it_allows() {
         ),
         (
             spec(json!({ "clusterIPs": ["10.96.0.9"], "clusterIP": "10.96.0.8" })),
-            vec![
-                "spec.clusterIPs: Invalid value: [\"10.96.0.9\"]: first value must match `clusterIP`",
-            ],
+            vec!["spec.clusterIPs: Invalid value: [\"10.96.0.9\"]: first value must match `clusterIP`"],
         ),
         (
             spec(json!({ "clusterIPs": ["fd00::9"], "ipFamilies": ["IPv4"] })),
@@ -282,29 +244,12 @@ fn a_service_type_allows_what_it_allows() {
 
 #[test]
 fn containers_need_name_and_image_and_sane_ports() {
-    let two = |second: Value| {
-        pod(json!({ "spec": { "containers": [{ "name": "nginx", "image": "nginx" }, second] } }))
-    };
+    let two = |second: Value| pod(json!({ "spec": { "containers": [{ "name": "nginx", "image": "nginx" }, second] } }));
     expect(vec![
-        (
-            pod(json!({ "spec": { "containers": null } })),
-            vec!["spec.containers: Required value"],
-        ),
-        (
-            two(json!({})),
-            vec![
-                "spec.containers[1].name: Required value",
-                "spec.containers[1].image: Required value",
-            ],
-        ),
-        (
-            two(json!({ "name": "nginx", "image": "x" })),
-            vec!["spec.containers[1].name: Duplicate value: \"nginx\""],
-        ),
-        (
-            container(json!({ "ports": [{}] })),
-            vec!["spec.containers[0].ports[0].containerPort: Required value"],
-        ),
+        (pod(json!({ "spec": { "containers": null } })), vec!["spec.containers: Required value"]),
+        (two(json!({})), vec!["spec.containers[1].name: Required value", "spec.containers[1].image: Required value"]),
+        (two(json!({ "name": "nginx", "image": "x" })), vec!["spec.containers[1].name: Duplicate value: \"nginx\""]),
+        (container(json!({ "ports": [{}] })), vec!["spec.containers[0].ports[0].containerPort: Required value"]),
         (
             container(json!({ "ports": [{ "containerPort": 70000 }] })),
             vec![
@@ -312,9 +257,7 @@ fn containers_need_name_and_image_and_sane_ports() {
             ],
         ),
         (
-            container(
-                json!({ "ports": [{ "name": "a", "containerPort": 1 }, { "name": "a", "containerPort": 2 }] }),
-            ),
+            container(json!({ "ports": [{ "name": "a", "containerPort": 1 }, { "name": "a", "containerPort": 2 }] })),
             vec!["spec.containers[0].ports[1].name: Duplicate value: \"a\""],
         ),
         (
@@ -340,9 +283,7 @@ fn containers_need_name_and_image_and_sane_ports() {
             ],
         ),
         (
-            container(
-                json!({ "resources": { "limits": { "cpu": "1" }, "requests": { "cpu": "2" } } }),
-            ),
+            container(json!({ "resources": { "limits": { "cpu": "1" }, "requests": { "cpu": "2" } } })),
             vec![
                 "spec.containers[0].resources.requests: Invalid value: \"2\": must be less than or equal to cpu limit of 1",
             ],
@@ -376,9 +317,7 @@ fn a_probe_has_exactly_one_handler() {
         ),
         (
             probe(json!({ "httpGet": { "port": 80 }, "tcpSocket": { "port": 80 } })),
-            vec![
-                "spec.containers[0].readinessProbe.tcpSocket: Forbidden: may not specify more than 1 handler type",
-            ],
+            vec!["spec.containers[0].readinessProbe.tcpSocket: Forbidden: may not specify more than 1 handler type"],
         ),
         (
             probe(json!({ "httpGet": { "port": 0 } })),
@@ -399,19 +338,11 @@ fn a_probe_has_exactly_one_handler() {
 fn a_deployments_selector_fits_its_template() {
     let spec = |spec: Value| deployment(json!({ "spec": spec }));
     expect(vec![
-        (
-            spec(json!({ "replicas": -1 })),
-            vec!["spec.replicas: Invalid value: -1: must be greater than or equal to 0"],
-        ),
-        (
-            spec(json!({ "selector": null })),
-            vec!["spec.selector: Required value"],
-        ),
+        (spec(json!({ "replicas": -1 })), vec!["spec.replicas: Invalid value: -1: must be greater than or equal to 0"]),
+        (spec(json!({ "selector": null })), vec!["spec.selector: Required value"]),
         (
             spec(json!({ "selector": { "matchLabels": { "app": null } } })),
-            vec![
-                "spec.selector: Invalid value: {\"matchLabels\":{}}: empty selector is invalid for deployment",
-            ],
+            vec!["spec.selector: Invalid value: {\"matchLabels\":{}}: empty selector is invalid for deployment"],
         ),
         (
             spec(json!({ "selector": { "matchLabels": { "app": "other" } } })),
@@ -421,23 +352,15 @@ fn a_deployments_selector_fits_its_template() {
         ),
         (
             spec(json!({ "template": { "spec": { "restartPolicy": "Never" } } })),
-            vec![
-                "spec.template.spec.restartPolicy: Unsupported value: \"Never\": supported values: \"Always\"",
-            ],
+            vec!["spec.template.spec.restartPolicy: Unsupported value: \"Never\": supported values: \"Always\""],
         ),
         (
-            spec(
-                json!({ "strategy": { "rollingUpdate": { "maxSurge": 0, "maxUnavailable": 0 } } }),
-            ),
-            vec![
-                "spec.strategy.rollingUpdate.maxUnavailable: Invalid value: 0: may not be 0 when `maxSurge` is 0",
-            ],
+            spec(json!({ "strategy": { "rollingUpdate": { "maxSurge": 0, "maxUnavailable": 0 } } })),
+            vec!["spec.strategy.rollingUpdate.maxUnavailable: Invalid value: 0: may not be 0 when `maxSurge` is 0"],
         ),
         (
             spec(json!({ "strategy": { "type": "Recreate", "rollingUpdate": { "maxSurge": 1 } } })),
-            vec![
-                "spec.strategy.rollingUpdate: Forbidden: may not be specified when strategy `type` is 'Recreate'",
-            ],
+            vec!["spec.strategy.rollingUpdate: Forbidden: may not be specified when strategy `type` is 'Recreate'"],
         ),
         (
             spec(json!({ "template": { "spec": { "containers": [{ "name": "a" }] } } })),
@@ -449,24 +372,16 @@ fn a_deployments_selector_fits_its_template() {
 #[test]
 fn slices_and_endpoints_hold_addresses_of_their_family() {
     expect(vec![
-        (
-            slice(json!({ "addressType": null })),
-            vec!["addressType: Required value"],
-        ),
+        (slice(json!({ "addressType": null })), vec!["addressType: Required value"]),
         (
             slice(json!({ "addressType": "IPv6" })),
-            vec![
-                "endpoints[0].addresses[0]: Invalid value: \"10.244.0.5\": must be a valid IPv6 address",
-            ],
+            vec!["endpoints[0].addresses[0]: Invalid value: \"10.244.0.5\": must be a valid IPv6 address"],
         ),
         (
             slice(json!({ "endpoints": [{ "addresses": [] }] })),
             vec!["endpoints[0].addresses: Required value: must contain at least 1 address"],
         ),
-        (
-            slice(json!({ "ports": [{ "port": 1 }, { "port": 2 }] })),
-            vec!["ports[1].name: Duplicate value: \"\""],
-        ),
+        (slice(json!({ "ports": [{ "port": 1 }, { "port": 2 }] })), vec!["ports[1].name: Duplicate value: \"\""]),
         (
             plain(
                 "v1",
@@ -485,28 +400,14 @@ fn slices_and_endpoints_hold_addresses_of_their_family() {
 fn keys_of_config_maps_and_secrets_are_file_names() {
     let key = "Invalid value: \"a/b\": a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')";
     expect(vec![
+        (plain("v1", "ConfigMap", json!({ "data": { "a/b": "" } })), vec![&format!("data[a/b]: {key}")]),
+        (plain("v1", "Secret", json!({ "data": { "a/b": "" } })), vec![&format!("data[a/b]: {key}")]),
         (
-            plain("v1", "ConfigMap", json!({ "data": { "a/b": "" } })),
-            vec![&format!("data[a/b]: {key}")],
-        ),
-        (
-            plain("v1", "Secret", json!({ "data": { "a/b": "" } })),
-            vec![&format!("data[a/b]: {key}")],
-        ),
-        (
-            plain(
-                "v1",
-                "ConfigMap",
-                json!({ "data": { "a": "" }, "binaryData": { "a": "" } }),
-            ),
+            plain("v1", "ConfigMap", json!({ "data": { "a": "" }, "binaryData": { "a": "" } })),
             vec!["data[a]: Invalid value: \"a\": duplicate of key present in binaryData"],
         ),
         (
-            plain(
-                "v1",
-                "Secret",
-                json!({ "type": "kubernetes.io/tls", "data": { "tls.crt": "" } }),
-            ),
+            plain("v1", "Secret", json!({ "type": "kubernetes.io/tls", "data": { "tls.crt": "" } })),
             vec!["data[tls.key]: Required value"],
         ),
     ]);
@@ -520,9 +421,7 @@ fn what_may_not_change_does_not_change() {
         (
             deployment(json!({})),
             deployment(json!({ "spec": selector })),
-            vec![
-                "spec.selector: Invalid value: {\"matchLabels\":{\"app\":\"b\"}}: field is immutable",
-            ],
+            vec!["spec.selector: Invalid value: {\"matchLabels\":{\"app\":\"b\"}}: field is immutable"],
         ),
         (
             with_ip("10.96.0.8"),
@@ -530,11 +429,7 @@ fn what_may_not_change_does_not_change() {
             vec!["spec.clusterIPs[0]: Invalid value: [\"10.96.0.9\"]: may not change once set"],
         ),
         (with_ip("10.96.0.8"), with_ip("10.96.0.8"), vec![]),
-        (
-            with_ip("10.96.0.8"),
-            service(json!({ "spec": { "type": "ExternalName", "externalName": "a.b" } })),
-            vec![],
-        ),
+        (with_ip("10.96.0.8"), service(json!({ "spec": { "type": "ExternalName", "externalName": "a.b" } })), vec![]),
         (
             service(json!({})),
             service(json!({ "metadata": { "name": "other" } })),
@@ -546,40 +441,18 @@ fn what_may_not_change_does_not_change() {
             vec!["addressType: Invalid value: \"FQDN\": field is immutable"],
         ),
         (
-            plain(
-                "v1",
-                "ConfigMap",
-                json!({ "immutable": true, "data": { "a": "1" } }),
-            ),
-            plain(
-                "v1",
-                "ConfigMap",
-                json!({ "immutable": true, "data": { "a": "2" } }),
-            ),
+            plain("v1", "ConfigMap", json!({ "immutable": true, "data": { "a": "1" } })),
+            plain("v1", "ConfigMap", json!({ "immutable": true, "data": { "a": "2" } })),
             vec!["data: Forbidden: field is immutable when `immutable` is set"],
         ),
         (
-            plain(
-                "v1",
-                "Node",
-                json!({ "spec": { "podCIDR": "10.244.0.0/26" } }),
-            ),
-            plain(
-                "v1",
-                "Node",
-                json!({ "spec": { "podCIDR": "10.244.0.64/26" } }),
-            ),
-            vec![
-                "spec.podCIDRs: Forbidden: node updates may not change podCIDR except from \"\" to valid",
-            ],
+            plain("v1", "Node", json!({ "spec": { "podCIDR": "10.244.0.0/26" } })),
+            plain("v1", "Node", json!({ "spec": { "podCIDR": "10.244.0.64/26" } })),
+            vec!["spec.podCIDRs: Forbidden: node updates may not change podCIDR except from \"\" to valid"],
         ),
         (
             plain("v1", "Node", json!({})),
-            plain(
-                "v1",
-                "Node",
-                json!({ "spec": { "podCIDR": "10.244.0.64/26" } }),
-            ),
+            plain("v1", "Node", json!({ "spec": { "podCIDR": "10.244.0.64/26" } })),
             vec![],
         ),
     ];
@@ -598,11 +471,7 @@ fn of_a_pod_only_images_deadline_and_new_tolerations_change() {
         pod(json!({ "spec": { "tolerations": toleration } })),
         pod(json!({ "metadata": { "labels": { "a": "b" } }, "status": { "phase": "Running" } })),
     ] {
-        assert_eq!(
-            texts(update(&old, &allowed)),
-            Vec::<String>::new(),
-            "{allowed}"
-        );
+        assert_eq!(texts(update(&old, &allowed)), Vec::<String>::new(), "{allowed}");
     }
     for forbidden in [
         container(json!({ "command": ["sh"] })),
@@ -613,30 +482,20 @@ fn of_a_pod_only_images_deadline_and_new_tolerations_change() {
     ] {
         let found = texts(update(&old, &forbidden));
         assert_eq!(found.len(), 1, "{forbidden}");
-        assert!(
-            found[0].starts_with("spec: Forbidden: pod updates may not change fields other than"),
-            "{found:?}"
-        );
+        assert!(found[0].starts_with("spec: Forbidden: pod updates may not change fields other than"), "{found:?}");
     }
     let removed = update(&pod(json!({ "spec": { "tolerations": toleration } })), &old);
     assert_eq!(
         texts(removed),
-        [
-            "spec.tolerations: Forbidden: existing toleration can not be modified except its tolerationSeconds"
-        ]
+        ["spec.tolerations: Forbidden: existing toleration can not be modified except its tolerationSeconds"]
     );
 }
 
 #[test]
 fn a_cause_has_its_reason_and_a_message_without_the_field() {
-    let errors = create(&service(
-        json!({ "spec": { "ports": [{ "port": 70000, "targetPort": 1 }] } }),
-    ));
+    let errors = create(&service(json!({ "spec": { "ports": [{ "port": 70000, "targetPort": 1 }] } })));
     assert_eq!(errors[0].reason.cause(), "FieldValueInvalid");
-    assert_eq!(
-        errors[0].message(),
-        "Invalid value: 70000: must be between 1 and 65535, inclusive"
-    );
+    assert_eq!(errors[0].message(), "Invalid value: 70000: must be between 1 and 65535, inclusive");
 }
 
 #[test]

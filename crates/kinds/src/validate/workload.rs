@@ -14,13 +14,11 @@ pub(super) fn deployment(object: &Value, check: &mut Check) {
     check.not_negative(spec, "progressDeadlineSeconds", "spec");
     let number = |key: &str| spec.get(key).and_then(Value::as_i64);
     if let Some(deadline) = number("progressDeadlineSeconds")
-        && deadline <= number("minReadySeconds").unwrap_or(0) && deadline >= 0 {
-            check.invalid(
-                "spec.progressDeadlineSeconds",
-                deadline,
-                "must be greater than minReadySeconds",
-            );
-        }
+        && deadline <= number("minReadySeconds").unwrap_or(0)
+        && deadline >= 0
+    {
+        check.invalid("spec.progressDeadlineSeconds", deadline, "must be greater than minReadySeconds");
+    }
 }
 
 pub(super) fn replica_set(object: &Value, check: &mut Check) {
@@ -35,20 +33,13 @@ fn common(spec: &Value, check: &mut Check) {
     check.not_negative(spec, "replicas", "spec");
     check.not_negative(spec, "minReadySeconds", "spec");
     let template = at(spec, "template");
-    let labels = template
-        .pointer("/metadata/labels")
-        .cloned()
-        .unwrap_or_default();
+    let labels = template.pointer("/metadata/labels").cloned().unwrap_or_default();
     match member(spec, "selector") {
         None => check.required("spec.selector", ""),
         Some(selector) => {
             selector_form(check, selector, "spec.selector");
             if is_empty_selector(selector) {
-                check.invalid(
-                    "spec.selector",
-                    selector.clone(),
-                    "empty selector is invalid for deployment",
-                );
+                check.invalid("spec.selector", selector.clone(), "empty selector is invalid for deployment");
             } else if !selects(selector, &labels) {
                 let detail = "`selector` does not match template `labels`";
                 check.invalid("spec.template.metadata.labels", labels, detail);
@@ -74,12 +65,7 @@ fn template(template: &Value, check: &mut Check) {
 }
 
 fn strategy(strategy: &Value, check: &mut Check) {
-    check.one_of(
-        strategy,
-        "type",
-        "spec.strategy",
-        &["Recreate", "RollingUpdate"],
-    );
+    check.one_of(strategy, "type", "spec.strategy", &["Recreate", "RollingUpdate"]);
     let rolling = member(strategy, "rollingUpdate");
     match (text(strategy, "type"), rolling) {
         ("Recreate", Some(_)) => {
@@ -87,10 +73,7 @@ fn strategy(strategy: &Value, check: &mut Check) {
             check.forbidden("spec.strategy.rollingUpdate", detail);
         }
         ("RollingUpdate", None) => {
-            check.required(
-                "spec.strategy.rollingUpdate",
-                "this should be defaulted and never be nil",
-            );
+            check.required("spec.strategy.rollingUpdate", "this should be defaulted and never be nil");
         }
         ("RollingUpdate", Some(rolling)) => rolling_update(rolling, check),
         _ => {}
@@ -103,21 +86,14 @@ fn rolling_update(rolling: &Value, check: &mut Check) {
         let path = format!("spec.strategy.rollingUpdate.{field}");
         let value = at(rolling, field);
         amounts.push(amount_or_percent(value, &path, check));
-        if field == "maxUnavailable"
-            && value
-                .as_str()
-                .is_some_and(|_| amounts[0].is_some_and(|percent| percent > 100))
+        if field == "maxUnavailable" && value.as_str().is_some_and(|_| amounts[0].is_some_and(|percent| percent > 100))
         {
             check.invalid(path, value.clone(), "must not be greater than 100%");
         }
     }
     if amounts == [Some(0), Some(0)] {
         let value = at(rolling, "maxUnavailable").clone();
-        check.invalid(
-            "spec.strategy.rollingUpdate.maxUnavailable",
-            value,
-            "may not be 0 when `maxSurge` is 0",
-        );
+        check.invalid("spec.strategy.rollingUpdate.maxUnavailable", value, "may not be 0 when `maxSurge` is 0");
     }
 }
 
@@ -130,9 +106,8 @@ fn amount_or_percent(value: &Value, path: &str, check: &mut Check) -> Option<i64
         }
         return number;
     };
-    let digits = text
-        .strip_suffix('%')
-        .filter(|digits| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()));
+    let digits =
+        text.strip_suffix('%').filter(|digits| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()));
     let percent = digits.and_then(|digits| digits.parse().ok());
     if percent.is_none() {
         let detail = "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')";

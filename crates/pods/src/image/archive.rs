@@ -7,8 +7,8 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::documents::{
-    ANNOTATION_CONTAINERD, ANNOTATION_REF, ConfigFile, Descriptor, Index, MEDIA_CONFIG,
-    MEDIA_DOCKER_LIST, MEDIA_INDEX, MEDIA_LAYER, MEDIA_MANIFEST, Manifest, choose, host_platform,
+    ANNOTATION_CONTAINERD, ANNOTATION_REF, ConfigFile, Descriptor, Index, MEDIA_CONFIG, MEDIA_DOCKER_LIST, MEDIA_INDEX,
+    MEDIA_LAYER, MEDIA_MANIFEST, Manifest, choose, host_platform,
 };
 use super::layer::{self, open_inside};
 use super::store::Store;
@@ -43,9 +43,7 @@ impl Store {
 
     /// Writes one image as an OCI layout tar, which `import`, containerd and skopeo read.
     pub fn export(&self, reference: &str, target: &Path) -> Result<(), ImageError> {
-        let image = self
-            .find(reference)
-            .ok_or_else(|| ImageError::NotFound(reference.to_owned()))?;
+        let image = self.find(reference).ok_or_else(|| ImageError::NotFound(reference.to_owned()))?;
         let manifest: Manifest = self.document(&image.digest, "image manifest")?;
         let size = fs::metadata(self.blob(&image.digest)).map_or(0, |meta| meta.len());
         let index = Index {
@@ -63,10 +61,7 @@ impl Store {
         let file = File::create(target).map_err(ImageError::io("create", target))?;
         let mut tar = tar::Builder::new(file);
         let index = serde_json::to_vec(&index).expect("our documents have text keys only");
-        for (name, bytes) in [
-            ("oci-layout", &br#"{"imageLayoutVersion":"1.0.0"}"#[..]),
-            ("index.json", &index),
-        ] {
+        for (name, bytes) in [("oci-layout", &br#"{"imageLayoutVersion":"1.0.0"}"#[..]), ("index.json", &index)] {
             let mut header = tar::Header::new_gnu();
             header.set_uid(0);
             header.set_gid(0);
@@ -78,8 +73,7 @@ impl Store {
         let layers = manifest.layers.iter().map(|layer| &layer.digest);
         for digest in [&image.digest, &manifest.config.digest].into_iter().chain(layers) {
             let name = format!("blobs/{}", digest.replacen(':', "/", 1));
-            tar.append_path_with_name(self.blob(digest), name)
-                .map_err(ImageError::io("write", target))?;
+            tar.append_path_with_name(self.blob(digest), name).map_err(ImageError::io("write", target))?;
         }
         tar.finish().map_err(ImageError::io("write", target))
     }
@@ -98,10 +92,7 @@ impl Store {
         let index: Index = read_json(dir, "index.json", "image index")?;
         let mut images = Vec::new();
         for entry in &index.manifests {
-            let own = entry
-                .annotations
-                .get(ANNOTATION_CONTAINERD)
-                .or_else(|| entry.annotations.get(ANNOTATION_REF));
+            let own = entry.annotations.get(ANNOTATION_CONTAINERD).or_else(|| entry.annotations.get(ANNOTATION_REF));
             let Some(name) = name.or(own.map(String::as_str)) else {
                 return Err(ImageError::Unnamed(source.to_path_buf()));
             };
@@ -146,26 +137,12 @@ impl Store {
         let put = |path: &str, media: &str| -> Result<Descriptor, ImageError> {
             let file = open_inside(dir, Path::new(path))?;
             let (digest, size) = self.put_stream(file, None, path)?;
-            Ok(Descriptor {
-                media_type: media.to_owned(),
-                digest,
-                size,
-                ..Descriptor::default()
-            })
+            Ok(Descriptor { media_type: media.to_owned(), digest, size, ..Descriptor::default() })
         };
         let config = put(&entry.config, MEDIA_CONFIG)?;
         let _: ConfigFile = self.document(&config.digest, "image configuration")?;
-        let layers = entry
-            .layers
-            .iter()
-            .map(|path| put(path, MEDIA_LAYER))
-            .collect::<Result<Vec<_>, _>>()?;
-        self.put_document(&Manifest {
-            schema_version: 2,
-            media_type: MEDIA_MANIFEST.to_owned(),
-            config,
-            layers,
-        })
+        let layers = entry.layers.iter().map(|path| put(path, MEDIA_LAYER)).collect::<Result<Vec<_>, _>>()?;
+        self.put_document(&Manifest { schema_version: 2, media_type: MEDIA_MANIFEST.to_owned(), config, layers })
     }
 }
 
@@ -183,20 +160,10 @@ fn resolve_platform(dir: &Path, entry: &Descriptor, what: &str) -> Result<Descri
     })
 }
 
-fn read_json<T: for<'de> Deserialize<'de>>(
-    dir: &Path,
-    path: &str,
-    expected: &'static str,
-) -> Result<T, ImageError> {
+fn read_json<T: for<'de> Deserialize<'de>>(dir: &Path, path: &str, expected: &'static str) -> Result<T, ImageError> {
     let mut text = String::new();
-    open_inside(dir, Path::new(path))?
-        .read_to_string(&mut text)
-        .map_err(ImageError::io("read", path))?;
-    serde_json::from_str(&text).map_err(|source| ImageError::Document {
-        what: path.to_owned(),
-        expected,
-        source,
-    })
+    open_inside(dir, Path::new(path))?.read_to_string(&mut text).map_err(ImageError::io("read", path))?;
+    serde_json::from_str(&text).map_err(|source| ImageError::Document { what: path.to_owned(), expected, source })
 }
 
 #[cfg(test)]
@@ -205,11 +172,7 @@ mod tests {
     use crate::image::HostImage;
 
     fn built(store: &Store) -> Image {
-        let spec = HostImage {
-            name: "cat:1".to_owned(),
-            programs: vec!["/bin/cat".into()],
-            ..HostImage::default()
-        };
+        let spec = HostImage { name: "cat:1".to_owned(), programs: vec!["/bin/cat".into()], ..HostImage::default() };
         store.build_from_host(&spec).expect("builds")
     }
 

@@ -52,11 +52,7 @@ pub struct Index {
 
 impl Default for Index {
     fn default() -> Self {
-        Self {
-            schema_version: 2,
-            media_type: MEDIA_INDEX.to_owned(),
-            manifests: Vec::new(),
-        }
+        Self { schema_version: 2, media_type: MEDIA_INDEX.to_owned(), manifests: Vec::new() }
     }
 }
 
@@ -122,10 +118,7 @@ pub fn host_platform() -> Platform {
         "aarch64" => "arm64",
         other => other,
     };
-    Platform {
-        architecture: architecture.to_owned(),
-        os: "linux".to_owned(),
-    }
+    Platform { architecture: architecture.to_owned(), os: "linux".to_owned() }
 }
 
 /// The entry of an index that runs on `platform`; an entry that names none is taken as well.

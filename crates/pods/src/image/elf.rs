@@ -99,10 +99,7 @@ fn read_u64(bytes: &[u8], at: usize) -> Option<u64> {
 
 /// Everything `programs` need beside themselves: image path → file to copy. Looks below `root` first,
 /// then on the host; a library keeps the folder it was found in, so that the loader finds it again.
-pub fn closure(
-    programs: &[PathBuf],
-    root: Option<&Path>,
-) -> Result<BTreeMap<PathBuf, PathBuf>, ImageError> {
+pub fn closure(programs: &[PathBuf], root: Option<&Path>) -> Result<BTreeMap<PathBuf, PathBuf>, ImageError> {
     let folders = library_folders();
     let mut found = BTreeMap::new();
     let mut open: VecDeque<PathBuf> = programs.iter().cloned().collect();
@@ -111,13 +108,10 @@ pub fn closure(
         let Some(needs) = needs(&bytes) else {
             continue;
         };
-        let pack = |reason: String| ImageError::Pack {
-            program: file.clone(),
-            reason,
-        };
+        let pack = |reason: String| ImageError::Pack { program: file.clone(), reason };
         if let Some(loader) = &needs.loader {
-            let source = locate(root, loader)
-                .ok_or_else(|| pack(format!("its loader {} is missing", loader.display())))?;
+            let source =
+                locate(root, loader).ok_or_else(|| pack(format!("its loader {} is missing", loader.display())))?;
             found.entry(loader.clone()).or_insert(source);
         }
         let own = needs.run_path.iter().map(|folder| expand_origin(folder, &file));

@@ -17,8 +17,7 @@ use flate2::write::GzEncoder;
 use sha2::{Digest, Sha256};
 
 use super::documents::{
-    ConfigFile, Descriptor, MEDIA_CONFIG, MEDIA_LAYER_GZIP, MEDIA_MANIFEST, Manifest, RootFs,
-    host_platform,
+    ConfigFile, Descriptor, MEDIA_CONFIG, MEDIA_LAYER_GZIP, MEDIA_MANIFEST, Manifest, RootFs, host_platform,
 };
 use super::elf;
 use super::layer::digest_name;
@@ -114,10 +113,7 @@ fn config_of(spec: &HostImage, diff_id: String) -> ConfigFile {
             stop_signal: spec.stop_signal.clone(),
             user: None,
         }),
-        rootfs: RootFs {
-            kind: "layers".to_owned(),
-            diff_ids: vec![diff_id],
-        },
+        rootfs: RootFs { kind: "layers".to_owned(), diff_ids: vec![diff_id] },
     }
 }
 
@@ -131,14 +127,9 @@ fn collect(spec: &HostImage) -> Result<BTreeMap<PathBuf, Node>, ImageError> {
     for folder in ["etc", "proc", "sys", "dev", "run", "tmp", "root", "var/log"] {
         tree.insert(PathBuf::from(folder), Node::Dir);
     }
-    let passwd: Vec<&str> = ["root:x:0:0:root:/root:/bin/sh"]
-        .into_iter()
-        .chain(spec.users.iter().map(String::as_str))
-        .collect();
-    let group: Vec<&str> = ["root:x:0:"]
-        .into_iter()
-        .chain(spec.groups.iter().map(String::as_str))
-        .collect();
+    let passwd: Vec<&str> =
+        ["root:x:0:0:root:/root:/bin/sh"].into_iter().chain(spec.users.iter().map(String::as_str)).collect();
+    let group: Vec<&str> = ["root:x:0:"].into_iter().chain(spec.groups.iter().map(String::as_str)).collect();
     tree.insert("etc/passwd".into(), Node::Text(passwd.join("\n") + "\n"));
     tree.insert("etc/group".into(), Node::Text(group.join("\n") + "\n"));
 
@@ -199,11 +190,7 @@ fn add_file(tree: &mut BTreeMap<PathBuf, Node>, place: &Path, source: &Path) -> 
 fn image_path(place: &Path) -> PathBuf {
     let relative = place.strip_prefix("/").unwrap_or(place);
     let merged = ["bin", "sbin", "lib", "lib64"].iter().any(|folder| relative.starts_with(folder));
-    if merged {
-        Path::new("usr").join(relative)
-    } else {
-        relative.to_path_buf()
-    }
+    if merged { Path::new("usr").join(relative) } else { relative.to_path_buf() }
 }
 
 fn write_tar(tree: &BTreeMap<PathBuf, Node>) -> Result<Vec<u8>, ImageError> {

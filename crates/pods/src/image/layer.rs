@@ -51,9 +51,7 @@ fn open_root(root: &Path) -> Result<OwnedFd, ImageError> {
         .map_err(|errno| ImageError::io("open", root)(errno.into()))
 }
 
-fn decompress<'stream>(
-    mut stream: impl BufRead + 'stream,
-) -> Result<Box<dyn Read + 'stream>, ImageError> {
+fn decompress<'stream>(mut stream: impl BufRead + 'stream) -> Result<Box<dyn Read + 'stream>, ImageError> {
     let magic = stream.fill_buf().map_err(ImageError::io("read", "layer"))?;
     if magic.starts_with(&[0x1f, 0x8b]) {
         return Ok(Box::new(flate2::bufread::MultiGzDecoder::new(stream)));
@@ -74,10 +72,7 @@ struct Hashing<R> {
 
 impl<R> Hashing<R> {
     fn new(inner: R) -> Self {
-        Self {
-            inner,
-            hash: Sha256::new(),
-        }
+        Self { inner, hash: Sha256::new() }
     }
 
     fn finish(self) -> String {
@@ -111,17 +106,11 @@ struct Layer {
 
 impl Layer {
     fn open(root: &Path) -> Result<Self, ImageError> {
-        Ok(Self {
-            root: open_root(root)?,
-            written: BTreeSet::new(),
-        })
+        Ok(Self { root: open_root(root)?, written: BTreeSet::new() })
     }
 
     fn entry<R: Read>(&mut self, mut entry: tar::Entry<'_, R>) -> Result<(), ImageError> {
-        let raw = entry
-            .path()
-            .map_err(|error| refuse("?", error.to_string()))?
-            .into_owned();
+        let raw = entry.path().map_err(|error| refuse("?", error.to_string()))?.into_owned();
         let path = plain_path(&raw)?;
         let Some(name) = path.file_name().map(OsStr::to_owned) else {
             return Ok(()); // the root itself
@@ -138,11 +127,10 @@ impl Layer {
             }
             return self.remove_lower(&parent, &parent_path.join(hidden), OsStr::new(hidden));
         }
-        self.write(&mut entry, &parent, &name)
-            .map_err(|error| match error {
-                WriteError::Io(error) => refuse(&raw, error.to_string()),
-                WriteError::Refused(error) => error,
-            })?;
+        self.write(&mut entry, &parent, &name).map_err(|error| match error {
+            WriteError::Io(error) => refuse(&raw, error.to_string()),
+            WriteError::Refused(error) => error,
+        })?;
         self.remember(&path);
         Ok(())
     }
@@ -157,11 +145,7 @@ impl Layer {
 
     /// The directory at `path`, made if missing; symlinks resolve within the root.
     fn directory(&self, path: &Path) -> Result<OwnedFd, ImageError> {
-        let at = if path.as_os_str().is_empty() {
-            Path::new(".")
-        } else {
-            path
-        };
+        let at = if path.as_os_str().is_empty() { Path::new(".") } else { path };
         let open = || {
             rustix::fs::openat2(
                 &self.root,
@@ -183,12 +167,7 @@ impl Layer {
         }
     }
 
-    fn write<R: Read>(
-        &self,
-        entry: &mut tar::Entry<'_, R>,
-        parent: &OwnedFd,
-        name: &OsStr,
-    ) -> Result<(), WriteError> {
+    fn write<R: Read>(&self, entry: &mut tar::Entry<'_, R>, parent: &OwnedFd, name: &OsStr) -> Result<(), WriteError> {
         let kind = entry.header().entry_type();
         let mode = Mode::from_raw_mode(entry.header().mode()? & 0o7777);
         if kind == tar::EntryType::Directory {
@@ -259,14 +238,12 @@ impl Layer {
 
     /// Removes what lower layers left below `directory`, keeping what this layer wrote already.
     fn clear_lower(&self, directory: &OwnedFd, path: &Path) -> Result<(), ImageError> {
-        let listing = std::fs::read_dir(proc_path(directory))
-            .map_err(|error| refuse(path, error.to_string()))?;
+        let listing = std::fs::read_dir(proc_path(directory)).map_err(|error| refuse(path, error.to_string()))?;
         for child in listing.filter_map(Result::ok) {
             let child_path = path.join(child.file_name());
             let is_directory = child.file_type().is_ok_and(|kind| kind.is_dir());
             if !self.written.contains(&child_path) {
-                remove_at(directory, &child.file_name())
-                    .map_err(|error| refuse(&child_path, error.to_string()))?;
+                remove_at(directory, &child.file_name()).map_err(|error| refuse(&child_path, error.to_string()))?;
             } else if is_directory {
                 self.clear_lower(&self.directory(&child_path)?, &child_path)?;
             }
@@ -299,10 +276,7 @@ impl From<ImageError> for WriteError {
 }
 
 fn refuse(entry: impl AsRef<Path>, reason: impl Into<String>) -> ImageError {
-    ImageError::Layer {
-        entry: entry.as_ref().display().to_string(),
-        reason: reason.into(),
-    }
+    ImageError::Layer { entry: entry.as_ref().display().to_string(), reason: reason.into() }
 }
 
 /// The path relative to the root, without `.`; one with `..` is refused.
@@ -325,30 +299,18 @@ fn link_target<R: Read>(entry: &tar::Entry<'_, R>) -> Result<PathBuf, WriteError
     Ok(target.map(|target| target.into_owned()).unwrap_or_default())
 }
 
-fn make_device(
-    header: &tar::Header,
-    parent: &OwnedFd,
-    name: &OsStr,
-    mode: Mode,
-) -> Result<(), WriteError> {
+fn make_device(header: &tar::Header, parent: &OwnedFd, name: &OsStr, mode: Mode) -> Result<(), WriteError> {
     let kind = if header.entry_type() == tar::EntryType::Char {
         rustix::fs::FileType::CharacterDevice
     } else {
         rustix::fs::FileType::BlockDevice
     };
-    let device = rustix::fs::makedev(
-        header.device_major()?.unwrap_or(0),
-        header.device_minor()?.unwrap_or(0),
-    );
+    let device = rustix::fs::makedev(header.device_major()?.unwrap_or(0), header.device_minor()?.unwrap_or(0));
     Ok(rustix::fs::mknodat(parent, name, kind, mode, device)?)
 }
 
 /// Extended attributes from PAX records, file capabilities above all.
-fn set_xattrs<R: Read>(
-    entry: &mut tar::Entry<'_, R>,
-    parent: &OwnedFd,
-    name: &OsStr,
-) -> Result<(), WriteError> {
+fn set_xattrs<R: Read>(entry: &mut tar::Entry<'_, R>, parent: &OwnedFd, name: &OsStr) -> Result<(), WriteError> {
     let Some(records) = entry.pax_extensions()? else {
         return Ok(());
     };

@@ -62,28 +62,16 @@ pub struct ImageInfo {
 pub enum ImageError {
     /// A file of the store or of a source could not be used.
     #[error("cannot {action} {path}: {source}")]
-    Io {
-        action: &'static str,
-        path: PathBuf,
-        source: std::io::Error,
-    },
+    Io { action: &'static str, path: PathBuf, source: std::io::Error },
     /// A JSON document is not what the image spec says.
     #[error("{what} is not a valid {expected}: {source}")]
-    Document {
-        what: String,
-        expected: &'static str,
-        source: serde_json::Error,
-    },
+    Document { what: String, expected: &'static str, source: serde_json::Error },
     /// The name is no image name.
     #[error("image name {name:?} is not valid: {reason}")]
     Name { name: String, reason: &'static str },
     /// The blob's content is not what its name promises.
     #[error("{what}: content has digest {actual}, wanted {wanted}; fetch it again")]
-    Digest {
-        what: String,
-        wanted: String,
-        actual: String,
-    },
+    Digest { what: String, wanted: String, actual: String },
     /// A layer holds something that must not be written.
     #[error("layer entry {entry:?}: {reason}")]
     Layer { entry: String, reason: String },
@@ -106,26 +94,15 @@ pub enum ImageError {
     NoRegistry(String),
     /// The registry did not give it.
     #[error("cannot pull {reference:?} from {registry}: {reason}")]
-    Registry {
-        reference: String,
-        registry: String,
-        reason: String,
-    },
+    Registry { reference: String, registry: String, reason: String },
     /// A host program cannot be packed.
     #[error("cannot pack {program}: {reason}")]
     Pack { program: PathBuf, reason: String },
 }
 
 impl ImageError {
-    pub(crate) fn io(
-        action: &'static str,
-        path: impl Into<PathBuf>,
-    ) -> impl FnOnce(std::io::Error) -> Self {
+    pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
-        move |source| Self::Io {
-            action,
-            path,
-            source,
-        }
+        move |source| Self::Io { action, path, source }
     }
 }

@@ -4,10 +4,12 @@
 //! Spec: OCI distribution-spec 1.1.
 
 use std::collections::BTreeMap;
+use std::error::Error;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use oci_client::client::{ClientConfig, ClientProtocol};
+use oci_client::errors::OciDistributionError;
 use oci_client::manifest::OciDescriptor;
 use oci_client::secrets::RegistryAuth;
 use tokio::io::AsyncWriteExt;
@@ -102,10 +104,9 @@ impl Store {
         let client = client(options);
         let remote = remote_name(&name, source);
         let auth = RegistryAuth::Anonymous;
-        let (manifest, digest) = client
-            .pull_image_manifest(&remote, &auth)
-            .await
-            .map_err(|error| failed(error.to_string()))?;
+        let (manifest, digest) = client.pull_image_manifest(&remote, &auth).await.map_err(|error| {
+            failed(first_answer_missing(&error, options.insecure.iter().any(|host| host == source)))
+        })?;
         for part in [&manifest.config].into_iter().chain(&manifest.layers) {
             self.fetch_blob(&client, &remote, part).await.map_err(|error| match error {
                 FetchError::Remote(reason) => failed(reason),
@@ -114,10 +115,8 @@ impl Store {
         }
         // Once more as bytes, so that it is stored under the digest the registry knows it by.
         let exact = oci_client::Reference::with_digest(source.to_owned(), name.repository.clone(), digest);
-        let (raw, digest) = client
-            .pull_manifest_raw(&exact, &auth, MANIFEST_TYPES)
-            .await
-            .map_err(|error| failed(error.to_string()))?;
+        let (raw, digest) =
+            client.pull_manifest_raw(&exact, &auth, MANIFEST_TYPES).await.map_err(|error| failed(error.to_string()))?;
         let store = self.clone();
         tokio::task::spawn_blocking(move || store.adopt_pulled(&name, &raw, &digest))
             .await
@@ -166,6 +165,20 @@ const MANIFEST_TYPES: &[&str] =
 enum FetchError {
     Remote(String),
     Store(ImageError),
+}
+
+/// Why the first request failed, down to the last cause. A registry that could not be spoken to may speak plain HTTP.
+fn first_answer_missing(error: &OciDistributionError, is_insecure: bool) -> String {
+    let mut reasons = vec![error.to_string()];
+    let mut cause = error.source();
+    while let Some(deeper) = cause {
+        reasons.push(deeper.to_string());
+        cause = deeper.source();
+    }
+    reasons.dedup();
+    let unheard = matches!(error, OciDistributionError::RequestError(_));
+    let hint = if unheard && !is_insecure { "; if it speaks plain HTTP, name it with --insecure" } else { "" };
+    reasons.join(": ") + hint
 }
 
 fn remote_name(name: &Reference, source: &str) -> oci_client::Reference {
@@ -281,10 +294,7 @@ mod tests {
     #[tokio::test]
     async fn without_a_registry_nobody_is_asked_and_the_message_says_what_to_do() {
         let dir = tempfile::tempdir().expect("temp");
-        let puller = StorePuller {
-            store: Store::open(dir.path()).expect("opens"),
-            options: PullOptions::default(),
-        };
+        let puller = StorePuller { store: Store::open(dir.path()).expect("opens"), options: PullOptions::default() };
         let error = puller.pull("nope:1", false).await.expect_err("not there").to_string();
         assert_eq!(
             error,

@@ -22,10 +22,7 @@ pub struct Reference {
 impl Reference {
     /// Reads a name as users write it.
     pub fn parse(name: &str) -> Result<Self, ImageError> {
-        let bad = |reason| ImageError::Name {
-            name: name.to_owned(),
-            reason,
-        };
+        let bad = |reason| ImageError::Name { name: name.to_owned(), reason };
         let (rest, digest) = match name.split_once('@') {
             Some((rest, digest)) => (rest, Some(digest)),
             None => (name, None),
@@ -45,16 +42,12 @@ impl Reference {
             return Err(bad("the registry must be a host name or address, with a port if need be"));
         }
         if !repository.split('/').all(is_path_part) {
-            return Err(bad(
-                "the path may hold lower-case letters, digits and separators '.', '_', '-', '/'",
-            ));
+            return Err(bad("the path may hold lower-case letters, digits and separators '.', '_', '-', '/'"));
         }
         Ok(Self {
             registry,
             repository,
-            tag: tag
-                .map(str::to_owned)
-                .or_else(|| digest.is_none().then(|| "latest".to_owned())),
+            tag: tag.map(str::to_owned).or_else(|| digest.is_none().then(|| "latest".to_owned())),
             digest: digest.map(str::to_owned),
         })
     }
@@ -75,9 +68,8 @@ impl fmt::Display for Reference {
 
 /// The first part is a host if it looks like one; `docker.io/library` is what a bare name means.
 fn split_registry(path: &str) -> (String, String) {
-    let host = path.split_once('/').filter(|(host, _)| {
-        host.contains('.') || host.contains(':') || *host == "localhost"
-    });
+    let host =
+        path.split_once('/').filter(|(host, _)| host.contains('.') || host.contains(':') || *host == "localhost");
     let (registry, repository) = match host {
         Some(("index.docker.io", rest)) => ("docker.io", rest),
         Some((host, rest)) => (host, rest),
@@ -109,14 +101,10 @@ fn is_tag(tag: &str) -> bool {
 }
 
 fn is_path_part(part: &str) -> bool {
-    let edge = |byte: Option<u8>| {
-        byte.is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
-    };
+    let edge = |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
     edge(part.bytes().next())
         && edge(part.bytes().last())
-        && part
-            .bytes()
-            .all(|byte| edge(Some(byte)) || matches!(byte, b'.' | b'_' | b'-'))
+        && part.bytes().all(|byte| edge(Some(byte)) || matches!(byte, b'.' | b'_' | b'-'))
 }
 
 #[cfg(test)]

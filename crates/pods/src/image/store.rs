@@ -66,8 +66,7 @@ impl Store {
         let name = wanted.to_string();
         let index = self.index().ok()?;
         let entry = index.manifests.iter().find(|entry| {
-            entry.annotations.get(ANNOTATION_REF) == Some(&name)
-                || wanted.digest.as_ref() == Some(&entry.digest)
+            entry.annotations.get(ANNOTATION_REF) == Some(&name) || wanted.digest.as_ref() == Some(&entry.digest)
         })?;
         self.ready(&name, &entry.digest)
             .inspect_err(|error| tracing::warn!(image = name, %error, "stored image cannot be used"))
@@ -79,9 +78,7 @@ impl Store {
         let name = Reference::parse(reference)?.to_string();
         self.change_index(|index| {
             let before = index.manifests.len();
-            index
-                .manifests
-                .retain(|entry| entry.annotations.get(ANNOTATION_REF) != Some(&name));
+            index.manifests.retain(|entry| entry.annotations.get(ANNOTATION_REF) != Some(&name));
             if index.manifests.len() == before {
                 return Err(ImageError::NotFound(name.clone()));
             }
@@ -91,25 +88,16 @@ impl Store {
     }
 
     /// Names the manifest `digest` and unpacks it.
-    pub(crate) fn adopt(
-        &self,
-        reference: &Reference,
-        digest: &str,
-        size: u64,
-    ) -> Result<Image, ImageError> {
+    pub(crate) fn adopt(&self, reference: &Reference, digest: &str, size: u64) -> Result<Image, ImageError> {
         let name = reference.to_string();
         let image = self.ready(&name, digest)?;
         self.change_index(|index| {
-            index
-                .manifests
-                .retain(|entry| entry.annotations.get(ANNOTATION_REF) != Some(&name));
+            index.manifests.retain(|entry| entry.annotations.get(ANNOTATION_REF) != Some(&name));
             index.manifests.push(Descriptor {
                 media_type: MEDIA_MANIFEST.to_owned(),
                 digest: digest.to_owned(),
                 size,
-                annotations: [ANNOTATION_REF, ANNOTATION_CONTAINERD]
-                    .map(|key| (key.to_owned(), name.clone()))
-                    .into(),
+                annotations: [ANNOTATION_REF, ANNOTATION_CONTAINERD].map(|key| (key.to_owned(), name.clone())).into(),
                 platform: None,
             });
             Ok(())
@@ -162,11 +150,7 @@ impl Store {
         let actual = digest_name(&hash.finalize());
         if let Some(wanted) = wanted.filter(|wanted| *wanted != actual) {
             let _ = fs::remove_file(&path);
-            return Err(ImageError::Digest {
-                what: what.to_owned(),
-                wanted: wanted.to_owned(),
-                actual,
-            });
+            return Err(ImageError::Digest { what: what.to_owned(), wanted: wanted.to_owned(), actual });
         }
         let target = self.blob(&actual);
         fs::rename(&path, &target).map_err(ImageError::io("write", &target))?;
@@ -179,11 +163,7 @@ impl Store {
         self.dir.join("tmp").join(format!("{}-{number}", std::process::id()))
     }
 
-    pub(crate) fn document<T: DeserializeOwned>(
-        &self,
-        digest: &str,
-        expected: &'static str,
-    ) -> Result<T, ImageError> {
+    pub(crate) fn document<T: DeserializeOwned>(&self, digest: &str, expected: &'static str) -> Result<T, ImageError> {
         let path = self.blob(digest);
         let bytes = fs::read(&path).map_err(ImageError::io("read", &path))?;
         serde_json::from_slice(&bytes).map_err(|source| ImageError::Document {
@@ -221,8 +201,7 @@ impl Store {
         fs::create_dir(&work).map_err(ImageError::io("create", &work))?;
         let done = self.unpack_layers(manifest, config, &work).and_then(|()| {
             use std::os::unix::fs::PermissionsExt;
-            fs::set_permissions(&work, fs::Permissions::from_mode(0o755))
-                .map_err(ImageError::io("open up", &work))?;
+            fs::set_permissions(&work, fs::Permissions::from_mode(0o755)).map_err(ImageError::io("open up", &work))?;
             fs::rename(&work, target).map_err(ImageError::io("write", target))
         });
         if work.exists() {
@@ -261,10 +240,7 @@ impl Store {
         }
     }
 
-    fn change_index<T>(
-        &self,
-        change: impl FnOnce(&mut Index) -> Result<T, ImageError>,
-    ) -> Result<T, ImageError> {
+    fn change_index<T>(&self, change: impl FnOnce(&mut Index) -> Result<T, ImageError>) -> Result<T, ImageError> {
         let _lock = self.lock()?;
         let mut index = self.index()?;
         let result = change(&mut index)?;

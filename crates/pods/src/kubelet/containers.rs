@@ -52,7 +52,12 @@ impl Worker {
         match started {
             Ok(()) => self.shared.event(&self.ident, "Normal", "Started", &format!("Started container {name}")),
             Err(ShimError::Refused(message)) => {
-                self.shared.event(&self.ident, "Warning", "Failed", &format!("Error: failed to start container {name}: {message}"));
+                self.shared.event(
+                    &self.ident,
+                    "Warning",
+                    "Failed",
+                    &format!("Error: failed to start container {name}: {message}"),
+                );
             }
             Err(error) => tracing::warn!(pod = %self.ident, %error, "container not started"),
         }
@@ -143,11 +148,7 @@ impl Worker {
     }
 
     fn hostname(&self) -> String {
-        if self.on_host_network() {
-            self.shared.config.node_name.clone()
-        } else {
-            etc_files::hostname(&self.pod)
-        }
+        if self.on_host_network() { self.shared.config.node_name.clone() } else { etc_files::hostname(&self.pod) }
     }
 
     /// hosts, hostname and resolv.conf, unless the pod mounts its own over them.
@@ -167,11 +168,9 @@ impl Worker {
         let dir = self.dir.join("etc");
         fs::create_dir_all(&dir).map_err(|error| format!("cannot create {}: {error}", dir.display()))?;
         let mut binds = Vec::new();
-        for (name, text) in [
-            ("hosts", hosts),
-            ("hostname", format!("{}\n", self.hostname())),
-            ("resolv.conf", resolv.to_string()),
-        ] {
+        for (name, text) in
+            [("hosts", hosts), ("hostname", format!("{}\n", self.hostname())), ("resolv.conf", resolv.to_string())]
+        {
             let source = dir.join(name);
             fs::write(&source, text).map_err(|error| format!("cannot write {}: {error}", source.display()))?;
             let destination = format!("/etc/{name}");
@@ -188,7 +187,10 @@ impl Worker {
         self.observed.stopping.insert(run, Stopping { since: Timestamp::now(), grace_secs });
         let hook = self.container(name).and_then(|container| {
             let hook = container.lifecycle.as_ref()?.pre_stop.as_ref()?;
-            Some((hook.exec.as_ref().and_then(|exec| exec.command.clone()), hook.sleep.as_ref().map(|sleep| sleep.seconds)))
+            Some((
+                hook.exec.as_ref().and_then(|exec| exec.command.clone()),
+                hook.sleep.as_ref().map(|sleep| sleep.seconds),
+            ))
         });
         let state = crate::shim::state::PodState::load(&self.dir);
         let process = state.as_ref().and_then(|state| {
@@ -199,9 +201,10 @@ impl Worker {
         tokio::spawn(async move {
             if let Some((command, sleep)) = hook {
                 if let Some(command) = command
-                    && let Err(reason) = probes::run(dir, name, command).await {
-                        shared.event(&ident, "Warning", "FailedPreStopHook", &reason);
-                    }
+                    && let Err(reason) = probes::run(dir, name, command).await
+                {
+                    shared.event(&ident, "Warning", "FailedPreStopHook", &reason);
+                }
                 if let Some(seconds) = sleep {
                     tokio::time::sleep(std::time::Duration::from_secs(seconds.max(0) as u64)).await;
                 }

@@ -113,9 +113,7 @@ impl Kubelet {
             tracing::warn!(dir = %config.state_dir.display(), %error, "cannot make the pods' folder; no pod will start");
         }
         let pods = Mutex::new(HashMap::new());
-        Arc::new(Self {
-            shared: Arc::new(Shared { config, network, api, pods }),
-        })
+        Arc::new(Self { shared: Arc::new(Shared { config, network, api, pods }) })
     }
 
     /// A pod of this node, new or changed.
@@ -130,10 +128,8 @@ impl Kubelet {
             let _ = handle.inbox.send(Message::Pod(Box::new(pod)));
             return;
         }
-        let is_over = matches!(
-            pod.status.as_ref().and_then(|status| status.phase.as_deref()),
-            Some("Succeeded" | "Failed")
-        );
+        let is_over =
+            matches!(pod.status.as_ref().and_then(|status| status.phase.as_deref()), Some("Succeeded" | "Failed"));
         let has_folder = self.shared.config.state_dir.join(&ident.uid).exists();
         if is_over && !has_folder && pod.metadata.deletion_timestamp.is_none() {
             return; // finished long ago, nothing of it is here

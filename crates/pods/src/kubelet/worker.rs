@@ -185,7 +185,9 @@ impl Worker {
         let mut now = BTreeSet::new();
         for container in statuses {
             let waiting = container.state.as_ref().and_then(|state| state.waiting.as_ref());
-            let Some((reason, message)) = waiting.and_then(|waiting| Some((waiting.reason.clone()?, waiting.message.clone()?))) else {
+            let Some((reason, message)) =
+                waiting.and_then(|waiting| Some((waiting.reason.clone()?, waiting.message.clone()?)))
+            else {
                 continue;
             };
             let event = match reason.as_str() {
@@ -310,7 +312,12 @@ impl Worker {
             }
             _ => {
                 tracing::warn!(pod = %self.ident, "shim or sandbox ended; the pod is made anew");
-                self.shared.event(&self.ident, "Normal", "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.");
+                self.shared.event(
+                    &self.ident,
+                    "Normal",
+                    "SandboxChanged",
+                    "Pod sandbox changed, it will be killed and re-created.",
+                );
                 let shim = self.shim.take();
                 self.lose_sandbox(shim).await;
             }

@@ -74,12 +74,7 @@ pub struct Decision {
 
 /// Decides.
 pub fn decide(view: View<'_>, now: Timestamp) -> Decision {
-    let mut plan = Plan {
-        view,
-        now,
-        actions: Vec::new(),
-        wake_at: None,
-    };
+    let mut plan = Plan { view, now, actions: Vec::new(), wake_at: None };
     if view.is_ending() {
         plan.end();
     } else if !view.is_finished() {
@@ -88,12 +83,7 @@ pub fn decide(view: View<'_>, now: Timestamp) -> Decision {
         plan.stop_leftovers();
     }
     let (actions, wake_at) = (plan.actions, plan.wake_at);
-    Decision {
-        status: status::compute(view, now),
-        probes: view.wanted_probes(),
-        actions,
-        wake_at,
-    }
+    Decision { status: status::compute(view, now), probes: view.wanted_probes(), actions, wake_at }
 }
 
 impl<'a> View<'a> {
@@ -148,10 +138,7 @@ impl<'a> View<'a> {
     }
 
     fn tally(&self, container: &Container, run: &Run, kind: ProbeKind) -> Tally {
-        let key = ProbeKey {
-            container: container.name.clone(),
-            kind,
-        };
+        let key = ProbeKey { container: container.name.clone(), kind };
         let known = self.observed.probes.get(&key).filter(|tally| tally.attempt == run.attempt);
         known.copied().unwrap_or_default()
     }
@@ -301,10 +288,9 @@ impl<'a> Plan<'a> {
     }
 
     fn watch_health(&mut self, container: &Container, run: &Run) {
-        for (kind, probe) in [
-            (ProbeKind::Startup, &container.startup_probe),
-            (ProbeKind::Liveness, &container.liveness_probe),
-        ] {
+        for (kind, probe) in
+            [(ProbeKind::Startup, &container.startup_probe), (ProbeKind::Liveness, &container.liveness_probe)]
+        {
             if let Some(probe) = probe.as_ref().filter(|_| self.view.tally(container, run, kind).failed) {
                 let grace = probe.termination_grace_period_seconds.unwrap_or_else(|| self.view.grace_secs());
                 let reason = format!("Container {} failed {} probe, will be restarted", container.name, kind.as_str());

@@ -44,21 +44,23 @@ pub enum Sandbox {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ImageState {
     Pulling,
-    Ready { id: String },
+    Ready {
+        id: String,
+    },
     /// `attempts` failures so far; `retry_at` is when to ask again.
-    Failed { message: String, is_name_bad: bool, attempts: u32, retry_at: Timestamp, since: Timestamp },
+    Failed {
+        message: String,
+        is_name_bad: bool,
+        attempts: u32,
+        retry_at: Timestamp,
+        since: Timestamp,
+    },
 }
 
 impl ImageState {
     /// After so many failures in a row: the wait is 10 s doubling to 300 s.
     pub fn failed_after(attempts: u32, message: String, is_name_bad: bool, now: Timestamp) -> Self {
-        Self::Failed {
-            message,
-            is_name_bad,
-            attempts,
-            retry_at: now + delay_of(attempts),
-            since: now,
-        }
+        Self::Failed { message, is_name_bad, attempts, retry_at: now + delay_of(attempts), since: now }
     }
 }
 

@@ -2,8 +2,8 @@
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
-    ContainerStatus, HostIP, PodCondition, PodIP, PodStatus,
+    Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
+    HostIP, PodCondition, PodIP, PodStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -45,7 +45,8 @@ fn whole_second(at: Timestamp) -> Timestamp {
 fn container_status(view: View<'_>, container: &Container, is_init: bool, now: Timestamp) -> ContainerStatus {
     let run = view.last_run(&container.name);
     let before = run.and_then(|run| {
-        let mut older = view.observed.runs.iter().rev().filter(|other| other.name == run.name && other.attempt < run.attempt);
+        let mut older =
+            view.observed.runs.iter().rev().filter(|other| other.name == run.name && other.attempt < run.attempt);
         older.next()
     });
     let state = state(view, container, run, is_init, now);
@@ -64,10 +65,9 @@ fn container_status(view: View<'_>, container: &Container, is_init: bool, now: T
             (false, _) => view.is_ready(container, run) && !(view.is_ending() && is_init),
         }),
         started: Some(run.is_some_and(|run| view.is_started(container, run))),
-        last_state: last.and_then(terminated).map(|terminated| ContainerState {
-            terminated: Some(terminated),
-            ..ContainerState::default()
-        }),
+        last_state: last
+            .and_then(terminated)
+            .map(|terminated| ContainerState { terminated: Some(terminated), ..ContainerState::default() }),
         state: Some(state),
         ..ContainerStatus::default()
     }
@@ -79,17 +79,12 @@ fn container_id(uid: &str, run: &Run) -> String {
 
 fn state(view: View<'_>, container: &Container, run: Option<&Run>, is_init: bool, now: Timestamp) -> ContainerState {
     let waiting = |reason: &str, message: Option<String>| ContainerState {
-        waiting: Some(ContainerStateWaiting {
-            reason: Some(reason.to_owned()),
-            message,
-        }),
+        waiting: Some(ContainerStateWaiting { reason: Some(reason.to_owned()), message }),
         ..ContainerState::default()
     };
     match run {
         Some(run) if run.ended.is_none() => ContainerState {
-            running: Some(ContainerStateRunning {
-                started_at: Some(Time(whole_second(run.started_at))),
-            }),
+            running: Some(ContainerStateRunning { started_at: Some(Time(whole_second(run.started_at))) }),
             ..ContainerState::default()
         },
         Some(run) => {
@@ -98,19 +93,21 @@ fn state(view: View<'_>, container: &Container, run: Option<&Run>, is_init: bool
                 None => unreachable!("the arm above took runs without an end"),
             };
             let delay = restart_delay(run.streak, ran);
-            let backs_off = view.restarts(container, ended.exit_code, is_init) && !view.is_ending() && now < ended.at + delay;
+            let backs_off =
+                view.restarts(container, ended.exit_code, is_init) && !view.is_ending() && now < ended.at + delay;
             if backs_off {
                 let pod = crate::PodIdent::of(view.pod);
                 let message = format!(
                     "back-off {}s restarting failed container={} pod={}_{}({})",
-                    delay.as_secs(), container.name, pod.name, pod.namespace, pod.uid
+                    delay.as_secs(),
+                    container.name,
+                    pod.name,
+                    pod.namespace,
+                    pod.uid
                 );
                 return waiting("CrashLoopBackOff", Some(message));
             }
-            ContainerState {
-                terminated: terminated(run),
-                ..ContainerState::default()
-            }
+            ContainerState { terminated: terminated(run), ..ContainerState::default() }
         }
         None => {
             let (reason, message) = waiting_reason(view, container, is_init, now);
@@ -119,7 +116,12 @@ fn state(view: View<'_>, container: &Container, run: Option<&Run>, is_init: bool
     }
 }
 
-fn waiting_reason(view: View<'_>, container: &Container, is_init: bool, now: Timestamp) -> (&'static str, Option<String>) {
+fn waiting_reason(
+    view: View<'_>,
+    container: &Container,
+    is_init: bool,
+    now: Timestamp,
+) -> (&'static str, Option<String>) {
     if !is_init && view.waiting_init().is_some() {
         return ("PodInitializing", None);
     }
@@ -199,7 +201,8 @@ fn phase_of_running(containers: &[ContainerStatus]) -> String {
 
 fn conditions(view: View<'_>, phase: &str, containers: &[ContainerStatus], now: Timestamp) -> Vec<PodCondition> {
     let finished = phase == "Succeeded";
-    let unready: Vec<&str> = containers.iter().filter(|status| !status.ready).map(|status| status.name.as_str()).collect();
+    let unready: Vec<&str> =
+        containers.iter().filter(|status| !status.ready).map(|status| status.name.as_str()).collect();
     let not_ready = || {
         if finished {
             (Some("PodCompleted"), None)
@@ -218,7 +221,11 @@ fn conditions(view: View<'_>, phase: &str, containers: &[ContainerStatus], now: 
     let rows = [
         ("PodReadyToStartContainers", has_sandbox, (None, None)),
         ("Initialized", initialized || finished, (Some("ContainersNotInitialized"), None)),
-        ("Ready", all_ready && gates_open, if all_ready { (Some("ReadinessGatesNotReady"), None) } else { not_ready() }),
+        (
+            "Ready",
+            all_ready && gates_open,
+            if all_ready { (Some("ReadinessGatesNotReady"), None) } else { not_ready() },
+        ),
         ("ContainersReady", all_ready, not_ready()),
         ("PodScheduled", true, (None, None)),
     ];

@@ -11,7 +11,8 @@ fn at(secs: i64) -> Timestamp {
 }
 
 fn pod(spec: Value) -> Pod {
-    serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": spec})).expect("a pod")
+    serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": spec}))
+        .expect("a pod")
 }
 
 fn one(policy: &str) -> Pod {
@@ -344,7 +345,8 @@ enum Event {
 
 fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
-        (prop::sample::select(vec!["i", "a", "b"]), prop::sample::select(vec![0, 1])).prop_map(|(name, code)| Event::Exit(name, code)),
+        (prop::sample::select(vec!["i", "a", "b"]), prop::sample::select(vec![0, 1]))
+            .prop_map(|(name, code)| Event::Exit(name, code)),
         any::<bool>().prop_map(Event::Ready),
         (0_i64..400).prop_map(Event::Time),
         Just(Event::SandboxLost),

@@ -61,11 +61,7 @@ impl Shim {
         let bytes = serde_json::to_vec(seed).expect("our documents have text keys only");
         std::fs::write(dir.join("pod.json"), bytes).map_err(text)?;
         let _ = std::fs::remove_file(dir.join("shim.sock"));
-        let log = std::fs::File::options()
-            .create(true)
-            .append(true)
-            .open(dir.join("shim.log"))
-            .map_err(text)?;
+        let log = std::fs::File::options().create(true).append(true).open(dir.join("shim.log")).map_err(text)?;
         let status = tokio::process::Command::new(exe)
             .arg("pod-shim")
             .arg(dir)
@@ -196,9 +192,7 @@ async fn open(dir: &Path) -> Result<(UnixStream, PodState), ShimError> {
         write(&mut stream, &Request::Hello { version: PROTOCOL_VERSION }).await?;
         read(&mut stream).await
     };
-    let reply = tokio::time::timeout(REPLY_TIMEOUT, greeting)
-        .await
-        .map_err(|_| ShimError::Gone(path.clone()))?;
+    let reply = tokio::time::timeout(REPLY_TIMEOUT, greeting).await.map_err(|_| ShimError::Gone(path.clone()))?;
     match reply.map_err(failed)? {
         Reply::State { state } => Ok((stream, *state)),
         Reply::Failed { message } => Err(ShimError::Refused(message)),

@@ -41,13 +41,7 @@ fn hide_cgroups() -> io::Result<()> {
 fn cgroup_mounts() -> io::Result<Vec<PathBuf>> {
     let table = std::fs::read_to_string("/proc/self/mountinfo")?;
     let is_cgroup = |line: &&str| {
-        line.split_once(" - ")
-            .is_some_and(|(_, kind)| kind.starts_with("cgroup ") || kind.starts_with("cgroup2 "))
+        line.split_once(" - ").is_some_and(|(_, kind)| kind.starts_with("cgroup ") || kind.starts_with("cgroup2 "))
     };
-    Ok(table
-        .lines()
-        .filter(is_cgroup)
-        .filter_map(|line| line.split(' ').nth(4))
-        .map(PathBuf::from)
-        .collect())
+    Ok(table.lines().filter(is_cgroup).filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from).collect())
 }

@@ -63,10 +63,16 @@ pub struct StartContainer {
 #[serde(tag = "is", rename_all = "snake_case")]
 pub enum Reply {
     Done,
-    Failed { message: String },
-    State { state: Box<PodState> },
+    Failed {
+        message: String,
+    },
+    State {
+        state: Box<PodState>,
+    },
     /// An exec began.
     Began,
     /// An exec ended; 128+n if killed by signal n.
-    Ended { code: i32 },
+    Ended {
+        code: i32,
+    },
 }

@@ -29,11 +29,8 @@ pub fn notes_dir(pod_dir: &Path) -> PathBuf {
 
 /// Creates and starts the container of `bundle`; returns the pid of its init, a child of this process.
 pub fn start(pod_dir: &Path, id: &str, bundle: &Path, stdio: Stdio) -> Result<i32, String> {
-    let mut container = builder(pod_dir, id, stdio, false)?
-        .as_init(bundle)
-        .with_systemd(false)
-        .build()
-        .map_err(reason)?;
+    let mut container =
+        builder(pod_dir, id, stdio, false)?.as_init(bundle).with_systemd(false).build().map_err(reason)?;
     container.start().map_err(reason)?;
     let pid = container.pid().ok_or("the container has no init process")?;
     Ok(pid.as_raw())
@@ -105,9 +102,7 @@ impl Executor for Payload {
             return Err(invalid("no command is given, neither by the pod nor by the image".to_owned()));
         };
         let env = process.and_then(|process| process.env().as_ref());
-        let path = env
-            .and_then(|env| env.iter().find_map(|entry| entry.strip_prefix("PATH=")))
-            .unwrap_or_default();
+        let path = env.and_then(|env| env.iter().find_map(|entry| entry.strip_prefix("PATH="))).unwrap_or_default();
         find_program(program, path).map(|_| ()).map_err(invalid)
     }
 }

@@ -15,12 +15,7 @@ pub fn start(label: &str, hostname: Option<&str>) -> io::Result<i32> {
         flags |= UnshareFlags::NEWNET | UnshareFlags::NEWUTS;
     }
     let mut command = Command::new("/proc/self/exe");
-    command
-        .arg0("portolan")
-        .args(["pod-sandbox", label])
-        .args(hostname)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped());
+    command.arg0("portolan").args(["pod-sandbox", label]).args(hostname).stdin(Stdio::null()).stdout(Stdio::piped());
     // SAFETY: the closure makes two system calls and allocates nothing.
     unsafe {
         command.pre_exec(move || {

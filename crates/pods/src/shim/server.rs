@@ -226,9 +226,9 @@ impl Server {
 
     fn answer(&mut self, id: u64, request: Request, fds: Vec<OwnedFd>) {
         let reply = match request {
-            Request::Hello { version } if version != PROTOCOL_VERSION => Reply::Failed {
-                message: format!("this shim speaks version {PROTOCOL_VERSION}, not {version}"),
-            },
+            Request::Hello { version } if version != PROTOCOL_VERSION => {
+                Reply::Failed { message: format!("this shim speaks version {PROTOCOL_VERSION}, not {version}") }
+            }
             Request::Hello { .. } => self.state_reply(),
             Request::Watch => {
                 if let Some(client) = self.clients.iter_mut().find(|client| client.id == id) {
@@ -258,9 +258,7 @@ impl Server {
     }
 
     fn state_reply(&self) -> Reply {
-        Reply::State {
-            state: Box::new(self.state.clone()),
-        }
+        Reply::State { state: Box::new(self.state.clone()) }
     }
 
     /// Writes the state down, then tells those who watch.
@@ -280,16 +278,17 @@ impl Server {
         if self.state.sandbox.is_some() {
             return Reply::Done;
         }
-        let started = sandbox::start(&self.state.pod.to_string(), hostname).map(|pid| self.adopt(pid, ChildKind::Sandbox));
+        let started =
+            sandbox::start(&self.state.pod.to_string(), hostname).map(|pid| self.adopt(pid, ChildKind::Sandbox));
         match started {
             Ok(process) => {
                 self.state.sandbox = Some(process);
                 self.changed();
                 Reply::Done
             }
-            Err(error) => Reply::Failed {
-                message: format!("cannot start the sandbox of pod {}: {error}", self.state.pod),
-            },
+            Err(error) => {
+                Reply::Failed { message: format!("cannot start the sandbox of pod {}: {error}", self.state.pod) }
+            }
         }
     }
 
@@ -364,11 +363,7 @@ impl Server {
         for (output, reader) in [(Output::Stdout, out_reader), (Output::Stderr, err_reader)] {
             let source = File::from(OwnedFd::from(reader));
             set_nonblocking(source.as_fd()).map_err(text("set up a pipe"))?;
-            self.pumps.push(Pump {
-                run: id.to_owned(),
-                output,
-                source,
-            });
+            self.pumps.push(Pump { run: id.to_owned(), output, source });
         }
         Ok(self.adopt(pid, ChildKind::Container(id.to_owned())))
     }
@@ -398,14 +393,10 @@ impl Server {
     fn exec(&mut self, id: u64, name: &str, process: &serde_json::Value, tty: bool, fds: Vec<OwnedFd>) -> Reply {
         let running = self.state.last_run(name).filter(|run| run.ended.is_none());
         let Some(run) = running.map(|run| run.id.clone()) else {
-            return Reply::Failed {
-                message: format!("container {name} is not running"),
-            };
+            return Reply::Failed { message: format!("container {name} is not running") };
         };
         let Ok([stdin, stdout, stderr]) = <[OwnedFd; 3]>::try_from(fds) else {
-            return Reply::Failed {
-                message: "an exec needs three open files".to_owned(),
-            };
+            return Reply::Failed { message: "an exec needs three open files".to_owned() };
         };
         let path = self.dir.join(format!("exec-{id}.json"));
         let stdio = Stdio { stdin, stdout, stderr };

@@ -128,10 +128,7 @@ mod tests {
     fn this_process_is_alive_and_a_later_namesake_is_not_it() {
         let own = ProcessId::of(std::process::id() as i32).expect("we run");
         assert!(own.is_alive());
-        let later = ProcessId {
-            start_ticks: own.start_ticks + 1,
-            ..own
-        };
+        let later = ProcessId { start_ticks: own.start_ticks + 1, ..own };
         assert!(!later.is_alive());
         assert!(!later.signal(0));
     }

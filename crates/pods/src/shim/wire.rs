@@ -57,12 +57,8 @@ impl Inbox {
         let mut buffer = [0; 64 * 1024];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
-        let message = rustix::net::recvmsg(
-            stream,
-            &mut [IoSliceMut::new(&mut buffer)],
-            &mut control,
-            RecvFlags::CMSG_CLOEXEC,
-        )?;
+        let message =
+            rustix::net::recvmsg(stream, &mut [IoSliceMut::new(&mut buffer)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
         for part in control.drain() {
             if let RecvAncillaryMessage::ScmRights(fds) = part {
                 self.fds.extend(fds);

@@ -174,7 +174,8 @@ impl Node {
         while !is_so(self) {
             if start.elapsed() > WAIT {
                 let events = self.cluster.events.lock().expect("whole").join("\n");
-                let statuses: Vec<_> = self.kubelet.pods().into_iter().map(|row| serde_json::to_string(&row.status)).collect();
+                let statuses: Vec<_> =
+                    self.kubelet.pods().into_iter().map(|row| serde_json::to_string(&row.status)).collect();
                 panic!("not within {WAIT:?}: {what}\n{events}\n{statuses:?}");
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -216,10 +217,8 @@ impl Node {
         let name = pod.metadata.name.clone().expect("named");
         let dir = self.pod_dir(&pod);
         self.kubelet.set_pod(deleted(pod, grace_secs));
-        self.until(&format!("{name} is deleted"), |node| {
-            node.cluster.finalized.lock().expect("whole").contains(&name)
-        })
-        .await;
+        self.until(&format!("{name} is deleted"), |node| node.cluster.finalized.lock().expect("whole").contains(&name))
+            .await;
         assert!(!dir.exists(), "the pod's folder is gone");
     }
 }
@@ -267,10 +266,7 @@ fn start(dir: &Path, cluster: &Arc<Cluster>) -> Arc<Kubelet> {
         cluster_domain: "cluster.local".to_owned(),
         resolv_conf: PathBuf::from("/nonexistent"),
         exe: std::env::current_exe().expect("has a name"),
-        puller: Arc::new(StorePuller {
-            store: store(),
-            options: PullOptions::default(),
-        }),
+        puller: Arc::new(StorePuller { store: store(), options: PullOptions::default() }),
     };
     Kubelet::start(config, cluster.clone(), cluster.clone())
 }

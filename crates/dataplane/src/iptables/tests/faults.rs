@@ -54,13 +54,17 @@ const FAULTS: [Fault; 22] = [
         take_away(r, |chain, rule| starts(chain, "KUBE-SVC-") && rule.jumps_to() == Some(names::MARK_MASQ))
     }),
     ("pods are marked, others not", |r| {
-        change(r, |chain, rule| starts(chain, "KUBE-SVC-") && says(rule, "! -s"), |rule| {
-            for condition in &mut rule.matches {
-                if let Match::Src(sign, _) = condition {
-                    *sign = Sign::Is;
+        change(
+            r,
+            |chain, rule| starts(chain, "KUBE-SVC-") && says(rule, "! -s"),
+            |rule| {
+                for condition in &mut rule.matches {
+                    if let Match::Src(sign, _) = condition {
+                        *sign = Sign::Is;
+                    }
                 }
-            }
-        })
+            },
+        )
     }),
     ("hairpins are lost", |r| {
         take_away(r, |chain, rule| starts(chain, "KUBE-SEP-") && rule.jumps_to() == Some(names::MARK_MASQ))
@@ -68,13 +72,17 @@ const FAULTS: [Fault; 22] = [
     ("lists are upside down", |r| reverse(r, "KUBE-SVC-")),
     ("endpoints are chosen before anything is marked", |r| reverse(r, "KUBE-EXT-")),
     ("a wrong probability", |r| {
-        change(r, |_, rule| says(rule, "--probability 0.5"), |rule| {
-            for condition in &mut rule.matches {
-                if let Match::Random(probability) = condition {
-                    *probability = Probability::one_in(3);
+        change(
+            r,
+            |_, rule| says(rule, "--probability 0.5"),
+            |rule| {
+                for condition in &mut rule.matches {
+                    if let Match::Random(probability) = condition {
+                        *probability = Probability::one_in(3);
+                    }
                 }
-            }
-        })
+            },
+        )
     }),
     ("the last endpoint has a probability too", |r| {
         change(
@@ -87,43 +95,55 @@ const FAULTS: [Fault; 22] = [
         take_away(r, |chain, rule| starts(chain, "KUBE-SVC-") && says(rule, "-m statistic"))
     }),
     ("a wrong port at the endpoint", |r| {
-        change(r, |_, rule| matches!(rule.target, Some(Target::Dnat(_))), |rule| {
-            if let Some(Target::Dnat(to)) = &mut rule.target {
-                to.set_port(80);
-            }
-        })
+        change(
+            r,
+            |_, rule| matches!(rule.target, Some(Target::Dnat(_))),
+            |rule| {
+                if let Some(Target::Dnat(to)) = &mut rule.target {
+                    to.set_port(80);
+                }
+            },
+        )
     }),
     ("node ports are not asked", |r| take_away(r, |_, rule| rule.jumps_to() == Some(names::NODE_PORTS))),
     ("the hook of forwarded packets is gone", |r| {
         take_away(r, |chain, rule| &*chain.name == "FORWARD" && rule.jumps_to() == Some(names::SERVICES))
     }),
     ("the hook of the node's own packets is gone", |r| {
-        take_away(r, |chain, rule| {
-            *chain == Chain::nat("OUTPUT") && rule.jumps_to() == Some(names::SERVICES)
-        })
+        take_away(r, |chain, rule| *chain == Chain::nat("OUTPUT") && rule.jumps_to() == Some(names::SERVICES))
     }),
-    ("source ranges are not enforced", |r| {
-        take_away(r, |chain, _| &*chain.name == names::PROXY_FIREWALL)
-    }),
+    ("source ranges are not enforced", |r| take_away(r, |chain, _| &*chain.name == names::PROXY_FIREWALL)),
     ("pods do not take the short cut", |r| take_away(r, |_, rule| says(rule, "pod traffic for"))),
     ("marked packets return before MASQUERADE", |r| {
-        change(r, |chain, rule| &*chain.name == names::POSTROUTING && says(rule, "! --mark"), |rule| {
-            rule.matches = vec![Match::Marked(Sign::Is, 0x4000)];
-        })
+        change(
+            r,
+            |chain, rule| &*chain.name == names::POSTROUTING && says(rule, "! --mark"),
+            |rule| {
+                rule.matches = vec![Match::Marked(Sign::Is, 0x4000)];
+            },
+        )
     }),
     ("all pod traffic is masqueraded", |r| {
-        change(r, |chain, _| &*chain.name == names::EGRESS, |rule| {
-            rule.matches.retain(|condition| !matches!(condition, Match::Dst(..)));
-        })
+        change(
+            r,
+            |chain, _| &*chain.name == names::EGRESS,
+            |rule| {
+                rule.matches.retain(|condition| !matches!(condition, Match::Dst(..)));
+            },
+        )
     }),
     ("a client is remembered by another endpoint's list", |r| {
-        change(r, |_, rule| says(rule, "--rcheck"), |rule| {
-            for condition in &mut rule.matches {
-                if let Match::Remembered { list, .. } = condition {
-                    *list = "KUBE-SEP-NOBODY".into();
+        change(
+            r,
+            |_, rule| says(rule, "--rcheck"),
+            |rule| {
+                for condition in &mut rule.matches {
+                    if let Match::Remembered { list, .. } = condition {
+                        *list = "KUBE-SEP-NOBODY".into();
+                    }
                 }
-            }
-        })
+            },
+        )
     }),
     ("an affinity chain is gone from its list", |r| take_away(r, |_, rule| says(rule, "--rcheck"))),
 ];

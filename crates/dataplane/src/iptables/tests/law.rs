@@ -141,11 +141,7 @@ fn big_cluster(services: usize) -> Vec<Fact> {
 
 #[test]
 fn one_endpoint_more_writes_its_services_list_and_its_own_chain_whatever_the_cluster() {
-    let more = slice(
-        &name(1),
-        Family::V4,
-        vec![endpoint("10.244.0.5", "node-1"), endpoint("10.244.1.6", "node-2")],
-    );
+    let more = slice(&name(1), Family::V4, vec![endpoint("10.244.0.5", "node-1"), endpoint("10.244.1.6", "node-2")]);
     let fewer = slice(&name(1), Family::V4, vec![endpoint("10.244.0.5", "node-1")]);
     for services in [2, 500] {
         let mut agent = Agent::new(Family::V4, Options::default());
@@ -165,7 +161,8 @@ fn the_first_endpoint_also_turns_the_refusal_into_a_way() {
     agent.take(&big_cluster(3));
     agent.take(&[slice(&name(1), Family::V4, vec![])]);
     let changes = agent.take(&[slice(&name(1), Family::V4, vec![endpoint("10.244.0.5", "node-1")])]);
-    let shared: Vec<Chain> = changes.iter().map(|c| c.chain().clone()).filter(|c| names::SHARED.contains(&&*c.name)).collect();
+    let shared: Vec<Chain> =
+        changes.iter().map(|c| c.chain().clone()).filter(|c| names::SHARED.contains(&&*c.name)).collect();
     let expected = [
         Chain::filter(names::EXTERNAL_SERVICES),
         Chain::filter(names::SERVICES),

@@ -22,7 +22,8 @@ fn node_port_jumps(family: Family, options: Options) -> Vec<String> {
     text(&desired, &Chain::nat(names::SERVICES))
 }
 
-const NODE_PORTS: &str = "-m comment --comment \"kubernetes service nodeports; NOTE: this must be the last rule in this chain\"";
+const NODE_PORTS: &str =
+    "-m comment --comment \"kubernetes service nodeports; NOTE: this must be the last rule in this chain\"";
 
 #[test]
 fn node_ports_on_every_address_leave_loopback_out_where_it_cannot_work() {
@@ -94,7 +95,8 @@ fn without_a_pod_range_nothing_tells_pods_from_others() {
 
 #[test]
 fn invalid_packets_pass_where_conntrack_is_liberal() {
-    let forward = |drop_invalid| text(&of(Options { drop_invalid, ..Options::default() }), &Chain::filter(names::FORWARD));
+    let forward =
+        |drop_invalid| text(&of(Options { drop_invalid, ..Options::default() }), &Chain::filter(names::FORWARD));
     assert_eq!(forward(true)[0], "-m conntrack --ctstate INVALID -j DROP");
     assert_eq!(forward(false), forward(true)[1..]);
 }
@@ -194,8 +196,10 @@ fn a_new_zone_of_our_node_plans_every_service_again() {
 
 #[test]
 fn a_headless_service_leaves_no_trace_in_the_rules() {
-    let service = Service { kind: ServiceKind::Headless, ports: vec![port("http", Proto::Tcp, 80, 0)], ..Service::default() };
-    let headless = [Fact::Service(name(0), Some(service)), slice(&name(0), Family::V4, vec![endpoint("10.244.0.5", "node-1")])];
+    let service =
+        Service { kind: ServiceKind::Headless, ports: vec![port("http", Proto::Tcp, 80, 0)], ..Service::default() };
+    let headless =
+        [Fact::Service(name(0), Some(service)), slice(&name(0), Family::V4, vec![endpoint("10.244.0.5", "node-1")])];
     let desired = Desired::of(Family::V4, Options::default(), &snapshot(&headless));
     assert_eq!(desired.chains(), Desired::of(Family::V4, Options::default(), &snapshot(&[])).chains());
 }

@@ -6,8 +6,8 @@ use super::world::{rich, snapshot};
 use crate::iptables::parse::{ParseError, canonical, changes};
 use crate::iptables::render::{full, program, restore};
 use crate::iptables::{
-    Chain, Change, Desired, DnsPath, Match, Options, Probability, Repair, Rule, Saved, Sign, Table, Target, compare, hooks,
-    names, parse,
+    Chain, Change, Desired, DnsPath, Match, Options, Probability, Repair, Rule, Saved, Sign, Table, Target, compare,
+    hooks, names, parse,
 };
 
 fn desired(family: Family) -> Desired {
@@ -35,20 +35,33 @@ fn all_that_is_written_reads_back_the_same() {
 #[test]
 fn the_kernels_spelling_is_ours() {
     let pairs = [
-        ("-m comment --comment a/b:c -m tcp -p tcp --dport 80 -j ACCEPT",
-         "-p tcp -m comment --comment \"a/b:c\" -m tcp --dport 80 -j ACCEPT"),
-        ("-m comment --comment \"a/b cluster IP\" -m tcp -p tcp -d 10.96.0.1 --dport 80 ! -s 10.244.0.0/16 -j KUBE-MARK-MASQ",
-         "! -s 10.244.0.0/16 -d 10.96.0.1/32 -p tcp -m comment --comment \"a/b cluster IP\" -m tcp --dport 80 -j KUBE-MARK-MASQ"),
+        (
+            "-m comment --comment a/b:c -m tcp -p tcp --dport 80 -j ACCEPT",
+            "-p tcp -m comment --comment \"a/b:c\" -m tcp --dport 80 -j ACCEPT",
+        ),
+        (
+            "-m comment --comment \"a/b cluster IP\" -m tcp -p tcp -d 10.96.0.1 --dport 80 ! -s 10.244.0.0/16 -j KUBE-MARK-MASQ",
+            "! -s 10.244.0.0/16 -d 10.96.0.1/32 -p tcp -m comment --comment \"a/b cluster IP\" -m tcp --dport 80 -j KUBE-MARK-MASQ",
+        ),
         ("-j MARK --or-mark 0x4000", "-j MARK --set-xmark 0x4000/0x4000"),
         ("-j MARK --xor-mark 0x00004000", "-j MARK --set-xmark 0x4000/0x0"),
         ("-m mark ! --mark 0x00004000/0x00004000 -j RETURN", "-m mark ! --mark 0x4000/0x4000 -j RETURN"),
-        ("-m statistic --mode random --probability 0.3333333333 -j A",
-         "-m statistic --mode random --probability 0.33333333349 -j A"),
-        ("-m recent --name L --rcheck --seconds 10800 --reap -j L",
-         "-m recent --rcheck --seconds 10800 --reap --name L --mask 255.255.255.255 --rsource -j L"),
-        ("-m recent --name L --set -m tcp -p tcp -j DNAT --to-destination [fd00::1]:80",
-         "-p tcp -m recent --set --name L --mask ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff --rsource -m tcp -j DNAT --to-destination [fd00::1]:80"),
-        ("-m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP", "-m conntrack ! --ctstate ESTABLISHED,RELATED,DNAT -j DROP"),
+        (
+            "-m statistic --mode random --probability 0.3333333333 -j A",
+            "-m statistic --mode random --probability 0.33333333349 -j A",
+        ),
+        (
+            "-m recent --name L --rcheck --seconds 10800 --reap -j L",
+            "-m recent --rcheck --seconds 10800 --reap --name L --mask 255.255.255.255 --rsource -j L",
+        ),
+        (
+            "-m recent --name L --set -m tcp -p tcp -j DNAT --to-destination [fd00::1]:80",
+            "-p tcp -m recent --set --name L --mask ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff --rsource -m tcp -j DNAT --to-destination [fd00::1]:80",
+        ),
+        (
+            "-m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP",
+            "-m conntrack ! --ctstate ESTABLISHED,RELATED,DNAT -j DROP",
+        ),
         ("-j REJECT", "-j REJECT --reject-with icmp-port-unreachable"),
         ("-j REJECT", "-j REJECT --reject-with icmp6-port-unreachable"),
         ("! -d ::1/128 -j A", "! -d ::1/128 -j A"),
@@ -67,12 +80,16 @@ fn every_probability_is_the_kernels_to_the_bit() {
         let back = Probability::parse(&printed).expect("a fraction");
         assert_eq!(back.kernel_units(), ours.kernel_units(), "1 in {n}");
     }
-    assert_eq!(Match::Random(Probability::one_in(3)).to_string(), "-m statistic --mode random --probability 0.3333333333");
+    assert_eq!(
+        Match::Random(Probability::one_in(3)).to_string(),
+        "-m statistic --mode random --probability 0.3333333333"
+    );
 }
 
 #[test]
 fn foreign_words_are_kept_and_never_taken_for_ours() {
-    let foreign = rule("-i eth0 -p icmp -m limit --limit 5/min --limit-burst 7 -s 10.0.0.1 -j LOG --log-prefix \"a b\"");
+    let foreign =
+        rule("-i eth0 -p icmp -m limit --limit 5/min --limit-burst 7 -s 10.0.0.1 -j LOG --log-prefix \"a b\"");
     assert_eq!(foreign.matches.iter().filter(|m| matches!(m, Match::Other(_))).count(), 5, "{foreign:?}");
     assert_eq!(foreign.target, Some(Target::Other("LOG --log-prefix a b".into())));
     assert_ne!(canonical(&rule("-i eth0 -j DROP")), canonical(&rule("-j DROP")));
@@ -92,7 +109,10 @@ fn a_broken_dump_is_refused_with_its_line() {
     let outside = ParseError::OutsideTable { line: 1, text: "-A X -j DROP".into() };
     assert_eq!(parse("-A X -j DROP\n"), Err(outside));
     let open = parse("*nat\n-A X -m comment --comment \"a\n").expect_err("an open quote");
-    assert_eq!(open.to_string(), "line 2 of the rule dump, \"-A X -m comment --comment \\\"a\", has a quote that does not end");
+    assert_eq!(
+        open.to_string(),
+        "line 2 of the rule dump, \"-A X -m comment --comment \\\"a\", has a quote that does not end"
+    );
 }
 
 #[test]
@@ -160,10 +180,13 @@ fn a_chain_in_another_order_is_a_difference_that_says_so() {
     found.get_mut(&Chain::nat(names::POSTROUTING)).expect("planned").reverse();
     found.get_mut(&Chain::nat(names::MARK_MASQ)).expect("planned")[0] = Rule::new().does(Target::Drop);
     let said: Vec<String> = compare(&desired.chains(), &found).iter().map(ToString::to_string).collect();
-    assert_eq!(said, [
-        "nat: chain KUBE-MARK-MASQ differs\n  planned: -A KUBE-MARK-MASQ -j MARK --or-mark 0x4000\n  found:   -A KUBE-MARK-MASQ -j DROP",
-        "nat: chain KUBE-POSTROUTING differs",
-    ]);
+    assert_eq!(
+        said,
+        [
+            "nat: chain KUBE-MARK-MASQ differs\n  planned: -A KUBE-MARK-MASQ -j MARK --or-mark 0x4000\n  found:   -A KUBE-MARK-MASQ -j DROP",
+            "nat: chain KUBE-POSTROUTING differs",
+        ]
+    );
 }
 
 #[test]

@@ -106,7 +106,11 @@ pub fn rich() -> Vec<Fact> {
     add(4, Service { internal_local: true, ports: http(30004), ..local.clone() }, remote.clone());
     let three = [pods.clone(), vec![endpoint("10.244.1.7", "node-2"), endpoint("fd00:10:244:1::7", "node-2")]].concat();
     add(5, Service { ports: http(0), ..Service::default() }, three);
-    add(6, Service { ports: http(0), ..Service::default() }, vec![draining(pods[0].clone()), draining(pods[2].clone())]);
+    add(
+        6,
+        Service { ports: http(0), ..Service::default() },
+        vec![draining(pods[0].clone()), draining(pods[2].clone())],
+    );
     add(7, Service { ports: http(30007), kind: ServiceKind::NodePort, ..Service::default() }, pods);
     facts
 }
@@ -260,7 +264,8 @@ fn any_endpoint() -> impl Strategy<Value = Spot> {
         ("192.0.2.200", "2001:db8:1::c8", ""),
     ];
     // ready, serving, terminating; running ones more often.
-    let states = vec![(true, true, false), (true, true, false), (true, true, false), (false, true, true), (false, false, true)];
+    let states =
+        vec![(true, true, false), (true, true, false), (true, true, false), (false, true, true), (false, false, true)];
     let zones = select(vec![vec![], vec!["z1"], vec!["z1"], vec!["z2"]]);
     let nodes = select(vec![vec![], vec![], vec!["node-1"], vec!["node-2"]]);
     (select(spots), select(states), zones, nodes).prop_map(|((v4, v6, node), state, zones, nodes)| {

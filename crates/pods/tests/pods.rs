@@ -15,7 +15,7 @@ async fn a_pod_runs_answers_exec_keeps_its_log_and_leaves_nothing() {
     let cgroups_before = cgroup_folders();
     let mounts_before = std::fs::read_to_string("/proc/self/mounts").expect("readable");
     let node = Node::new();
-    let text = "echo hello; echo oops >&2; echo of $WHO; trap 'echo bye; exit 0' TERM; while :; do sleep 0.05; done";
+    let text = "trap 'echo bye; exit 0' TERM; echo hello; echo oops >&2; echo of $WHO; while :; do sleep 0.05; done";
     let mut spec = script(text);
     spec["containers"][0]["env"] = json!([{"name": "WHO", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}]);
     let pod = node.run("one", spec);
@@ -391,8 +391,9 @@ async fn a_killed_sandbox_is_made_anew_with_its_containers() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pre_stop_command_runs_before_the_signal() {
+    use futures::StreamExt;
     let node = Node::new();
-    let mut spec = script("trap 'echo term; exit 0' TERM; while :; do sleep 0.05; done");
+    let mut spec = script("trap 'echo term; exit 0' TERM; echo trapped; while :; do sleep 0.05; done");
     spec["containers"][0]["lifecycle"] =
         json!({"preStop": {"exec": {"command": ["sh", "-c", "echo hook > /proc/1/fd/1"]}}});
     spec["volumes"] = json!([]);
@@ -400,11 +401,10 @@ async fn a_pre_stop_command_runs_before_the_signal() {
     node.until_running("hooked").await;
     let options = portolan_pods::LogOptions { follow: true, ..Default::default() };
     let stream = node.kubelet.logs("default", "hooked", "c", options).await.expect("has a log");
-    let reading = tokio::spawn(async move {
-        use futures::StreamExt;
-        let parts: Vec<_> = stream.map(|part| part.expect("readable")).collect().await;
-        String::from_utf8(parts.concat()).expect("text")
-    });
+    let mut parts = Box::pin(stream.map(|part| part.expect("readable")));
+    // Running means started; only its own word says that the shell minds the signal by now.
+    assert_eq!(&parts.next().await.expect("a line")[..], b"trapped\n");
+    let reading = tokio::spawn(async move { String::from_utf8(parts.collect::<Vec<_>>().await.concat()).expect("text") });
     node.delete(pod, 20).await;
     let log = reading.await.expect("ends with the container");
     assert!(log.starts_with("hook\n"), "{log:?}");

@@ -404,7 +404,8 @@ async fn a_pre_stop_command_runs_before_the_signal() {
     let mut parts = Box::pin(stream.map(|part| part.expect("readable")));
     // Running means started; only its own word says that the shell minds the signal by now.
     assert_eq!(&parts.next().await.expect("a line")[..], b"trapped\n");
-    let reading = tokio::spawn(async move { String::from_utf8(parts.collect::<Vec<_>>().await.concat()).expect("text") });
+    let reading =
+        tokio::spawn(async move { String::from_utf8(parts.collect::<Vec<_>>().await.concat()).expect("text") });
     node.delete(pod, 20).await;
     let log = reading.await.expect("ends with the container");
     assert!(log.starts_with("hook\n"), "{log:?}");

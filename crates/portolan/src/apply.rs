@@ -46,8 +46,10 @@ fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
             files.push(path.clone());
             continue;
         }
-        let entries = std::fs::read_dir(path).map_err(|e| Failure::input(format!("cannot read folder {}: {e}", path.display())))?;
-        let manifest = |p: &PathBuf| p.extension().is_some_and(|x| ["yaml", "yml", "json"].iter().any(|known| x == *known));
+        let entries = std::fs::read_dir(path)
+            .map_err(|e| Failure::input(format!("cannot read folder {}: {e}", path.display())))?;
+        let manifest =
+            |p: &PathBuf| p.extension().is_some_and(|x| ["yaml", "yml", "json"].iter().any(|known| x == *known));
         let mut inside: Vec<PathBuf> = entries.flatten().map(|e| e.path()).filter(manifest).collect();
         inside.sort();
         files.extend(inside);
@@ -58,7 +60,9 @@ fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
 fn read_bytes(path: &Path) -> Result<Vec<u8>, Failure> {
     if path == Path::new("-") {
         let mut bytes = Vec::new();
-        std::io::stdin().read_to_end(&mut bytes).map_err(|e| Failure::input(format!("cannot read standard input: {e}")))?;
+        std::io::stdin()
+            .read_to_end(&mut bytes)
+            .map_err(|e| Failure::input(format!("cannot read standard input: {e}")))?;
         return Ok(bytes);
     }
     std::fs::read(path).map_err(|e| Failure::input(format!("cannot read {}: {e}", path.display())))
@@ -93,7 +97,9 @@ async fn apply_one(client: &Client, object: &Value, namespace: &str) -> Result<S
         return Err(format!("{kind}: metadata.name: Required value: apply needs a name"));
     }
     let (resource, capabilities) = discovery::pinned_kind(client, &gvk).await.map_err(|_| {
-        format!("resource mapping not found for name: {name:?}: no matches for kind {kind:?} in version {api_version:?}")
+        format!(
+            "resource mapping not found for name: {name:?}: no matches for kind {kind:?} in version {api_version:?}"
+        )
     })?;
     let own = text("/metadata/namespace");
     let namespace = match capabilities.scope {
@@ -119,7 +125,12 @@ fn gvk(api_version: &str, kind: &str) -> Option<GroupVersionKind> {
 }
 
 /// Unknown fields are refused, as kubectl asks for by default: what is misspelt would be lost without a word.
-async fn write(client: &Client, api: &Api<DynamicObject>, manifest: &Value, name: &str) -> Result<&'static str, kube::Error> {
+async fn write(
+    client: &Client,
+    api: &Api<DynamicObject>,
+    manifest: &Value,
+    name: &str,
+) -> Result<&'static str, kube::Error> {
     let Some(live) = api.get_opt(name).await? else {
         create(client, api, manifest).await?;
         return Ok("created");
@@ -209,7 +220,8 @@ mod tests {
     fn what_left_the_manifest_is_removed_and_the_rest_is_sent_whole() {
         let last = json!({"spec": {"replicas": 2, "paused": true, "template": {"spec": {"containers": [
             {"name": "a", "image": "x", "env": [{"name": "K", "value": "1"}]}, {"name": "b", "image": "y"}]}}}});
-        let manifest = json!({"spec": {"replicas": 3, "template": {"spec": {"containers": [{"name": "a", "image": "z"}]}}}});
+        let manifest =
+            json!({"spec": {"replicas": 3, "template": {"spec": {"containers": [{"name": "a", "image": "z"}]}}}});
         let patch = three_way(&last, &manifest);
         assert_eq!(
             patch,
@@ -226,7 +238,8 @@ mod tests {
 
     #[test]
     fn the_annotation_holds_the_manifest_as_kubectl_would_keep_it() {
-        let object = json!({"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": "a"}, "data": {"k": "a<b&c"}});
+        let object =
+            json!({"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": "a"}, "data": {"k": "a<b&c"}});
         let kept = with_last_applied(&object, Some("default"))["metadata"]["annotations"][LAST_APPLIED].clone();
         let expected = r#"{"apiVersion":"v1","data":{"k":"a\u003cb\u0026c"},"kind":"ConfigMap","metadata":{"annotations":{},"name":"a","namespace":"default"}}"#;
         assert_eq!(kept.as_str(), Some(format!("{expected}\n").as_str()));

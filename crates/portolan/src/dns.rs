@@ -12,7 +12,12 @@ use crate::settings::ClusterArgs;
 ///
 /// # Errors
 /// Files that cannot be read, an address that cannot be bound.
-pub async fn serve(files: &[PathBuf], listen: SocketAddr, resolv_conf: &Path, cluster: &ClusterArgs) -> Result<(), Failure> {
+pub async fn serve(
+    files: &[PathBuf],
+    listen: SocketAddr,
+    resolv_conf: &Path,
+    cluster: &ClusterArgs,
+) -> Result<(), Failure> {
     let settings = Settings { cluster_dns: vec![listen.ip()], ..cluster.settings("files") };
     let snapshot = crate::render::snapshot(files, settings)?;
     tokio::select! {

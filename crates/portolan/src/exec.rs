@@ -40,7 +40,8 @@ pub async fn run(args: ExecArgs) -> Result<(), Failure> {
     if let Some(container) = args.container {
         params = params.container(container);
     }
-    let failed = |e: kube::Error| Failure::no(format!("cannot run a command in pod {}/{}: {e}", args.namespace, args.pod));
+    let failed =
+        |e: kube::Error| Failure::no(format!("cannot run a command in pod {}/{}: {e}", args.namespace, args.pod));
     let mut process = pods.exec(&args.pod, args.command, &params).await.map_err(failed)?;
     let (stdout, stderr, status) = (process.stdout(), process.stderr(), process.take_status());
     let out = copy(stdout, tokio::io::stdout());
@@ -49,7 +50,10 @@ pub async fn run(args: ExecArgs) -> Result<(), Failure> {
     match status.and_then(|status| exit_code(&status)) {
         Some(0) => Ok(()),
         Some(code) => Err(Failure::silent(code)),
-        None => Err(Failure::no(format!("the connection to pod {}/{} ended before the command did", args.namespace, args.pod))),
+        None => Err(Failure::no(format!(
+            "the connection to pod {}/{} ended before the command did",
+            args.namespace, args.pod
+        ))),
     }
 }
 

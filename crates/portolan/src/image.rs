@@ -111,7 +111,9 @@ fn of_programs(name: String, programs: Vec<PathBuf>, root: Option<PathBuf>) -> R
 /// Reads `docker.io=127.0.0.1:5000`.
 pub fn parse_mirror(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
-        Some((registry, host)) if !registry.is_empty() && !host.is_empty() => Ok((registry.to_owned(), host.to_owned())),
+        Some((registry, host)) if !registry.is_empty() && !host.is_empty() => {
+            Ok((registry.to_owned(), host.to_owned()))
+        }
         _ => Err("write REGISTRY=HOST[:PORT], such as docker.io=127.0.0.1:5000".to_owned()),
     }
 }

@@ -7,8 +7,8 @@ use clap::Args;
 use portolan_lab::{Attachment, LabConfig, LabError, LabHandle, Ready};
 use portolan_pods::image::{Store, nginx_from};
 
-use crate::settings::OutputFormat;
 use crate::failure::Failure;
+use crate::settings::OutputFormat;
 
 /// Name of the image that every lab can run.
 const NGINX: &str = "nginx:latest";
@@ -75,7 +75,10 @@ fn ensure_nginx(args: &LabArgs) -> Result<(), Failure> {
     };
     eprintln!("packing {NGINX} from Debian's nginx; this happens once per image store …");
     let image = nginx_from(&root);
-    store.build_from_host(&image).map(|_| ()).map_err(|e| Failure::no(format!("cannot pack {NGINX} from {}: {e}", root.display())))
+    store
+        .build_from_host(&image)
+        .map(|_| ())
+        .map_err(|e| Failure::no(format!("cannot pack {NGINX} from {}: {e}", root.display())))
 }
 
 /// Brings a lab up; detached, it goes on after this process.
@@ -83,13 +86,23 @@ pub fn up(args: &LabArgs, detach: bool) -> Result<(), Failure> {
     ensure_nginx(args)?;
     let attachment = if detach { Attachment::Detached } else { Attachment::Attached };
     let lab = portolan_lab::up(&args.config()?, attachment).map_err(failed)?;
-    println!("# {} nodes are Ready; `portolan status` shows them, `portolan down --name {}` ends the lab", args.nodes, args.lab.name);
-    println!("export KUBECONFIG={}", lab.kubeconfig().display());
+    let say = || {
+        let name = &args.lab.name;
+        println!(
+            "# {} nodes are Ready; `portolan status` shows them, `portolan down --name {name}` ends the lab",
+            args.nodes
+        );
+        println!("export KUBECONFIG={}", lab.kubeconfig().display());
+    };
     if detach {
+        say();
         return Ok(());
     }
     crate::process::block_on(async {
-        crate::process::told_to_end().await;
+        let end = crate::process::told_to_end();
+        // Said last: whoever reads it may send Ctrl-C at once.
+        say();
+        end.await;
         Ok(())
     })?;
     lab.down().map_err(failed)
@@ -134,7 +147,12 @@ pub fn status(lab: &LabName, output: OutputFormat) -> Result<(), Failure> {
     println!("lab {}   KUBECONFIG={}", status.name, lab.kubeconfig().display());
     println!("{:<12} {:<16} LAN", "NODE", "ADDRESS");
     for node in &status.nodes {
-        println!("{:<12} {:<16} {}", node.name, node.address.to_string(), if node.plugged { "plugged in" } else { "stopped" });
+        println!(
+            "{:<12} {:<16} {}",
+            node.name,
+            node.address.to_string(),
+            if node.plugged { "plugged in" } else { "stopped" }
+        );
     }
     println!("{:<20} {:>7} {:>9}  LAST END", "PROCESS", "PID", "RESTARTS");
     for unit in &status.units {

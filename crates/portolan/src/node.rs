@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::Value;
 
-use crate::settings::OutputFormat;
 use crate::failure::Failure;
+use crate::settings::OutputFormat;
 
 /// Command line of `node status`.
 #[derive(Args, Clone, Debug)]
@@ -30,8 +30,10 @@ pub async fn status(args: StatusArgs) -> Result<(), Failure> {
     let client = crate::client::connect(args.kubeconfig).await?;
     let path = format!("/api/v1/nodes/{}/proxy/portolan/v1/status", args.node);
     let request = http::Request::get(path).body(Vec::new()).map_err(Failure::input)?;
-    let text = client.request_text(request).await.map_err(|e| Failure::no(format!("cannot ask node {}: {e}", args.node)))?;
-    let status: Value = serde_json::from_str(&text).map_err(|e| Failure::no(format!("node {} answered no JSON: {e}", args.node)))?;
+    let text =
+        client.request_text(request).await.map_err(|e| Failure::no(format!("cannot ask node {}: {e}", args.node)))?;
+    let status: Value =
+        serde_json::from_str(&text).map_err(|e| Failure::no(format!("node {} answered no JSON: {e}", args.node)))?;
     match args.output {
         OutputFormat::Json => println!("{status:#}"),
         OutputFormat::Text => print!("{}", text_of(&args.node, &status)),
@@ -42,12 +44,19 @@ pub async fn status(args: StatusArgs) -> Result<(), Failure> {
 fn text_of(node: &str, status: &Value) -> String {
     let bgp = &status["bgp"];
     let mut lines = vec![format!("node {node}: AS {}, router id {}", bgp["asn"], text(&bgp["routerId"]))];
-    lines.push(format!("{:<16} {:<8} {:<12} {:>9} {:>9}  {}", "PEER", "AS", "STATE", "UP (s)", "RECEIVED", "LAST ERROR"));
+    lines.push(format!(
+        "{:<16} {:<8} {:<12} {:>9} {:>9}  {}",
+        "PEER", "AS", "STATE", "UP (s)", "RECEIVED", "LAST ERROR"
+    ));
     for session in rows(&bgp["sessions"]) {
         lines.push(format!(
             "{:<16} {:<8} {:<12} {:>9} {:>9}  {}",
-            text(&session["peer"]), text(&session["asn"]), text(&session["state"]), text(&session["uptimeSecs"]),
-            text(&session["prefixesReceived"]), text(&session["lastError"]),
+            text(&session["peer"]),
+            text(&session["asn"]),
+            text(&session["state"]),
+            text(&session["uptimeSecs"]),
+            text(&session["prefixesReceived"]),
+            text(&session["lastError"]),
         ));
     }
     lines.push(format!("{:<20} {:<16} {}", "ROUTE", "VIA", "TOLD BY"));

@@ -61,7 +61,8 @@ fn derived(facts: &Facts, node: &Text) -> Vec<Fact> {
         })
     });
     // Files seldom name the namespaces that their objects are in.
-    let used = facts.services.keys().chain(facts.slices.keys()).chain(facts.pods.keys()).map(|key| key.namespace.clone());
+    let used =
+        facts.services.keys().chain(facts.slices.keys()).chain(facts.pods.keys()).map(|key| key.namespace.clone());
     let namespaces = used.map(|name| Fact::Namespace(name, Some(())));
     attachments.chain(learned).chain(namespaces).collect()
 }
@@ -83,7 +84,8 @@ fn desired(snapshot: &Snapshot, family: Family) -> Desired {
 /// # Errors
 /// They differ (exit code 1), or the file is not the output of `iptables-save`.
 pub fn compare_with(snapshot: &Snapshot, saved: &str) -> Result<(), Failure> {
-    let saved = parse::parse(saved).map_err(|e| Failure::input(format!("--compare: not the output of iptables-save: {e}")))?;
+    let saved =
+        parse::parse(saved).map_err(|e| Failure::input(format!("--compare: not the output of iptables-save: {e}")))?;
     let planned = desired(snapshot, Family::V4).chains();
     let differences = compare(&planned, &saved.chains);
     differences.iter().for_each(|d| println!("{d}"));
@@ -102,7 +104,8 @@ pub fn compare_with(snapshot: &Snapshot, saved: &str) -> Result<(), Failure> {
 /// # Errors
 /// The cluster domain is no DNS name.
 pub fn dns(snapshot: &Snapshot, ttl_secs: u32) -> Result<String, Failure> {
-    let mut zones = ZoneConfig::from_settings(&snapshot.settings).map_err(|e| Failure::input(format!("--cluster-domain: {e}")))?;
+    let mut zones =
+        ZoneConfig::from_settings(&snapshot.settings).map_err(|e| Failure::input(format!("--cluster-domain: {e}")))?;
     zones.ttl_secs = ttl_secs;
     Ok(Records::from_snapshot(zones, snapshot).dump())
 }
@@ -125,4 +128,3 @@ fn route_line(route: &Route) -> String {
         RouteCause::Bgp { peer } => format!("{way}  # BGP from {peer}"),
     }
 }
-

@@ -50,7 +50,10 @@ const NODE_MASK_V6: u8 = 122;
 pub async fn run(args: ServerArgs) -> Result<(), Failure> {
     let listeners = listeners(&args)?;
     let pki = pki(&args)?;
-    let local = listeners.first().and_then(|l| l.local_addr().ok()).ok_or_else(|| Failure::input("give --listen or --listen-fd"))?;
+    let local = listeners
+        .first()
+        .and_then(|l| l.local_addr().ok())
+        .ok_or_else(|| Failure::input("give --listen or --listen-fd"))?;
     let config = portolan_apiserver::Config {
         listeners,
         data_dir: args.data_dir.clone(),
@@ -95,9 +98,10 @@ fn listeners(args: &ServerArgs) -> Result<Vec<TcpListener>, Failure> {
 }
 
 fn pki(args: &ServerArgs) -> Result<portolan_apiserver::pki::Pki, Failure> {
-    let mut names: Vec<String> = ["127.0.0.1", "::1", "localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"]
-        .map(str::to_owned)
-        .to_vec();
+    let mut names: Vec<String> =
+        ["127.0.0.1", "::1", "localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"]
+            .map(str::to_owned)
+            .to_vec();
     names.push(format!("kubernetes.default.svc.{}", args.cluster.cluster_domain));
     names.push(args.advertise.to_string());
     names.extend(args.listen.iter().map(|addr| addr.ip()).filter(|ip| !ip.is_unspecified()).map(|ip| ip.to_string()));

@@ -6,7 +6,7 @@ mod support;
 use std::path::PathBuf;
 use std::process::Stdio;
 
-use support::{Space, World, portolan, portolan_says, wait_for};
+use support::{Space, World, kubectl_is_at_least, portolan, portolan_says, wait_for};
 
 const LAB: &str = "t-bad-input";
 
@@ -30,7 +30,9 @@ fn file(text: &str) -> (tempfile::TempDir, PathBuf) {
 fn stored(space: Space) -> (String, Vec<String>) {
     let names = space.kubectl("get svc,endpoints,endpointslices,deploy,rs,pods,cm,secret -o name").done();
     let rules = ["node-1", "node-2"].map(|node| space.world.at(node, &["iptables-save"]).done());
-    let own = |text: &String| text.lines().filter(|line| line.contains(&format!("{}/", space.name))).collect::<Vec<_>>().join("\n");
+    let own = |text: &String| {
+        text.lines().filter(|line| line.contains(&format!("{}/", space.name))).collect::<Vec<_>>().join("\n")
+    };
     (names, rules.iter().map(own).collect())
 }
 
@@ -39,6 +41,11 @@ fn stored(space: Space) -> (String, Vec<String>) {
 fn both_refuse(space: Space, text: &str, expected: &str) {
     let said = space.world.kubectl_in(&format!("apply -n {} -f -", space.name), text).refused(1);
     assert!(said.contains(expected), "{text}\nexpected: {expected}\nkubectl: {said}");
+    portolan_refuses(space, text, expected);
+}
+
+#[track_caller]
+fn portolan_refuses(space: Space, text: &str, expected: &str) {
     let (_dir, path) = file(text);
     let said = space.world.portolan(&format!("apply -n {} -f {}", space.name, path.display())).refused(1);
     assert!(said.contains(expected), "{text}\nexpected: {expected}\nportolan: {said}");
@@ -47,7 +54,8 @@ fn both_refuse(space: Space, text: &str, expected: &str) {
 #[test]
 fn a_bad_service_is_refused_with_the_fields_path_and_nothing_is_stored() {
     let space = world().space("services");
-    let held = "{ type: NodePort, clusterIP: 10.96.0.77, selector: { app: x }, ports: [{ port: 80, nodePort: 30080 }] }";
+    let held =
+        "{ type: NodePort, clusterIP: 10.96.0.77, selector: { app: x }, ports: [{ port: 80, nodePort: 30080 }] }";
     space.apply(&service("holder", held));
     wait_for("the endpoints of the good one", 10, || space.kubectl("get endpoints holder").ok().then_some(()));
     wait_for("the rules of the good one", 10, || {
@@ -57,7 +65,10 @@ fn a_bad_service_is_refused_with_the_fields_path_and_nothing_is_stored() {
     let before = stored(space);
     let rows = [
         ("{ ports: [{ port: 0 }] }", "spec.ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive"),
-        ("{ ports: [{ port: 70000 }] }", "spec.ports[0].port: Invalid value: 70000: must be between 1 and 65535, inclusive"),
+        (
+            "{ ports: [{ port: 70000 }] }",
+            "spec.ports[0].port: Invalid value: 70000: must be between 1 and 65535, inclusive",
+        ),
         (
             "{ type: NodePort, ports: [{ port: 80, nodePort: 80 }] }",
             "spec.ports[0].nodePort: Invalid value: 80: provided port is not in the valid range. The range of valid ports is 30000-32767",
@@ -82,7 +93,11 @@ fn a_bad_service_is_refused_with_the_fields_path_and_nothing_is_stored() {
     }
     assert_eq!(stored(space), before);
     // A change that is refused leaves the good one as it was.
-    both_refuse(space, &service("holder", &held.replace("30080", "70000")), "spec.ports[0].nodePort: Invalid value: 70000");
+    both_refuse(
+        space,
+        &service("holder", &held.replace("30080", "70000")),
+        "spec.ports[0].nodePort: Invalid value: 70000",
+    );
     assert_eq!(stored(space), before);
     assert_eq!(space.field("svc/holder", ".spec.ports[0].nodePort"), "30080");
 }
@@ -91,8 +106,16 @@ fn a_bad_service_is_refused_with_the_fields_path_and_nothing_is_stored() {
 fn a_field_that_does_not_exist_is_named_and_nothing_is_stored() {
     let space = world().space("fields");
     let before = stored(space);
-    both_refuse(space, &service("bad", "{ ports: [{ port: 80 }], colour: red }"), "strict decoding error: unknown field \"spec.colour\"");
-    both_refuse(space, &service("bad", "{ ports: [{ port: 80, size: 1 }] }"), "unknown field \"spec.ports[0].size\"");
+    let refuse = match kubectl_is_at_least(27, "unknown fields refused by the server") {
+        true => both_refuse,
+        false => portolan_refuses,
+    };
+    refuse(
+        space,
+        &service("bad", "{ ports: [{ port: 80 }], colour: red }"),
+        "strict decoding error: unknown field \"spec.colour\"",
+    );
+    refuse(space, &service("bad", "{ ports: [{ port: 80, size: 1 }] }"), "unknown field \"spec.ports[0].size\"");
     assert_eq!(stored(space), before);
 }
 
@@ -100,15 +123,33 @@ fn a_field_that_does_not_exist_is_named_and_nothing_is_stored() {
 fn names_against_the_rules_are_refused() {
     let space = world().space("names");
     let before = stored(space);
-    both_refuse(space, &service("Bad_Name", "{ ports: [{ port: 80 }] }"), "metadata.name: Invalid value: \"Bad_Name\": a DNS-1035 label must consist of");
-    both_refuse(space, &service("1web", "{ ports: [{ port: 80 }] }"), "metadata.name: Invalid value: \"1web\": a DNS-1035 label");
+    both_refuse(
+        space,
+        &service("Bad_Name", "{ ports: [{ port: 80 }] }"),
+        "metadata.name: Invalid value: \"Bad_Name\": a DNS-1035 label must consist of",
+    );
+    both_refuse(
+        space,
+        &service("1web", "{ ports: [{ port: 80 }] }"),
+        "metadata.name: Invalid value: \"1web\": a DNS-1035 label",
+    );
     let config = "apiVersion: v1\nkind: ConfigMap\nmetadata: { name: a/b }\ndata: {}\n";
     let said = space.world.kubectl_in("apply -n names -f -", config).refused(1);
-    assert!(said.contains("may not contain '/'") || said.contains("a lowercase RFC 1123 subdomain must consist of"), "{said}");
+    assert!(
+        said.contains("may not contain '/'") || said.contains("a lowercase RFC 1123 subdomain must consist of"),
+        "{said}"
+    );
     let said = space.world.kubectl("create namespace Under_Score").refused(1);
-    assert!(said.contains("metadata.name: Invalid value: \"Under_Score\": a lowercase RFC 1123 label must consist of"), "{said}");
+    assert!(
+        said.contains("metadata.name: Invalid value: \"Under_Score\": a lowercase RFC 1123 label must consist of"),
+        "{said}"
+    );
     let pod = "apiVersion: v1\nkind: Pod\nmetadata: { name: ok }\nspec: { containers: [{ name: Main, image: x }] }\n";
-    both_refuse(space, pod, "spec.containers[0].name: Invalid value: \"Main\": a lowercase RFC 1123 label must consist of");
+    both_refuse(
+        space,
+        pod,
+        "spec.containers[0].name: Invalid value: \"Main\": a lowercase RFC 1123 label must consist of",
+    );
     assert_eq!(stored(space), before);
 }
 
@@ -132,7 +173,11 @@ fn yaml_that_does_not_parse_is_refused_by_every_command_that_reads_it() {
 fn a_kind_that_does_not_exist_and_a_namespace_that_does_not_are_named() {
     let space = world().space("kinds");
     let before = stored(space);
-    both_refuse(space, "apiVersion: v1\nkind: Gadget\nmetadata: { name: a }\n", "no matches for kind \"Gadget\" in version \"v1\"");
+    both_refuse(
+        space,
+        "apiVersion: v1\nkind: Gadget\nmetadata: { name: a }\n",
+        "no matches for kind \"Gadget\" in version \"v1\"",
+    );
     let nowhere = service("a", "{ ports: [{ port: 80 }] }").replace("name: a }", "name: a, namespace: nowhere }");
     let said = space.world.kubectl_in("apply -f -", &nowhere).refused(1);
     assert!(said.contains("namespaces \"nowhere\" not found"), "{said}");
@@ -147,7 +192,10 @@ fn an_image_that_does_not_exist_is_told_on_the_pod_and_asks_nobody_outside() {
         let state = space.field("pod/absent", ".status.containerStatuses[0].state.waiting");
         state.contains("ImagePullBackOff").then_some(state)
     });
-    assert!(state.contains("no-such-image:1") && state.contains("portolan image import|pull|build-from-host"), "{state}");
+    assert!(
+        state.contains("no-such-image:1") && state.contains("portolan image import|pull|build-from-host"),
+        "{state}"
+    );
     assert_eq!(space.field("pod/absent", ".status.phase"), "Pending");
     wait_for("an event that says so", 5, || {
         let text = space.kubectl("describe pod absent").done();

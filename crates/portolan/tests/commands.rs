@@ -3,7 +3,7 @@
 mod support;
 
 use serde_json::Value;
-use support::{World, portolan, with_input};
+use support::{World, portolan, wait_for, with_input};
 
 const LAB: &str = "t-commands";
 
@@ -20,7 +20,8 @@ fn status_names_nodes_and_processes_for_people_and_programs() {
         assert!(text.lines().any(|line| line.starts_with(unit)), "{unit} in\n{text}");
     }
     assert!(text.lines().any(|line| line.starts_with("node-2") && line.contains("172.18.0.12")), "{text}");
-    let json: Value = serde_json::from_str(&world.portolan(&format!("status --name {LAB} --output json")).done()).expect("JSON");
+    let json: Value =
+        serde_json::from_str(&world.portolan(&format!("status --name {LAB} --output json")).done()).expect("JSON");
     assert_eq!((&json["name"], json["nodes"].as_array().map(Vec::len)), (&LAB.into(), Some(2)));
 }
 
@@ -51,10 +52,11 @@ fn shell_runs_at_each_place_and_passes_streams_and_exit_codes() {
 fn node_status_shows_the_session_and_the_route_it_brought() {
     let world = world();
     let block = world.field("node/node-2", ".spec.podCIDR");
-    let text = world.portolan("node status --node node-1").done();
-    let has = |parts: &[&str]| text.lines().any(|line| parts.iter().all(|part| line.contains(part)));
-    assert!(has(&["172.18.0.12", "64512", "Established"]), "{text}");
-    assert!(has(&[&block, "172.18.0.12"]), "{text}");
+    wait_for("the session and its route", 10, || {
+        let text = world.portolan("node status --node node-1").done();
+        let has = |parts: &[&str]| text.lines().any(|line| parts.iter().all(|part| line.contains(part)));
+        (has(&["172.18.0.12", "64512", "Established"]) && has(&[&block, "172.18.0.12"])).then_some(())
+    });
     assert!(world.portolan("node status --node nobody").refused(1).contains("nobody"));
 }
 
@@ -62,7 +64,8 @@ fn node_status_shows_the_session_and_the_route_it_brought() {
 fn portolan_apply_and_kubectl_apply_take_turns_on_one_object() {
     let space = world().space("turns");
     let dir = tempfile::Builder::new().prefix("ptl-t-").tempdir().expect("a folder");
-    let manifest = |data: &str| format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{ name: shared }}\ndata: {data}\n");
+    let manifest =
+        |data: &str| format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{ name: shared }}\ndata: {data}\n");
     let portolan = |data: &str| {
         let path = dir.path().join("object.yaml");
         std::fs::write(&path, manifest(data)).expect("written");

@@ -111,7 +111,10 @@ impl Stage {
         let text = |pod: &Value| {
             let status = &pod["status"]["containerStatuses"][0];
             let (meta, ip) = (&pod["metadata"], &pod["status"]["podIP"]);
-            format!("{} {} {ip} {} {} {}", meta["name"], meta["uid"], status["restartCount"], status["containerID"], status["state"])
+            format!(
+                "{} {} {ip} {} {} {}",
+                meta["name"], meta["uid"], status["restartCount"], status["containerID"], status["state"]
+            )
         };
         let mut all: Vec<String> = list["items"].as_array().expect("pods").iter().map(text).collect();
         all.sort();
@@ -221,7 +224,8 @@ fn objects_survive_the_death_of_the_api_server_and_agents_go_on() {
     let agents = ["node-1", "node-2"].map(|node| agent(world, node));
     let objects = || world.json("ns,nodes,svc,deploy,rs,pods,cm,secret,sa,endpointslices -A");
     let uids = |list: &Value| -> Vec<String> {
-        let mut all: Vec<String> = list["items"].as_array().into_iter().flatten().map(|o| o["metadata"]["uid"].to_string()).collect();
+        let mut all: Vec<String> =
+            list["items"].as_array().into_iter().flatten().map(|o| o["metadata"]["uid"].to_string()).collect();
         all.sort();
         all
     };
@@ -266,7 +270,10 @@ fn a_stopped_nodes_route_is_withdrawn_and_its_pods_leave_until_it_is_back() {
     wait_for("its route is withdrawn", 25, || (!routes().contains(&block)).then_some(()));
     println!("its route was withdrawn after {:?}", stopped.elapsed());
     let bgp = &world.node_status("node-1")["bgp"];
-    assert!(bgp["routes"].as_array().is_some_and(Vec::is_empty) && bgp["sessions"][0]["state"] != "Established", "{bgp}");
+    assert!(
+        bgp["routes"].as_array().is_some_and(Vec::is_empty) && bgp["sessions"][0]["state"] != "Established",
+        "{bgp}"
+    );
     let requests = Requests::http(stage.space, "on-1", &stage.cluster_ip);
     requests.go_on(ENOUGH);
     all_answered("requests while it is away", &requests.end());

@@ -103,7 +103,8 @@ fn what_is_no_output_of_iptables_save_is_bad_input() {
     let path = dir.path().join("saved");
     std::fs::write(&path, "hello\n").expect("written");
     let world = world();
-    let said = portolan_says(&format!("render iptables --node node-1 -f {} --compare {}", world.display(), path.display()));
+    let said =
+        portolan_says(&format!("render iptables --node node-1 -f {} --compare {}", world.display(), path.display()));
     assert!(said.refused(2).contains("--compare: not the output of iptables-save"));
 }
 
@@ -121,7 +122,11 @@ impl Dns {
         let resolv_conf = dir.path().join("resolv.conf");
         std::fs::write(&resolv_conf, "").expect("written");
         let mut command = portolan();
-        command.args(["dns", "--listen", &format!("127.0.0.1:{port}"), "--resolv-conf"]).arg(&resolv_conf).arg("-f").arg(file);
+        command
+            .args(["dns", "--listen", &format!("127.0.0.1:{port}"), "--resolv-conf"])
+            .arg(&resolv_conf)
+            .arg("-f")
+            .arg(file);
         let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");
         let dns = Dns { child, port, _dir: dir };
         wait_for("an answer", 10, || dns.ask("web.default.svc.cluster.local A").contains("NOERROR").then_some(()));
@@ -175,7 +180,8 @@ fn what_is_not_there_is_nxdomain_and_what_has_no_such_record_is_nodata() {
     let header = |question: &str| {
         let said = dns.ask(question);
         let rcode = said.split("rcode: ").nth(1).and_then(|rest| rest.split(',').next()).unwrap_or_default().to_owned();
-        let answers = said.split("ANSWER: ").nth(1).and_then(|rest| rest.split(',').next()).unwrap_or_default().to_owned();
+        let answers =
+            said.split("ANSWER: ").nth(1).and_then(|rest| rest.split(',').next()).unwrap_or_default().to_owned();
         assert!(said.contains(" IN SOA "), "a negative answer carries the SOA (RFC 2308 section 2):\n{said}");
         (rcode, answers)
     };

@@ -10,9 +10,10 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use portolan_lab::{Lab, state_root};
-use support::{Said, deb_bin, ensure_nginx, portolan, portolan_says, turn, wait_for};
+use support::{Said, deb_bin, ensure_nginx, kubectl, portolan, portolan_says, turn, wait_for};
 
 /// What of the machine's own a lab could change.
 #[derive(Debug, PartialEq)]
@@ -28,14 +29,18 @@ struct Machine {
 
 impl Machine {
     fn now(name: &str) -> Machine {
-        let settings = ["net/ipv4/ip_forward", "net/netfilter/nf_conntrack_max", "kernel/hostname", "net/ipv4/conf/all/rp_filter"];
-        let said = |program: &Path, args: &[&str]| Said::from(Command::new(program).args(args).output().expect("it runs")).out;
+        let settings =
+            ["net/ipv4/ip_forward", "net/netfilter/nf_conntrack_max", "kernel/hostname", "net/ipv4/conf/all/rp_filter"];
+        let said =
+            |program: &Path, args: &[&str]| Said::from(Command::new(program).args(args).output().expect("it runs")).out;
         let saved = ["iptables-save", "ip6tables-save"].map(|program| said(&deb_bin().join(program), &[]));
         let mut cgroups = BTreeSet::new();
         folders(Path::new("/sys/fs/cgroup"), 6, &mut cgroups);
         let mut files = BTreeSet::new();
         folders(&state_root().join(name), 4, &mut files);
-        files.extend(fs::read_dir(state_root()).into_iter().flatten().flatten().map(|e| e.path()).filter(|p| is_of(p, name)));
+        files.extend(
+            fs::read_dir(state_root()).into_iter().flatten().flatten().map(|e| e.path()).filter(|p| is_of(p, name)),
+        );
         Machine {
             // Mount ids and peer groups are renumbered by others' mounts; what is mounted where is not.
             mounts: read("/proc/self/mounts"),
@@ -73,7 +78,8 @@ fn folders(dir: &Path, depth: usize, found: &mut BTreeSet<PathBuf>) {
 /// A process and all below it.
 fn tree(pid: i32) -> Vec<i32> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    let children: String = tasks.map(|task| fs::read_to_string(task.path().join("children")).unwrap_or_default()).collect();
+    let children: String =
+        tasks.map(|task| fs::read_to_string(task.path().join("children")).unwrap_or_default()).collect();
     let below = children.split_whitespace().filter_map(|pid| pid.parse().ok()).flat_map(tree);
     std::iter::once(pid).chain(below).collect()
 }
@@ -95,7 +101,11 @@ fn lives(pid: i32) -> bool {
 }
 
 fn all_pids() -> Vec<i32> {
-    fs::read_dir("/proc").expect("proc").flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+    fs::read_dir("/proc")
+        .expect("proc")
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect()
 }
 
 /// Tests of this binary take turns too.
@@ -113,31 +123,42 @@ fn leaves_nothing(name: &str, end: impl FnOnce(&Lab)) {
     let kubeconfig = lab.kubeconfig();
     assert!(said.contains(&format!("export KUBECONFIG={}", kubeconfig.display())), "{said}");
     let home = tempfile::Builder::new().prefix("ptl-t-").tempdir().expect("a folder");
-    let kubectl = |args: &str| -> Said {
-        let mut command = Command::new("kubectl");
+    let run = |args: &str| -> Said {
+        let mut command = Command::new(&kubectl().0);
         command.args(args.split_whitespace()).env("KUBECONFIG", &kubeconfig).env("HOME", home.path());
-        command.output().expect("kubectl is on PATH").into()
+        command.output().expect("kubectl runs").into()
     };
-    kubectl("create deployment web --image=nginx:latest --replicas=3").done();
-    kubectl("expose deployment web --port=80 --type=NodePort").done();
-    kubectl("rollout status deployment/web --timeout=40s").done();
+    run("create deployment web --image=nginx:latest --replicas=3").done();
+    run("expose deployment web --port=80 --type=NodePort").done();
+    run("rollout status deployment/web --timeout=40s").done();
     let pids = tree(lab.keeper_pid().expect("a keeper"));
     assert!(pids.len() > 15, "keeper, init, server, upstream, two agents, shims and nginx: {}", pids.len());
     let namespaces = held_namespaces(&pids);
     assert!(namespaces.len() > 3, "init's and those of pods: {namespaces:?}");
     let during = Machine::now(name);
-    let own_network = |m: &Machine| (m.mounts.clone(), m.links.clone(), m.routes.clone(), m.rules.clone(), m.settings.clone());
+    let own_network =
+        |m: &Machine| (m.mounts.clone(), m.links.clone(), m.routes.clone(), m.rules.clone(), m.settings.clone());
     assert_eq!(own_network(&during), own_network(&before), "while it is up");
     end(&lab);
     wait_for("the end of all its processes", 15, || (!pids.iter().any(|pid| lives(*pid))).then_some(()));
     let is_inside = |pid: &i32| lives(*pid) && pid_namespace(*pid).is_some_and(|name| namespaces.contains_key(&name));
-    let inside: Vec<String> = all_pids().iter().filter(|pid| is_inside(pid)).map(|pid| read(&format!("/proc/{pid}/cmdline"))).collect();
+    let inside: Vec<String> =
+        all_pids().iter().filter(|pid| is_inside(pid)).map(|pid| read(&format!("/proc/{pid}/cmdline"))).collect();
     assert_eq!(inside, [""; 0], "processes in its namespaces");
-    let after = wait_for("the kernel to take down what nobody holds", 10, || {
+    assert_eq!(settled(name, &before), before);
+}
+
+/// The machine once it is as `before`, or after ten seconds as it is: the kernel takes down what nobody holds in its
+/// own time.
+fn settled(name: &str, before: &Machine) -> Machine {
+    let until = Instant::now() + Duration::from_secs(10);
+    loop {
         let now = Machine::now(name);
-        (now == before || now.cgroups.is_subset(&before.cgroups)).then_some(now)
-    });
-    assert_eq!(after, before);
+        if now == *before || Instant::now() > until {
+            return now;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 fn kill(pid: i32) {
@@ -161,7 +182,7 @@ fn ctrl_c_ends_a_lab_that_is_not_detached_in_order() {
     assert!(interrupted.success());
     assert!(up.wait().expect("it ends").success());
     assert!(!pids.iter().any(|pid| lives(*pid)), "the lab had ended before `up` did");
-    wait_for("the machine as before", 10, || (Machine::now(name) == before).then_some(()));
+    assert_eq!(settled(name, &before), before);
 }
 
 #[test]

@@ -43,10 +43,20 @@ impl Registry {
 
     fn push_blob(&self, name: &str, layout: &Path, digest: &str) {
         let begun = self.curl(&[&format!("/v2/{name}/blobs/uploads/"), "-X", "POST"]).done();
-        let location = begun.lines().find_map(|line| line.strip_prefix("Location: ")).expect("a place to send it").trim();
+        let location =
+            begun.lines().find_map(|line| line.strip_prefix("Location: ")).expect("a place to send it").trim();
         let path = location.trim_start_matches(&format!("http://127.0.0.1:{}", self.port));
         let data = format!("@{}", blob(layout, digest).display());
-        self.curl(&[&format!("{path}&digest={digest}"), "-X", "PUT", "-H", "Content-Type: application/octet-stream", "--data-binary", &data]).done();
+        self.curl(&[
+            &format!("{path}&digest={digest}"),
+            "-X",
+            "PUT",
+            "-H",
+            "Content-Type: application/octet-stream",
+            "--data-binary",
+            &data,
+        ])
+        .done();
     }
 
     /// Pushes the only image of an OCI layout as `NAME:TAG`; returns its digest.

@@ -25,7 +25,17 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "portolan",
         &[
-            "model", "dataplane", "dns", "cni", "kinds", "ingest", "kernel", "apiserver", "controllers", "pods", "agent",
+            "model",
+            "dataplane",
+            "dns",
+            "cni",
+            "kinds",
+            "ingest",
+            "kernel",
+            "apiserver",
+            "controllers",
+            "pods",
+            "agent",
             "lab",
         ],
     ),
@@ -36,14 +46,34 @@ const PURE: &[&str] = &["model", "dataplane", "dns", "bgp", "cni", "kinds", "ing
 
 /// What a pure room may not depend on.
 const IMPURE_CRATES: &[&str] = &[
-    "tokio", "rand", "getrandom", "rustix", "libc", "nix", "netlink-sys", "netlink-packet-route", "kube", "hyper", "tracing",
-    "mio", "socket2",
+    "tokio",
+    "rand",
+    "getrandom",
+    "rustix",
+    "libc",
+    "nix",
+    "netlink-sys",
+    "netlink-packet-route",
+    "kube",
+    "hyper",
+    "tracing",
+    "mio",
+    "socket2",
 ];
 
 /// What a pure room's code may not say outside its tests.
 const IMPURE_WORDS: &[&str] = &[
-    "Instant::now", "SystemTime::now", "std::fs", "std::env", "std::process", "std::thread", "TcpStream", "TcpListener",
-    "UdpSocket", "UnixStream", "File::open",
+    "Instant::now",
+    "SystemTime::now",
+    "std::fs",
+    "std::env",
+    "std::process",
+    "std::thread",
+    "TcpStream",
+    "TcpListener",
+    "UdpSocket",
+    "UnixStream",
+    "File::open",
 ];
 
 /// The only rooms that may name the Kubernetes types, whose library takes long to read.

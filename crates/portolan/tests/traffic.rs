@@ -62,7 +62,10 @@ fn a_headless_service_has_no_rule_and_names_every_pod() {
         addresses.iter().all(|address| said.contains(address)).then_some(())
     });
     let srv = drilled("_http._tcp.web.headless.svc.cluster.local", "SRV");
-    assert!(addresses.iter().all(|a| srv.contains(&format!("{}.web.headless.svc.cluster.local.", a.replace('.', "-")))), "{srv}");
+    assert!(
+        addresses.iter().all(|a| srv.contains(&format!("{}.web.headless.svc.cluster.local.", a.replace('.', "-")))),
+        "{srv}"
+    );
     assert_eq!(fetch(space, "shell", "http://web/").0, Some(0), "a pod finds it by its short name");
     assert!(!space.world.at("node-1", &["iptables-save"]).done().contains("headless/"));
 }
@@ -72,17 +75,30 @@ fn a_pod_that_fails_its_readiness_probe_leaves_the_service_until_it_passes() {
     let space = space("ready");
     let (more, reload) = ("/etc/nginx/conf.d/more.conf", "nginx -s reload");
     let probes = [
-        ("by-http", "httpGet: { path: /ready, port: 80 }", "touch /usr/share/nginx/html/ready", "rm /usr/share/nginx/html/ready"),
-        ("by-tcp", "tcpSocket: { port: 8080 }", &format!("echo 'server {{ listen 8080; }}' > {more}; {reload}"), &format!("rm {more}; {reload}")),
+        (
+            "by-http",
+            "httpGet: { path: /ready, port: 80 }",
+            "touch /usr/share/nginx/html/ready",
+            "rm /usr/share/nginx/html/ready",
+        ),
+        (
+            "by-tcp",
+            "tcpSocket: { port: 8080 }",
+            &format!("echo 'server {{ listen 8080; }}' > {more}; {reload}"),
+            &format!("rm {more}; {reload}"),
+        ),
     ];
     for (name, probe, _, _) in probes {
-        let container = format!(", readinessProbe: {{ {probe}, periodSeconds: 1, failureThreshold: 1, successThreshold: 1 }}");
+        let container =
+            format!(", readinessProbe: {{ {probe}, periodSeconds: 1, failureThreshold: 1, successThreshold: 1 }}");
         space.pod(name, "node-2", &container, "");
         service(space, name, &format!("{{ selector: {{ app: {name} }}, ports: [{{ port: 80 }}] }}"));
     }
     space.shell("shell", "node-1");
     for (name, _, pass, fail) in probes {
-        wait_for("the container runs", 20, || (space.field(&format!("pod/{name}"), ".status.phase") == "Running").then_some(()));
+        wait_for("the container runs", 20, || {
+            (space.field(&format!("pod/{name}"), ".status.phase") == "Running").then_some(())
+        });
         assert_eq!(space.endpoints(name), [""; 0], "{name} is not ready yet");
         let ip = space.field(&format!("svc/{name}"), ".spec.clusterIP");
         assert_eq!(fetch(space, "shell", &format!("http://{ip}/")).0, Some(7), "{name}: nobody is ready");
@@ -91,7 +107,9 @@ fn a_pod_that_fails_its_readiness_probe_leaves_the_service_until_it_passes() {
         assert_eq!(fetch(space, "shell", &format!("http://{ip}/")).0, Some(0), "{name} is ready");
         space.exec(name, &["sh", "-c", fail]).done();
         space.programmed(name, "node-1", 0);
-        wait_for("it is refused again", 5, || (fetch(space, "shell", &format!("http://{ip}/")).0 == Some(7)).then_some(()));
+        wait_for("it is refused again", 5, || {
+            (fetch(space, "shell", &format!("http://{ip}/")).0 == Some(7)).then_some(())
+        });
         let restarts = space.field(&format!("pod/{name}"), ".status.containerStatuses[0].restartCount");
         assert_eq!(restarts, "0", "readiness restarts nothing");
     }
@@ -159,7 +177,10 @@ fn a_udp_service_carries_datagrams_both_ways() {
     space.shell("shell", "node-1");
     wait_for("its rule", 10, || {
         let saved = space.world.at("node-1", &["iptables-save", "-t", "nat"]).out;
-        saved.lines().any(|line| line.contains("udp/names") && line.contains("--to-destination 172.18.0.12:53")).then_some(())
+        saved
+            .lines()
+            .any(|line| line.contains("udp/names") && line.contains("--to-destination 172.18.0.12:53"))
+            .then_some(())
     });
     let asked = ["-p", "5353", &format!("@{ip}"), "kubernetes.default.svc.cluster.local", "A"];
     let words: Vec<&str> = ["drill"].iter().chain(&asked).copied().collect();

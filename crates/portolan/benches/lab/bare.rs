@@ -55,7 +55,14 @@ pub fn places(count: u8) -> Outcome<Duration> {
         for (number, host) in hosts.iter().enumerate() {
             let name = format!("port{number}");
             let peer_netns = Some(host.as_fd());
-            netlink.create_veth(&VethSpec { name: &name, peer_name: "eth0", peer_netns, mac: None, peer_mac: None, mtu_bytes: 1500 })?;
+            netlink.create_veth(&VethSpec {
+                name: &name,
+                peer_name: "eth0",
+                peer_netns,
+                mac: None,
+                peer_mac: None,
+                mtu_bytes: 1500,
+            })?;
             let port = netlink.link(&name)?.index;
             netlink.set_master(port, bridge)?;
             netlink.set_up(port)?;
@@ -105,7 +112,8 @@ fn container(image: &Image, dir: &Path) -> Outcome<StartContainer> {
         "metadata": {"name": "bare", "namespace": "default"},
         "spec": {"containers": [{"name": "nginx", "image": image.reference}]},
     }))?;
-    let env: Vec<(String, String)> = image.config.env.iter().flatten().filter_map(|pair| pair.split_once('=')).map(owned).collect();
+    let env: Vec<(String, String)> =
+        image.config.env.iter().flatten().filter_map(|pair| pair.split_once('=')).map(owned).collect();
     let spec = runtime_spec(&Input {
         pod: &pod,
         container: &pod.spec.as_ref().ok_or("no spec")?.containers[0],

@@ -79,7 +79,13 @@ pub struct Changing<'a> {
 }
 
 impl<'a> Changing<'a> {
-    pub fn new(runtime: &'a Runtime, client: Client, nodes: &'a [NodeSeen], server: procs::Process, tool: Tool) -> Outcome<Self> {
+    pub fn new(
+        runtime: &'a Runtime,
+        client: Client,
+        nodes: &'a [NodeSeen],
+        server: procs::Process,
+        tool: Tool,
+    ) -> Outcome<Self> {
         let services: Api<Service> = Api::namespaced(client.clone(), NAMESPACE);
         let slices: Api<EndpointSlice> = Api::namespaced(client.clone(), NAMESPACE);
         let maps: Api<ConfigMap> = Api::namespaced(client, NAMESPACE);
@@ -175,18 +181,24 @@ impl<'a> Changing<'a> {
         let start = Instant::now();
         self.runtime.block_on(self.maps.patch(NAME, &PatchParams::default(), &patch))?;
         let has = |map: &ConfigMap| map.data.as_ref().and_then(|data| data.get("endpoint")) == Some(&value);
-        let (at, ()) = self.seen_maps.wait("the ConfigMap at a watch", |event| applied(event).is_some_and(has).then_some(()))?;
+        let (at, ()) =
+            self.seen_maps.wait("the ConfigMap at a watch", |event| applied(event).is_some_and(has).then_some(()))?;
         std::thread::sleep(REST);
         Ok(at - start)
     }
 
     /// What the rules say in the end is what was asked for last: a notification is no proof of that.
     fn check(&self) -> Outcome<()> {
-        let (now, gone) = (format!("--to-destination {}:80", self.current()), format!("--to-destination {}:80", address(self.used - 2)));
+        let (now, gone) = (
+            format!("--to-destination {}:80", self.current()),
+            format!("--to-destination {}:80", address(self.used - 2)),
+        );
         for node in self.nodes {
             let saved = self.saved(node)?;
             if !saved.contains(&now) || saved.contains(&gone) || saved.contains("BENCH-") {
-                return Err(format!("the rules are not those of the last change: `{now}` expected, `{gone}` not").into());
+                return Err(
+                    format!("the rules are not those of the last change: `{now}` expected, `{gone}` not").into()
+                );
             }
         }
         Ok(())
@@ -227,7 +239,12 @@ fn endpoints(addresses: &[Ipv4Addr]) -> Value {
 }
 
 /// A Service without a selector and a slice for it, with one port named `http`.
-async fn make(services: &Api<Service>, slices: &Api<EndpointSlice>, name: String, addresses: [Ipv4Addr; 2]) -> Outcome<()> {
+async fn make(
+    services: &Api<Service>,
+    slices: &Api<EndpointSlice>,
+    name: String,
+    addresses: [Ipv4Addr; 2],
+) -> Outcome<()> {
     let port = json!({"name": "http", "port": 80, "protocol": "TCP"});
     let service = json!({"metadata": {"name": name}, "spec": {"ports": [port]}});
     let slice = json!({

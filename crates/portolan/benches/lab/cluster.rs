@@ -74,7 +74,8 @@ pub fn address(pod: &Pod) -> Option<Ipv4Addr> {
 
 /// The first ready address of a slice.
 pub fn ready_endpoint(slice: &EndpointSlice) -> Option<Ipv4Addr> {
-    let ready = |e: &&k8s_openapi::api::discovery::v1::Endpoint| e.conditions.as_ref().is_some_and(|c| c.ready == Some(true));
+    let ready =
+        |e: &&k8s_openapi::api::discovery::v1::Endpoint| e.conditions.as_ref().is_some_and(|c| c.ready == Some(true));
     slice.endpoints.iter().find(ready)?.addresses.first()?.parse().ok()
 }
 

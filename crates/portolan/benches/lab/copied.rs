@@ -65,7 +65,8 @@ impl CopiedChains {
     }
 
     fn rules(&self, lines: &[String]) -> String {
-        let line = |line: &String| line.replace(CHAIN, &self.chain()).replace(ADDRESS, &self.address().to_string()) + "\n";
+        let line =
+            |line: &String| line.replace(CHAIN, &self.chain()).replace(ADDRESS, &self.address().to_string()) + "\n";
         lines.iter().map(line).collect()
     }
 

@@ -19,16 +19,23 @@ pub fn describe(report: &mut Report, deb_bin: &Path) {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let mem_gib = mem_total.trim().trim_end_matches("kB").trim().parse::<f64>().unwrap_or_default() / 1024.0 / 1024.0;
     report.line(&format!("- date: {} (UTC)", jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M")));
-    report.line(&format!("- machine: {cores} cores of{}, {mem_gib:.0} GiB", model.replacen("\t:", "", 1).replacen(':', "", 1)));
+    report.line(&format!(
+        "- machine: {cores} cores of{}, {mem_gib:.0} GiB",
+        model.replacen("\t:", "", 1).replacen(':', "", 1)
+    ));
     report.line(&format!("- kernel: {}", read("/proc/sys/kernel/osrelease").trim()));
     report.line(&format!("- iptables: {iptables}"));
-    report.line(&format!("- build: {}", if cfg!(debug_assertions) { "dev profile (not for publication)" } else { "release profile" }));
+    report.line(&format!(
+        "- build: {}",
+        if cfg!(debug_assertions) { "dev profile (not for publication)" } else { "release profile" }
+    ));
 }
 
 /// The kubectl on PATH, else the one that `make deps` fetched.
 pub fn kubectl(deb_bin: &Path) -> Outcome<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).chain([deb_bin.to_owned()]).map(|dir| dir.join("kubectl")).find(|p| p.is_file());
+    let found =
+        std::env::split_paths(&path).chain([deb_bin.to_owned()]).map(|dir| dir.join("kubectl")).find(|p| p.is_file());
     found.ok_or_else(|| "kubectl is not on PATH; run `make deps`".into())
 }
 
@@ -62,7 +69,8 @@ impl Moment {
 /// Clock ticks that all CPUs worked, and those of this process and the children it waited for. proc(5).
 fn ticks() -> (f64, f64) {
     let all = read("/proc/stat");
-    let fields: Vec<f64> = all.lines().next().unwrap_or_default().split_whitespace().skip(1).filter_map(|f| f.parse().ok()).collect();
+    let fields: Vec<f64> =
+        all.lines().next().unwrap_or_default().split_whitespace().skip(1).filter_map(|f| f.parse().ok()).collect();
     // user, nice, system, (idle, iowait), irq, softirq
     let busy = [0, 1, 2, 5, 6].iter().filter_map(|at| fields.get(*at)).sum();
     let own = crate::procs::cpu(std::process::id() as i32).as_secs_f64() * 100.0;

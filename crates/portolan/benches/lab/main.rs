@@ -86,7 +86,9 @@ struct Bench {
 impl Bench {
     fn new() -> Outcome<Self> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize()?;
-        let from = |variable: &str, default: &str| std::env::var_os(variable).map_or_else(|| root.join(default), PathBuf::from);
+        let from = |variable: &str, default: &str| {
+            std::env::var_os(variable).map_or_else(|| root.join(default), PathBuf::from)
+        };
         let deb_bin = from("PORTOLAN_DEB_BIN", "target/deb/bin");
         let images = from("PORTOLAN_IMAGES", "target/images");
         let image = nginx(&images, &deb_bin)?;
@@ -121,7 +123,9 @@ impl Bench {
         progress("bare limits");
         std::fs::create_dir_all(portolan_lab::state_root())?;
         let dir = tempfile::Builder::new().prefix("bench-").tempdir_in(portolan_lab::state_root().join(".."))?;
-        let times = |measure: &dyn Fn(usize) -> Outcome<Duration>| (0..self.counts.bare).map(measure).collect::<Outcome<Samples>>();
+        let times = |measure: &dyn Fn(usize) -> Outcome<Duration>| {
+            (0..self.counts.bare).map(measure).collect::<Outcome<Samples>>()
+        };
         let exe = &self.config.exe;
         let pod = |number: usize| bare::pod(&self.runtime, exe, &self.image, &dir.path().join(format!("pod-{number}")));
         pod(self.counts.bare)?; // fills the page cache

@@ -36,10 +36,14 @@ impl Memory {
         let mut roles: Vec<&String> = self.moments.iter().flat_map(|(_, shares)| shares.keys()).collect();
         roles.sort();
         roles.dedup();
-        let cells = |role: &String| self.moments.iter().map(|(_, shares)| cell(shares.get(role).copied())).collect::<Vec<_>>();
-        let mut rows: Vec<Vec<String>> = roles.into_iter().map(|role| [vec![role.clone()], cells(role)].concat()).collect();
+        let cells =
+            |role: &String| self.moments.iter().map(|(_, shares)| cell(shares.get(role).copied())).collect::<Vec<_>>();
+        let mut rows: Vec<Vec<String>> =
+            roles.into_iter().map(|role| [vec![role.clone()], cells(role)].concat()).collect();
         let total = |shares: &Shares| cell(Some((1, shares.values().map(|(_, kib)| kib).sum())));
-        rows.push(std::iter::once("**all**".to_owned()).chain(self.moments.iter().map(|(_, shares)| total(shares))).collect());
+        rows.push(
+            std::iter::once("**all**".to_owned()).chain(self.moments.iter().map(|(_, shares)| total(shares))).collect(),
+        );
         report.table(&header, &rows);
     }
 }

@@ -53,7 +53,8 @@ pub fn node_netns(lab: &Lab, node: &str) -> Outcome<OwnedFd> {
 
 fn role(pid: i32) -> String {
     let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    let words: Vec<String> = line.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
+    let words: Vec<String> =
+        line.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
     let word = |at: usize| words.get(at).map(String::as_str).unwrap_or_default();
     match (word(0), word(1)) {
         (first, _) if first.starts_with("nginx: master") => "nginx, master".to_owned(),

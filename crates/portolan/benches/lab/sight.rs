@@ -35,7 +35,8 @@ impl<T> Log<T> {
         let mut entries = self.lock();
         let mut looked_at = 0;
         loop {
-            let found = entries.get(looked_at..).unwrap_or_default().iter().find_map(|(at, entry)| Some((*at, find(entry)?)));
+            let found =
+                entries.get(looked_at..).unwrap_or_default().iter().find_map(|(at, entry)| Some((*at, find(entry)?)));
             if let Some(found) = found {
                 return Ok(found);
             }

@@ -85,13 +85,27 @@ impl<'a> Workload<'a> {
         let pods: Api<Pod> = Api::namespaced(client.clone(), NAMESPACE);
         let slices: Api<EndpointSlice> = Api::namespaced(client.clone(), NAMESPACE);
         let seen_pods = runtime.block_on(cluster::follow(pods.clone(), &format!("app={NAME}")))?;
-        let seen_slices = runtime.block_on(cluster::follow(slices.clone(), &format!("kubernetes.io/service-name={NAME}")))?;
+        let seen_slices =
+            runtime.block_on(cluster::follow(slices.clone(), &format!("kubernetes.io/service-name={NAME}")))?;
         let manifests = tempfile::Builder::new().suffix(".json").tempfile()?;
         let list = json!({"apiVersion": "v1", "kind": "List", "items": [deployment(), service()]});
         std::fs::write(manifests.path(), list.to_string())?;
-        let namespaced = |client: &Client| (Api::namespaced(client.clone(), NAMESPACE), Api::namespaced(client.clone(), NAMESPACE));
+        let namespaced =
+            |client: &Client| (Api::namespaced(client.clone(), NAMESPACE), Api::namespaced(client.clone(), NAMESPACE));
         let (deployments, services) = namespaced(&client);
-        Ok(Self { runtime, kubeconfig, node, rules, deployments, services, pods, slices, seen_pods, seen_slices, manifests })
+        Ok(Self {
+            runtime,
+            kubeconfig,
+            node,
+            rules,
+            deployments,
+            services,
+            pods,
+            slices,
+            seen_pods,
+            seen_slices,
+            manifests,
+        })
     }
 
     /// Applies and waits for the first answer; the objects stay.
@@ -106,7 +120,8 @@ impl<'a> Workload<'a> {
         };
         let (scheduled, ()) = pod("a pod that is scheduled", is_scheduled)?;
         let (ready, ()) = pod("a pod that is ready", is_ready)?;
-        let (endpoint, address) = self.seen_slices.wait("a ready endpoint", |event| applied(event).and_then(ready_endpoint))?;
+        let (endpoint, address) =
+            self.seen_slices.wait("a ready endpoint", |event| applied(event).and_then(ready_endpoint))?;
         let rule = self.rules.first_with(address)?;
         let marks = [
             (&mut into.scheduled, scheduled),
@@ -130,7 +145,9 @@ impl<'a> Workload<'a> {
         let (scheduled, ()) = self.seen_pods.wait("a replacement that is scheduled", |event| {
             applied(event).filter(is_new).is_some_and(is_scheduled).then_some(())
         })?;
-        let (_, ip) = self.seen_pods.wait("a replacement with an address", |event| applied(event).filter(is_new).and_then(address))?;
+        let (_, ip) = self
+            .seen_pods
+            .wait("a replacement with an address", |event| applied(event).filter(is_new).and_then(address))?;
         let answers = first_answer(&self.node, SocketAddr::from((ip, 80)))?;
         let rule = self.rules.first_with(ip)?;
         let marks = [
@@ -194,7 +211,10 @@ impl<'a> Workload<'a> {
             }
             if Instant::now() > until {
                 let left = serde_json::to_string(&pods)?;
-                return Err(format!("after {PATIENCE:?} not {count} ready pods and endpoints, but {endpoints} endpoints and {left}").into());
+                return Err(format!(
+                    "after {PATIENCE:?} not {count} ready pods and endpoints, but {endpoints} endpoints and {left}"
+                )
+                .into());
             }
             std::thread::sleep(Duration::from_millis(20));
         }

@@ -16,7 +16,8 @@ pub(super) fn deployment(stage: &mut Stage) -> Result<(), StepError> {
     })?;
     let fixed = stage.example("deployment.yaml");
     let applied = stage.kubectl(&["apply", "-f", &fixed])?;
-    stage.check("with apps/v1, kubectl apply takes it", applied.ok && applied.has("deployment.apps/nginx-deployment"))?;
+    stage
+        .check("with apps/v1, kubectl apply takes it", applied.ok && applied.has("deployment.apps/nginx-deployment"))?;
     let rollout = stage.kubectl(&["rollout", "status", "deployment/nginx-deployment", "--timeout=60s"])?;
     stage.check("the rollout ends", rollout.ok)?;
     if stage.sabotaged() {
@@ -39,7 +40,10 @@ pub(super) fn service(stage: &mut Stage) -> Result<(), StepError> {
     stage.wait("both pods are endpoints of the Service", |stage| endpoints(stage).len() == 2)?;
     let cluster_ip = stage.cluster_ip("ngx-svc");
     let listed = stage.kubectl(&["get", "svc", "ngx-svc"])?;
-    stage.check("kubectl get svc shows a ClusterIP and port 80", listed.has_line(&["ngx-svc", "ClusterIP", &cluster_ip, "80/TCP"]))?;
+    stage.check(
+        "kubectl get svc shows a ClusterIP and port 80",
+        listed.has_line(&["ngx-svc", "ClusterIP", &cluster_ip, "80/TCP"]),
+    )?;
     let described = stage.kubectl(&["describe", "svc", "ngx-svc"])?;
     let pods = stage.nginx_pods();
     let targets: Vec<String> = pods.iter().map(|p| format!("{}:80", p.ip)).collect();
@@ -64,13 +68,18 @@ pub(super) fn programmed(stage: &mut Stage, node: &str, targets: &[String]) -> R
 fn both_answer(stage: &mut Stage, pods: &[PodSeen], cluster_ip: &str, tag: &str) -> Result<(), StepError> {
     let node = Place::node("node-1");
     let url = format!("http://{cluster_ip}/?{tag}");
-    stage.at(&node, &["curl", "-s", "--max-time", "3", "-o", "/dev/null", "-w", "%{http_code} from %{remote_ip}\\n", &url])?;
+    stage.at(
+        &node,
+        &["curl", "-s", "--max-time", "3", "-o", "/dev/null", "-w", "%{http_code} from %{remote_ip}\\n", &url],
+    )?;
     // The first that gets no answer settles it.
     let answered = (0..REQUESTS).take_while(|_| stage.fetch(&node, &url).is_some()).count();
     stage.check(&format!("{REQUESTS} requests to the ClusterIP, {REQUESTS} answers"), answered == REQUESTS)?;
     for pod in pods {
         let seen = |stage: &Stage| stage.log(&pod.name).iter().filter(|line| line.contains(tag)).count();
-        stage.wait(&format!("pod {} ({}, {}) answered some of them", pod.name, pod.ip, pod.node), |stage| seen(stage) > 0)?;
+        stage.wait(&format!("pod {} ({}, {}) answered some of them", pod.name, pod.ip, pod.node), |stage| {
+            seen(stage) > 0
+        })?;
     }
     Ok(())
 }
@@ -117,7 +126,8 @@ pub(super) fn healing(stage: &mut Stage) -> Result<(), StepError> {
 
 /// nginx killed with -9: the node sees the process, whose network namespace holds the pod's address.
 fn killed(stage: &mut Stage, pod: &PodSeen) -> Result<(), StepError> {
-    stage.say("Now nginx itself is killed, from the node, as nobody inside a PID namespace can kill its first process.");
+    stage
+        .say("Now nginx itself is killed, from the node, as nobody inside a PID namespace can kill its first process.");
     let script = format!(
         "for p in /proc/[0-9]*; do tr '\\0' ' ' <$p/cmdline 2>/dev/null | grep -q '^nginx: master' && \
          grep -q '|-- {}$' $p/net/fib_trie && kill -9 ${{p#/proc/}} && echo \"killed nginx, process ${{p#/proc/}}\"; done",

@@ -16,10 +16,14 @@ pub(super) fn dns(stage: &mut Stage) -> Result<(), StepError> {
     let pods = stage.kubectl(&["-n", "kube-system", "get", "pods", "-o", "wide", "-l", "k8s-app=kube-dns"])?;
     for node in ["node-1", "node-2"] {
         let address = stage.lab.node_address(node);
-        stage.check(&format!("a DNS pod stands on {node}"), pods.has_line(&[&format!("portolan-{node}"), "Running", &address]))?;
+        stage.check(
+            &format!("a DNS pod stands on {node}"),
+            pods.has_line(&[&format!("portolan-{node}"), "Running", &address]),
+        )?;
     }
     let service = stage.kubectl(&["-n", "kube-system", "get", "svc", "kube-dns"])?;
-    stage.check("its Service is kube-dns, 10.96.0.10", service.has_line(&["kube-dns", "ClusterIP", DNS_IP, "53/UDP"]))?;
+    stage
+        .check("its Service is kube-dns, 10.96.0.10", service.has_line(&["kube-dns", "ClusterIP", DNS_IP, "53/UDP"]))?;
     let resolv = stage.kubectl(&["exec", "shell", "--", "cat", "/etc/resolv.conf"])?;
     stage.check("a pod asks 10.96.0.10, and searches its own namespace first", {
         resolv.has(&format!("nameserver {DNS_IP}"))
@@ -69,7 +73,14 @@ fn new_upstreams(stage: &mut Stage) -> Result<(), StepError> {
     stage.say("The node's /etc/resolv.conf gets the notes' two servers; both are addresses of `outside` here.");
     let node = Place::node("node-1");
     let agent = stage.lab.agent_pid("node-1");
-    stage.at(&node, &["sh", "-c", &format!("printf '{}' > /etc/resolv.conf; cat /etc/resolv.conf", RESOLV_CONF.replace('\n', "\\n"))])?;
+    stage.at(
+        &node,
+        &[
+            "sh",
+            "-c",
+            &format!("printf '{}' > /etc/resolv.conf; cat /etc/resolv.conf", RESOLV_CONF.replace('\n', "\\n")),
+        ],
+    )?;
     let until = Instant::now() + SOON;
     let mut asked = 0;
     let found = loop {

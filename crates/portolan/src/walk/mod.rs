@@ -66,7 +66,11 @@ const STEPS: [Step; 8] = [
     Step { number: 3, title: "A pod dies, another comes; requests go on", perform: cluster::healing },
     Step { number: 4, title: "The rules that carry a packet, and who it seems to come from", perform: rules::rules },
     Step { number: 5, title: "NodePort: a port on every node", perform: services::node_port },
-    Step { number: 6, title: "Headless and ExternalName: the work is done by DNS", perform: services::headless_and_external },
+    Step {
+        number: 6,
+        title: "Headless and ExternalName: the work is done by DNS",
+        perform: services::headless_and_external,
+    },
     Step { number: 7, title: "Cluster DNS, and the node's own resolv.conf", perform: dns::dns },
     Step { number: 8, title: "Links, routes, BGP: the pod network", perform: nodes::pod_network },
 ];

@@ -21,13 +21,22 @@ pub(super) fn pod_network(stage: &mut Stage) -> Result<(), StepError> {
     let routes = stage.at(&node, &["ip", "route"])?;
     let local = local_pods(stage);
     let veths = links.text.lines().filter(|l| l.starts_with("cali")).count();
-    stage.check(&format!("one cali… veth for each of the {} pods of this node", local.len()), veths == local.len() && veths > 0)?;
-    stage.check("and a /32 route out of it", local.iter().all(|ip| routes.has_line(&[&format!("{ip} dev cali"), "scope link"])))?;
+    stage.check(
+        &format!("one cali… veth for each of the {} pods of this node", local.len()),
+        veths == local.len() && veths > 0,
+    )?;
+    stage.check(
+        "and a /32 route out of it",
+        local.iter().all(|ip| routes.has_line(&[&format!("{ip} dev cali"), "scope link"])),
+    )?;
     stage.check(&format!("the other node's block: {block} via {gateway} dev eth0"), {
         routes.has_line(&[&format!("{block} via {gateway} dev eth0")])
     })?;
     let status = stage.portolan(&["node", "status", "--node", "node-1"])?;
-    stage.check("brought by a BGP session", status.has_line(&[&gateway, "Established"]) && status.has_line(&[&block, &gateway]))?;
+    stage.check(
+        "brought by a BGP session",
+        status.has_line(&[&gateway, "Established"]) && status.has_line(&[&block, &gateway]),
+    )?;
     inside_a_pod(stage)?;
     leaving(stage)
 }
@@ -39,7 +48,20 @@ fn inside_a_pod(stage: &mut Stage) -> Result<(), StepError> {
         return stage.check("one nginx pod runs on node-2", false);
     };
     let url = format!("http://{}/?walk-8", far.ip);
-    let got = stage.kubectl(&["exec", "shell", "--", "curl", "-s", "-o", "/dev/null", "-w", "%{http_code}\\n", "--max-time", "3", &url])?;
+    let got = stage.kubectl(&[
+        "exec",
+        "shell",
+        "--",
+        "curl",
+        "-s",
+        "-o",
+        "/dev/null",
+        "-w",
+        "%{http_code}\\n",
+        "--max-time",
+        "3",
+        &url,
+    ])?;
     stage.check("a pod on the other node answers", got.has("200"))
 }
 
@@ -47,7 +69,10 @@ fn inside_a_pod(stage: &mut Stage) -> Result<(), StepError> {
 fn leaving(stage: &mut Stage) -> Result<(), StepError> {
     let node_ip = stage.lab.node_address("node-1");
     let url = format!("http://{}/", stage.lab.outside_address());
-    for (pod, what) in [("host-shell", "a hostNetwork pod leaves by eth0 with the node's address"), ("shell", "what leaves the cluster from a pod does so as the node")] {
+    for (pod, what) in [
+        ("host-shell", "a hostNetwork pod leaves by eth0 with the node's address"),
+        ("shell", "what leaves the cluster from a pod does so as the node"),
+    ] {
         let got = stage.kubectl(&["exec", pod, "--", "curl", "-s", "--max-time", "3", &url])?;
         stage.check(what, got.has(&node_ip))?;
     }

@@ -25,16 +25,22 @@ fn read_rules(stage: &mut Stage) -> Result<String, StepError> {
     let table = |stage: &Stage, chain: &str| stage.at(&node, &["iptables", "-w", "-t", "nat", "-nL", chain]);
     let services = table(stage, "KUBE-SERVICES")?;
     let comment = "/* default/ngx-svc:http cluster IP */";
-    stage.check("KUBE-SERVICES sends the Service's port 80 to its chain", services.has_line(&["KUBE-SVC-", "dpt:80", comment]))?;
+    stage.check(
+        "KUBE-SERVICES sends the Service's port 80 to its chain",
+        services.has_line(&["KUBE-SVC-", "dpt:80", comment]),
+    )?;
     let line = services.text.lines().find(|l| l.contains(comment) && l.starts_with("KUBE-SVC-")).unwrap_or_default();
     let service = line.split_whitespace().next().unwrap_or_default().to_owned();
     let jumps = table(stage, &service)?;
     stage.check("its chain has two jumps, the first taken with probability one half", {
         let endpoints: Vec<&str> = jumps.text.lines().filter(|l| l.starts_with("KUBE-SEP-")).collect();
-        endpoints.len() == 2 && endpoints[0].contains("probability 0.50000000000") && !endpoints[1].contains("probability")
+        endpoints.len() == 2
+            && endpoints[0].contains("probability 0.50000000000")
+            && !endpoints[1].contains("probability")
     })?;
     let pods = stage.nginx_pods();
-    let names: Vec<String> = jumps.text.lines().filter_map(|l| l.split_whitespace().next()).map(str::to_owned).collect();
+    let names: Vec<String> =
+        jumps.text.lines().filter_map(|l| l.split_whitespace().next()).map(str::to_owned).collect();
     for endpoint in names.iter().filter(|n| n.starts_with("KUBE-SEP-")) {
         let dnat = table(stage, endpoint)?;
         stage.check(&format!("{endpoint} rewrites the destination to a pod"), {
@@ -52,10 +58,12 @@ fn read_rules(stage: &mut Stage) -> Result<String, StepError> {
 fn render_agrees(stage: &mut Stage) -> Result<(), StepError> {
     let objects = stage.lab.scratch("cluster.json");
     let listed = stage.run_kubectl(&["get", "namespaces,nodes,services,endpointslices", "-A", "-o", "json"])?;
-    std::fs::write(&objects, &listed.text).map_err(|e| StepError::Run(format!("cannot write {}: {e}", objects.display())))?;
+    std::fs::write(&objects, &listed.text)
+        .map_err(|e| StepError::Run(format!("cannot write {}: {e}", objects.display())))?;
     let saved = stage.lab.scratch("node-1.rules");
     let kernel = stage.run_at(&Place::node("node-1"), &["iptables-save"])?;
-    std::fs::write(&saved, &kernel.text).map_err(|e| StepError::Run(format!("cannot write {}: {e}", saved.display())))?;
+    std::fs::write(&saved, &kernel.text)
+        .map_err(|e| StepError::Run(format!("cannot write {}: {e}", saved.display())))?;
     stage.say("kubectl get namespaces,nodes,services,endpointslices -A -o json > cluster.json; iptables-save > node-1.rules, on node-1");
     let (objects, saved) = (objects.to_string_lossy(), saved.to_string_lossy());
     let compared = stage.portolan(&["render", "iptables", "--node", "node-1", "-f", &objects, "--compare", &saved])?;
@@ -65,7 +73,20 @@ fn render_agrees(stage: &mut Stage) -> Result<(), StepError> {
 fn from_a_pod(stage: &mut Stage) -> Result<(), StepError> {
     let shell = stage.ready_pods("app=shell").remove(0);
     let url = format!("http://{}/?walk-4-pod", stage.cluster_ip("ngx-svc"));
-    let got = stage.kubectl(&["exec", "shell", "--", "curl", "-s", "-o", "/dev/null", "-w", "%{http_code}\\n", "--max-time", "3", &url])?;
+    let got = stage.kubectl(&[
+        "exec",
+        "shell",
+        "--",
+        "curl",
+        "-s",
+        "-o",
+        "/dev/null",
+        "-w",
+        "%{http_code}\\n",
+        "--max-time",
+        "3",
+        &url,
+    ])?;
     stage.check("a pod's request is answered", got.has("200"))?;
     let seen = seen_from(stage, "walk-4-pod")?;
     stage.check(&format!("nginx saw the pod's own address, {}", shell.ip), seen == shell.ip)
@@ -103,7 +124,10 @@ fn from_outside(stage: &mut Stage) -> Result<(), StepError> {
     let node_ip = stage.lab.node_address("node-1");
     let reached = ask_until_far(stage, &far, &url)?;
     stage.say(&format!("nginx on {}: {reached}", far.name));
-    stage.check(&format!("the pod on node-2 saw node-1's address, {node_ip}"), reached.starts_with(&format!("{node_ip} ")))?;
+    stage.check(
+        &format!("the pod on node-2 saw node-1's address, {node_ip}"),
+        reached.starts_with(&format!("{node_ip} ")),
+    )?;
     let tracked = stage.at(&Place::node("node-1"), &["conntrack", "-L", "-p", "tcp", "--orig-dst", &cluster_ip])?;
     let outside = stage.lab.outside_address();
     stage.check("conntrack on node-1 keeps both tuples: that is why the answer comes back the same way", {

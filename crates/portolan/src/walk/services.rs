@@ -23,7 +23,8 @@ pub(super) fn node_port(stage: &mut Stage) -> Result<(), StepError> {
     for node in [with.as_str(), without] {
         let url = format!("http://{}:{port}/?walk-5-{node}", stage.lab.node_address(node));
         let format = "%{http_code}\\n";
-        let got = stage.at(&Place::Outside, &["curl", "-s", "-o", "/dev/null", "-w", format, "--max-time", "3", &url])?;
+        let got =
+            stage.at(&Place::Outside, &["curl", "-s", "-o", "/dev/null", "-w", format, "--max-time", "3", &url])?;
         let which = if node == with { "which runs the pod" } else { "which runs no pod of it" };
         stage.check(&format!("outside reaches it on {node}'s eth0, {which}"), got.has("200"))?;
     }

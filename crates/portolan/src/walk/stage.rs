@@ -34,7 +34,6 @@ impl Output {
     pub(crate) fn has_line(&self, parts: &[&str]) -> bool {
         self.text.lines().any(|line| parts.iter().all(|part| line.contains(part)))
     }
-
 }
 
 /// A pod as the walk needs it.

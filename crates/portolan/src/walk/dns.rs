@@ -24,7 +24,7 @@ pub(super) fn dns(stage: &mut Stage) -> Result<(), StepError> {
     let service = stage.kubectl(&["-n", "kube-system", "get", "svc", "kube-dns"])?;
     stage
         .check("its Service is kube-dns, 10.96.0.10", service.has_line(&["kube-dns", "ClusterIP", DNS_IP, "53/UDP"]))?;
-    let resolv = stage.kubectl(&["exec", "shell", "--", "cat", "/etc/resolv.conf"])?;
+    let resolv = stage.in_pod("shell", &["cat", "/etc/resolv.conf"])?;
     stage.check("a pod asks 10.96.0.10, and searches its own namespace first", {
         resolv.has(&format!("nameserver {DNS_IP}"))
             && resolv.has("search default.svc.cluster.local svc.cluster.local cluster.local")
@@ -45,7 +45,7 @@ pub(super) fn dns(stage: &mut Stage) -> Result<(), StepError> {
 }
 
 fn ask(stage: &Stage, name: &str, rtype: &str) -> Result<Output, StepError> {
-    stage.kubectl(&["exec", "shell", "--", "drill", name, rtype])
+    stage.in_pod("shell", &["drill", name, rtype])
 }
 
 fn records(stage: &mut Stage, cluster_ip: &str) -> Result<(), StepError> {

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::StepError;
-use super::stage::Stage;
+use super::stage::{Stage, status_of};
 use crate::lab::Place;
 
 pub(super) fn pod_network(stage: &mut Stage) -> Result<(), StepError> {
@@ -42,26 +42,13 @@ pub(super) fn pod_network(stage: &mut Stage) -> Result<(), StepError> {
 }
 
 fn inside_a_pod(stage: &mut Stage) -> Result<(), StepError> {
-    let inside = stage.kubectl(&["exec", "shell", "--", "ip", "route"])?;
+    let inside = stage.in_pod("shell", &["ip", "route"])?;
     stage.check("in the pod every way leads to 169.254.1.1", inside.has("default via 169.254.1.1 dev eth0"))?;
     let Some(far) = stage.nginx_pods().into_iter().find(|p| p.node == "node-2") else {
         return stage.check("one nginx pod runs on node-2", false);
     };
     let url = format!("http://{}/?walk-8", far.ip);
-    let got = stage.kubectl(&[
-        "exec",
-        "shell",
-        "--",
-        "curl",
-        "-s",
-        "-o",
-        "/dev/null",
-        "-w",
-        "%{http_code}\\n",
-        "--max-time",
-        "3",
-        &url,
-    ])?;
+    let got = stage.in_pod("shell", &status_of(&url))?;
     stage.check("a pod on the other node answers", got.has("200"))
 }
 

@@ -2,7 +2,7 @@
 
 use super::StepError;
 use super::cluster::programmed;
-use super::stage::{PodSeen, Stage};
+use super::stage::{PodSeen, Stage, status_of};
 use crate::lab::Place;
 
 pub(super) fn rules(stage: &mut Stage) -> Result<(), StepError> {
@@ -73,20 +73,7 @@ fn render_agrees(stage: &mut Stage) -> Result<(), StepError> {
 fn from_a_pod(stage: &mut Stage) -> Result<(), StepError> {
     let shell = stage.ready_pods("app=shell").remove(0);
     let url = format!("http://{}/?walk-4-pod", stage.cluster_ip("ngx-svc"));
-    let got = stage.kubectl(&[
-        "exec",
-        "shell",
-        "--",
-        "curl",
-        "-s",
-        "-o",
-        "/dev/null",
-        "-w",
-        "%{http_code}\\n",
-        "--max-time",
-        "3",
-        &url,
-    ])?;
+    let got = stage.in_pod("shell", &status_of(&url))?;
     stage.check("a pod's request is answered", got.has("200"))?;
     let seen = seen_from(stage, "walk-4-pod")?;
     stage.check(&format!("nginx saw the pod's own address, {}", shell.ip), seen == shell.ip)
@@ -103,7 +90,7 @@ fn from_the_node(stage: &mut Stage, service: &str) -> Result<(), StepError> {
     let marked = count(stage, service, &not_pods)?;
     let masqueraded = count(stage, "KUBE-POSTROUTING", &["MASQUERADE"])?;
     let url = format!("http://{}/?walk-4-node", stage.cluster_ip("ngx-svc"));
-    let got = stage.at(&node, &["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}\\n", "--max-time", "3", &url])?;
+    let got = stage.at(&node, &status_of(&url))?;
     stage.check("a request from node-1 itself is answered", got.has("200"))?;
     let marked_after = count(stage, service, &not_pods)?;
     let masqueraded_after = count(stage, "KUBE-POSTROUTING", &["MASQUERADE"])?;
@@ -120,7 +107,7 @@ fn from_outside(stage: &mut Stage) -> Result<(), StepError> {
     let cluster_ip = stage.cluster_ip("ngx-svc");
     stage.at(&Place::Outside, &["ip", "route", "get", &cluster_ip])?;
     let url = format!("http://{cluster_ip}/?walk-4-outside");
-    stage.at(&Place::Outside, &["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}\\n", "--max-time", "3", &url])?;
+    stage.at(&Place::Outside, &status_of(&url))?;
     let node_ip = stage.lab.node_address("node-1");
     let reached = ask_until_far(stage, &far, &url)?;
     stage.say(&format!("nginx on {}: {reached}", far.name));

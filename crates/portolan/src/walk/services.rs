@@ -1,7 +1,7 @@
 //! Steps 5 and 6: NodePort, Headless, ExternalName.
 
 use super::StepError;
-use super::stage::Stage;
+use super::stage::{Stage, status_of};
 use crate::lab::Place;
 
 pub(super) fn node_port(stage: &mut Stage) -> Result<(), StepError> {
@@ -22,9 +22,7 @@ pub(super) fn node_port(stage: &mut Stage) -> Result<(), StepError> {
     }
     for node in [with.as_str(), without] {
         let url = format!("http://{}:{port}/?walk-5-{node}", stage.lab.node_address(node));
-        let format = "%{http_code}\\n";
-        let got =
-            stage.at(&Place::Outside, &["curl", "-s", "-o", "/dev/null", "-w", format, "--max-time", "3", &url])?;
+        let got = stage.at(&Place::Outside, &status_of(&url))?;
         let which = if node == with { "which runs the pod" } else { "which runs no pod of it" };
         stage.check(&format!("outside reaches it on {node}'s eth0, {which}"), got.has("200"))?;
     }
@@ -64,7 +62,7 @@ pub(super) fn headless_and_external(stage: &mut Stage) -> Result<(), StepError> 
         stage.run_kubectl(&["delete", "svc", "ngx-svc"])?;
         std::thread::sleep(std::time::Duration::from_secs(1));
     }
-    let answer = stage.kubectl(&["exec", "shell", "--", "drill", name, "A"])?;
+    let answer = stage.in_pod("shell", &["drill", name, "A"])?;
     stage.check("asked for the headless name, DNS answers the address of each pod", {
         pods.len() == 2 && pods.iter().all(|p| answer.has_line(&[name, "IN", "A", &p.ip]))
     })?;
@@ -83,7 +81,7 @@ fn external(stage: &mut Stage) -> Result<(), StepError> {
         stage.wait(&format!("DNS has {service}"), |stage| {
             stage.run_kubectl(&["exec", "shell", "--", "drill", &name, "A"]).is_ok_and(|o| o.has("CNAME"))
         })?;
-        let answer = stage.kubectl(&["exec", "shell", "--", "drill", &name, "A"])?;
+        let answer = stage.in_pod("shell", &["drill", &name, "A"])?;
         stage.check(&format!("{service} is a CNAME to {target}"), answer.has_line(&["IN", "CNAME", target]))?;
         stage.check("and the target's address came from outside, through the upstream", {
             answer.has_line(&[target, "IN", "A", "192.168.100.100"])

@@ -17,6 +17,11 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a sabotaged check waits: the walk is known to fail.
 const SABOTAGED_PATIENCE: Duration = Duration::from_secs(6);
 
+/// One HTTP request that prints its status code and nothing else; `url` is the last word.
+pub(crate) fn status_of(url: &str) -> [&str; 9] {
+    ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}\\n", "--max-time", "3", url]
+}
+
 /// What a shown command printed.
 #[derive(Clone, Debug)]
 pub(crate) struct Output {
@@ -145,6 +150,11 @@ impl Stage {
     /// Is this an `exec` that this kubectl cannot do?
     fn stands_in(&self, args: &[&str]) -> bool {
         args.first() == Some(&"exec") && !self.kubectl.can_exec()
+    }
+
+    /// Runs a command in a pod's container and shows it.
+    pub(crate) fn in_pod(&self, pod: &str, argv: &[&str]) -> Result<Output, StepError> {
+        self.kubectl(&[&["exec", pod, "--"], argv].concat())
     }
 
     /// Runs this same program and shows it.

@@ -412,6 +412,19 @@ async fn a_pre_stop_command_runs_before_the_signal() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_signal_that_whoever_started_the_node_ignores_reaches_a_container() {
+    // SAFETY: no other test minds this signal.
+    unsafe { libc::signal(libc::SIGUSR1, libc::SIG_IGN) };
+    let node = Node::new();
+    let script = script("trap 'echo minded' USR1; kill -USR1 1; while :; do sleep 0.05; done");
+    let pod = node.run("minding", script);
+    node.until_running("minding").await;
+    let log = node.pod_dir(&pod).join("logs/c/0.log");
+    node.until("it minds the signal", |_| std::fs::read_to_string(&log).unwrap_or_default().contains("minded")).await;
+    node.delete(pod, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_pods_start_and_end_together() {
     let node = Node::new();
     let pods: Vec<_> = (0..10).map(|number| node.run(&format!("many-{number}"), script("exec sleep 1000"))).collect();

@@ -260,7 +260,12 @@ fn a_namespace_takes_all_that_is_in_it_along() {
 fn a_pod_that_is_deleted_ends_in_its_grace_and_its_network_goes() {
     let space = space("ended");
     // The image says SIGQUIT, as nginx's does.
-    space.pod("slow", "node-1", ", command: [sh, -c, \"trap 'exit 0' QUIT; echo trapped; while :; do sleep 0.1; done\"]", "");
+    space.pod(
+        "slow",
+        "node-1",
+        ", command: [sh, -c, \"trap 'exit 0' QUIT; echo trapped; while :; do sleep 0.1; done\"]",
+        "",
+    );
     space.ready("slow");
     // Without a probe Ready means started; only its own word says that the shell minds the signal by now.
     wait_for("the shell's word", 10, || (space.kubectl("logs slow").out == "trapped\n").then_some(()));

@@ -85,7 +85,11 @@ impl Executor for Payload {
             let mut none: libc::sigset_t = std::mem::zeroed();
             libc::sigemptyset(&mut none);
             libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
-            libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+            // What whoever started the node ignores (a shell does for its background jobs), a program would inherit, and
+            // a shell in the container could not even trap it. KILL, STOP and those of the C library refuse, rightly.
+            for signal in 1..=libc::SIGRTMAX() {
+                libc::signal(signal, libc::SIG_DFL);
+            }
             if self.tty && libc::ioctl(0, libc::TIOCSCTTY, 0) != 0 {
                 return Err(ExecutorError::Other("cannot take the terminal".to_owned()));
             }

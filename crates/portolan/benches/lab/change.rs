@@ -12,6 +12,7 @@
 
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -31,7 +32,7 @@ use crate::copied::CopiedChains;
 use crate::nft::RuleEvents;
 use crate::sight::{Log, PATIENCE};
 use crate::stats::Samples;
-use crate::{Outcome, procs};
+use crate::{Outcome, bare, procs};
 
 const NAME: &str = "changing";
 /// The Service's other endpoint, which stays.
@@ -51,6 +52,7 @@ pub struct Changed {
     /// PATCH of a ConfigMap until a watch has it.
     pub bare_write: Samples,
     pub bare_restore: Samples,
+    pub durable_write: Samples,
     /// CPU time of one agent and of the API server for one change.
     pub agent_cpu: Duration,
     pub server_cpu: Duration,
@@ -63,12 +65,19 @@ pub struct NodeSeen {
     pub agent: procs::Process,
 }
 
+/// What a change is measured with.
+pub struct Place<'a> {
+    pub runtime: &'a Runtime,
+    pub nodes: &'a [NodeSeen],
+    pub server: procs::Process,
+    pub tool: Tool,
+    /// A folder on the file system that holds the store.
+    pub disk: PathBuf,
+}
+
 /// The Service whose endpoint changes, among others that do not.
 pub struct Changing<'a> {
-    runtime: &'a Runtime,
-    nodes: &'a [NodeSeen],
-    server: procs::Process,
-    tool: Tool,
+    place: Place<'a>,
     services: Api<Service>,
     slices: Api<EndpointSlice>,
     maps: Api<ConfigMap>,
@@ -79,13 +88,8 @@ pub struct Changing<'a> {
 }
 
 impl<'a> Changing<'a> {
-    pub fn new(
-        runtime: &'a Runtime,
-        client: Client,
-        nodes: &'a [NodeSeen],
-        server: procs::Process,
-        tool: Tool,
-    ) -> Outcome<Self> {
+    pub fn new(place: Place<'a>, client: Client) -> Outcome<Self> {
+        let runtime = place.runtime;
         let services: Api<Service> = Api::namespaced(client.clone(), NAMESPACE);
         let slices: Api<EndpointSlice> = Api::namespaced(client.clone(), NAMESPACE);
         let maps: Api<ConfigMap> = Api::namespaced(client, NAMESPACE);
@@ -95,20 +99,22 @@ impl<'a> Changing<'a> {
         let map = serde_json::from_value(json!({"metadata": {"name": NAME, "labels": {"app": NAME}}, "data": {}}))?;
         runtime.block_on(maps.create(&PostParams::default(), &map))?;
         let seen_maps = runtime.block_on(cluster::follow(maps.clone(), &format!("app={NAME}")))?;
-        Ok(Self { runtime, nodes, server, tool, services, slices, maps, seen, seen_maps, used: 1 })
+        Ok(Self { place, services, slices, maps, seen, seen_maps, used: 1 })
     }
 
     /// Adds Services of two endpoints each until there are `count` in all, and waits until the nodes have them.
     pub fn fill(&self, count: usize) -> Outcome<()> {
         let everywhere: Api<Service> = Api::all(self.services.clone().into_client());
-        let there = self.runtime.block_on(everywhere.list(&ListParams::default()))?.items.len();
+        let there = self.place.runtime.block_on(everywhere.list(&ListParams::default()))?.items.len();
         let making = (there..count).map(|number| {
             let [_, _, high, low] = u32::try_from(number).unwrap_or_default().to_be_bytes();
             let pair = [Ipv4Addr::new(10, 244, high, low), Ipv4Addr::new(10, 244, 16 + high, low)];
             make(&self.services, &self.slices, format!("other-{number}"), pair)
         });
-        self.runtime.block_on(futures::stream::iter(making).buffer_unordered(AT_ONCE).try_collect::<Vec<()>>())?;
-        self.nodes.iter().try_for_each(|node| self.await_chains(node, count))
+        self.place
+            .runtime
+            .block_on(futures::stream::iter(making).buffer_unordered(AT_ONCE).try_collect::<Vec<()>>())?;
+        self.place.nodes.iter().try_for_each(|node| self.await_chains(node, count))
     }
 
     /// At least one chain per Service, and no more coming.
@@ -129,7 +135,7 @@ impl<'a> Changing<'a> {
     /// Changes the endpoint `count` times.
     pub fn measure(&mut self, count: usize) -> Outcome<Changed> {
         let mut changed = Changed::default();
-        let mut copy = CopiedChains::of(&self.saved(&self.nodes[0])?, self.current(), STAYING)?;
+        let mut copy = CopiedChains::of(&self.saved(&self.place.nodes[0])?, self.current(), STAYING)?;
         self.restore(&copy.first())?;
         let before = self.cpu();
         for _ in 0..count {
@@ -137,6 +143,7 @@ impl<'a> Changing<'a> {
             let (address, text) = copy.next();
             changed.bare_restore.push(self.bare_restore(&text, address)?);
             changed.bare_write.push(self.bare_write(address)?);
+            changed.durable_write.push(bare::durable_write(&self.place.disk)?);
         }
         let after = self.cpu();
         let times = u32::try_from(count)?;
@@ -153,11 +160,11 @@ impl<'a> Changing<'a> {
         self.used += 1;
         let patch = Patch::Merge(json!({"endpoints": endpoints(&[next, STAYING])}));
         let start = Instant::now();
-        self.runtime.block_on(self.slices.patch(NAME, &PatchParams::default(), &patch))?;
+        self.place.runtime.block_on(self.slices.patch(NAME, &PatchParams::default(), &patch))?;
         changed.acknowledged.push(start.elapsed());
         let is_next = |event: &Event<EndpointSlice>| applied(event).and_then(ready_endpoint).filter(|a| *a == next);
         changed.watched.push(self.seen.wait("the change at a watch", is_next)?.0 - start);
-        let at = self.nodes.iter().map(|node| node.rules.first_with(next)).collect::<Outcome<Vec<_>>>()?;
+        let at = self.place.nodes.iter().map(|node| node.rules.first_with(next)).collect::<Outcome<Vec<_>>>()?;
         changed.first_node.push(at[0] - start);
         changed.both_nodes.push(at.into_iter().max().unwrap_or(start) - start);
         std::thread::sleep(REST);
@@ -169,7 +176,7 @@ impl<'a> Changing<'a> {
         self.forget();
         let start = Instant::now();
         self.restore(text)?;
-        let at = self.nodes[0].rules.first_with(address)?;
+        let at = self.place.nodes[0].rules.first_with(address)?;
         std::thread::sleep(REST);
         Ok(at - start)
     }
@@ -179,7 +186,7 @@ impl<'a> Changing<'a> {
         let value = address.to_string();
         let patch = Patch::Merge(json!({"data": {"endpoint": value}}));
         let start = Instant::now();
-        self.runtime.block_on(self.maps.patch(NAME, &PatchParams::default(), &patch))?;
+        self.place.runtime.block_on(self.maps.patch(NAME, &PatchParams::default(), &patch))?;
         let has = |map: &ConfigMap| map.data.as_ref().and_then(|data| data.get("endpoint")) == Some(&value);
         let (at, ()) =
             self.seen_maps.wait("the ConfigMap at a watch", |event| applied(event).is_some_and(has).then_some(()))?;
@@ -193,7 +200,7 @@ impl<'a> Changing<'a> {
             format!("--to-destination {}:80", self.current()),
             format!("--to-destination {}:80", address(self.used - 2)),
         );
-        for node in self.nodes {
+        for node in self.place.nodes {
             let saved = self.saved(node)?;
             if !saved.contains(&now) || saved.contains(&gone) || saved.contains("BENCH-") {
                 return Err(
@@ -210,20 +217,22 @@ impl<'a> Changing<'a> {
 
     fn forget(&self) {
         self.seen.forget();
-        self.nodes.iter().for_each(|node| node.rules.forget());
+        self.place.nodes.iter().for_each(|node| node.rules.forget());
     }
 
     fn saved(&self, node: &NodeSeen) -> Outcome<String> {
-        Ok(netns::run_in(node.netns.as_fd(), || self.tool.save(Family::V4, "nat"))??)
+        Ok(netns::run_in(node.netns.as_fd(), || self.place.tool.save(Family::V4, "nat"))??)
     }
 
     fn restore(&self, text: &str) -> Outcome<()> {
-        Ok(netns::run_in(self.nodes[0].netns.as_fd(), || self.tool.restore(Family::V4, text, Flush::Keep))??)
+        Ok(netns::run_in(self.place.nodes[0].netns.as_fd(), || {
+            self.place.tool.restore(Family::V4, text, Flush::Keep)
+        })??)
     }
 
     /// Of the first node's agent, and of the API server.
     fn cpu(&self) -> (Duration, Duration) {
-        (procs::cpu(self.nodes[0].agent.pid), procs::cpu(self.server.pid))
+        (procs::cpu(self.place.nodes[0].agent.pid), procs::cpu(self.place.server.pid))
     }
 }
 

@@ -31,7 +31,7 @@ use portolan_pods::image::{Image, Store, nginx_from};
 use tokio::runtime::Runtime;
 
 use crate::bring_up::Phases;
-use crate::change::{Changed, Changing, NodeSeen};
+use crate::change::{Changed, Changing, NodeSeen, Place};
 use crate::memory::Memory;
 use crate::nft::RuleEvents;
 use crate::stats::{Report, Samples, millis, three_digits};
@@ -131,7 +131,6 @@ impl Bench {
         pod(self.counts.bare)?; // fills the page cache
         Ok(Bare {
             process: times(&|_| bare::process(exe))?,
-            durable_write: times(&|_| bare::durable_write(dir.path()))?,
             places: times(&|_| bare::places(2 + NODES as u8))?,
             pod: times(&pod)?,
         })
@@ -176,7 +175,8 @@ impl Bench {
         let client = self.runtime.block_on(cluster::connect(&lab.kubeconfig()))?;
         let server = procs::with_role(lab, procs::SERVER)?;
         let tool = Tool { dir: Some(self.deb_bin.clone()), env: Vec::new() };
-        let mut changing = Changing::new(&self.runtime, client, nodes, server, tool)?;
+        let place = Place { runtime: &self.runtime, nodes, server, tool, disk: lab.config().state_dir.clone() };
+        let mut changing = Changing::new(place, client)?;
         for services in [FEW_SERVICES, MANY_SERVICES] {
             progress(&format!("{services} Services"));
             changing.fill(services)?;
@@ -198,7 +198,6 @@ fn nginx(images: &Path, deb_bin: &Path) -> Outcome<Image> {
 
 struct Bare {
     process: Samples,
-    durable_write: Samples,
     places: Samples,
     pod: Samples,
 }
@@ -252,7 +251,7 @@ impl Measured {
         ]);
         report.line("");
         say_ratio(report, "reachable / bare nginx", &self.replaced.reachable, bare.pod.median());
-        self.changed.iter().for_each(|(services, changed)| say_changed(report, *services, changed, bare));
+        self.changed.iter().for_each(|(services, changed)| say_changed(report, *services, changed));
         self.memory.say(report);
     }
 }
@@ -261,7 +260,7 @@ fn say_ratio(report: &mut Report, what: &str, ours: &Samples, limit: Duration) {
     report.line(&format!("Medians, {what}: {}.", three_digits(millis(ours.median()) / millis(limit))));
 }
 
-fn say_changed(report: &mut Report, services: usize, changed: &Changed, bare: &Bare) {
+fn say_changed(report: &mut Report, services: usize, changed: &Changed) {
     report.heading(&format!("endpoint change to rule, {services} Services"));
     report.distributions(&[
         ("PATCH acknowledged", &changed.acknowledged),
@@ -270,7 +269,7 @@ fn say_changed(report: &mut Report, services: usize, changed: &Changed, bare: &B
         ("rule in both nodes' kernels", &changed.both_nodes),
         ("limit: bare API write and watch (a ConfigMap, which no node follows)", &changed.bare_write),
         ("limit: one `iptables-restore --noflush` of the same chains by hand, until its rule", &changed.bare_restore),
-        ("limit: 1 KiB appended and synced on the store's disk", &bare.durable_write),
+        ("limit: 1 KiB appended and synced on the store's disk", &changed.durable_write),
     ]);
     let limit = changed.bare_write.median() + changed.bare_restore.median();
     report.line("");

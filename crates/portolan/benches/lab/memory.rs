@@ -1,6 +1,7 @@
 //! Memory per process at several moments of a lab's life.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use portolan_lab::Lab;
 
@@ -10,6 +11,9 @@ use crate::{Outcome, procs};
 /// By role: how many processes, and the sum of their shares in KiB.
 type Shares = BTreeMap<String, (u64, u64)>;
 
+/// Before a look: what the lab just did has come to its end.
+const REST: Duration = Duration::from_secs(1);
+
 /// Proportional set sizes (PSS), moment by moment.
 #[derive(Default)]
 pub struct Memory {
@@ -18,6 +22,7 @@ pub struct Memory {
 
 impl Memory {
     pub fn take(&mut self, moment: &str, lab: &Lab) -> Outcome<()> {
+        std::thread::sleep(REST);
         let mut shares = Shares::new();
         for process in procs::of_lab(lab)? {
             // A process that ended meanwhile has no memory.

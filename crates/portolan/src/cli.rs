@@ -215,6 +215,7 @@ fn apply(args: &ApplyArgs) -> Result<(), Failure> {
 
 fn render(args: &RenderArgs) -> Result<(), Failure> {
     let snapshot = crate::render::snapshot(&args.files, args.cluster.settings(&args.node))?;
+    crate::render::warn_of_unknown_node(&snapshot);
     match (args.what, &args.compare) {
         (Rendered::Iptables, Some(saved)) => {
             let text = std::fs::read_to_string(saved)

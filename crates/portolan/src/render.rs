@@ -37,12 +37,15 @@ pub fn snapshot(files: &[PathBuf], settings: Settings) -> Result<Snapshot, Failu
     complaints.iter().for_each(|c| eprintln!("Warning: {}: {}", c.object, c.message));
     let derived = derived(&facts, &settings.node);
     facts.apply_all(derived);
-    let snapshot = resolve(&facts, &Snapshot::empty(Arc::new(settings)), &facts.all()).0;
+    Ok(resolve(&facts, &Snapshot::empty(Arc::new(settings)), &facts.all()).0)
+}
+
+/// A node that the objects do not know is most likely a slip.
+pub fn warn_of_unknown_node(snapshot: &Snapshot) {
     if !snapshot.nodes.is_empty() && snapshot.own_node().is_none() {
         let names: Vec<&str> = snapshot.nodes.keys().map(|name| &**name).collect();
         eprintln!("Warning: no Node is named {}; the objects have {}", snapshot.settings.node, names.join(", "));
     }
-    Ok(snapshot)
 }
 
 /// What CNI and BGP would tell this node if the cluster were as the objects say.

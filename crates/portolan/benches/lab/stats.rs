@@ -42,7 +42,7 @@ pub fn millis(duration: Duration) -> f64 {
 /// Three digits that say something: 0.123, 1.23, 12.3, 123.
 pub fn three_digits(value: f64) -> String {
     match value {
-        v if v < 1.0 => format!("{v:.3}"),
+        v if v < 0.9995 => format!("{v:.3}"),
         v if v < 10.0 => format!("{v:.2}"),
         v if v < 100.0 => format!("{v:.1}"),
         v => format!("{v:.0}"),

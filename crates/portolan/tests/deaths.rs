@@ -195,6 +195,37 @@ fn an_agents_death_touches_no_pod_and_no_request_and_its_successor_writes_nothin
 }
 
 #[test]
+fn an_agent_that_is_told_to_end_leaves_dns_to_the_other_node() {
+    let (world, _turn) = world();
+    let stage = Stage::set(world, "told");
+    let (pods, before) = (stage.pods(), agent(world, "node-1"));
+    let mirror = |world: &World| {
+        world.kubectl("-n kube-system get pod portolan-node-1 --ignore-not-found -o jsonpath={.metadata.uid}").out
+    };
+    let uid = mirror(world);
+    let name = format!("web.{}.svc.cluster.local", stage.space.name);
+    let lookups = Requests::dns(stage.space, "on-1", &name);
+    lookups.go_on(3);
+    world.lab().signal("agent-node-1", libc::SIGTERM).expect("told");
+    back(world, "node-1", before);
+    lookups.go_on(ENOUGH);
+    let seen = lookups.end();
+    println!("lookups on the agent's node: {} asked, {} failed", seen.asked, seen.failed.len());
+    // One may be on its way while the address goes, and one while it comes back.
+    let gap = seen.failed.first().zip(seen.failed.last()).map_or(Duration::ZERO, |(first, last)| *last - *first);
+    assert!(seen.failed.len() <= 2 && gap < Duration::from_secs(3), "{seen:?}");
+    wait_for("the successor's DNS pod, which is another", 10, || {
+        let now = mirror(world);
+        (!now.is_empty() && now != uid).then_some(())
+    });
+    let status = world.lab().status().expect("the lab answers");
+    let unit = status.units.iter().find(|unit| unit.name == "agent-node-1").expect("it is there");
+    assert_eq!(unit.last_end.as_deref(), Some("exit code 0"));
+    assert_eq!(stage.pods(), pods);
+    stage.remove();
+}
+
+#[test]
 fn all_agents_may_die_at_once() {
     let (world, _turn) = world();
     let stage = Stage::set(world, "agents");

@@ -501,9 +501,9 @@ fn kill_container(node: &Node, pod: &k8s_openapi::api::core::v1::Pod, _name: &st
     signal(init_of(node, pod), libc::SIGKILL);
 }
 
-/// Takes `/alive` away through the container's root as the node sees it.
+/// Takes `/alive` away by the container's working directory, its root, as the node sees it.
 fn kill_alive_file(node: &Node, pod: &k8s_openapi::api::core::v1::Pod) {
-    let _ = std::fs::remove_file(format!("/proc/{}/root/alive", init_of(node, pod)));
+    let _ = std::fs::remove_file(format!("/proc/{}/cwd/alive", init_of(node, pod)));
 }
 
 fn signal(pid: i32, signal: i32) {

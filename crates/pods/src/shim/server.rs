@@ -546,7 +546,7 @@ fn escaped(path: &Path) -> String {
 
 /// Fills in what only the shim knows: the root and the sandbox's namespaces (`sandbox` in the spec's paths).
 fn complete_spec(mut spec: serde_json::Value, rootfs: &Path, sandbox: i32) -> Result<serde_json::Value, String> {
-    let root = spec.pointer_mut("/root/path").ok_or("the spec has no root")?;
+    let root = spec.get_mut("root").and_then(|root| root.get_mut("path")).ok_or("the spec has no root")?;
     *root = rootfs.display().to_string().into();
     let namespaces = spec
         .pointer_mut("/linux/namespaces")

@@ -4,6 +4,7 @@
 #
 #   target/deb/apt    an apt state folder of our own: the machine's is not touched
 #   target/deb/root   what `dpkg -x` laid out
+#   target/deb/trixie, target/deb/bullseye   kubectl of a newer Debian; an older Debian to run in
 #   target/deb/bin    one wrapper per program; put it in front of PATH
 #
 # Works as an ordinary user, with the machine's own apt sources and proxies.
@@ -15,9 +16,17 @@ dest=${PORTOLAN_DEB_DIR:-$here/target/deb}
 apt=$dest/apt
 root=$dest/root
 bin=$dest/bin
-layout=3 # raise it when the wrappers or the layout change
+layout=4 # raise it when the wrappers or the layout change
 
-packages="iptables nginx busybox-static curl ldnsutils conntrack iproute2 bird2 docker-registry kubernetes-client"
+packages="iptables nginx busybox-static curl ldnsutils conntrack iproute2 bird2 docker-registry uidmap debian-archive-keyring"
+
+# This Debian's kubectl is of 2020: its exec knows no WebSocket. The next Debian's runs here as it is.
+newer=trixie
+newer_packages="kubectl"
+
+# The machine that a copied binary must run on: an older Debian, whole, as a root folder of its own.
+older=bullseye
+older_packages="libc6 iptables nginx-light busybox-static"
 
 # The C library and its closest kin are the machine's: mixing two of them breaks programs.
 not_unpacked="libc6 libc-bin libgcc-s1 libcrypt1 gcc-[0-9]*-base"
@@ -25,14 +34,16 @@ not_unpacked="libc6 libc-bin libgcc-s1 libcrypt1 gcc-[0-9]*-base"
 say() { printf 'fetch-debs: %s\n' "$*" >&2; }
 lacks() { say "$*"; exit 3; }
 
-# apt with state, cache and package status of our own; the empty status makes
+# own_apt FOLDER ARGUMENTS…: apt with state, cache and package status of our own; the empty status makes
 # every dependency count as missing, so that the closure is complete.
 own_apt() {
-    apt-get -qq -c "$apt/apt.conf" \
-        -o Dir::State="$apt/state" -o Dir::State::lists="$apt/state/lists" \
-        -o Dir::State::status="$apt/status" -o Dir::State::extended_states="$apt/state/extended_states" \
-        -o Dir::Cache="$apt/cache" -o Dir::Cache::archives="$apt/cache/archives" \
-        -o Dir::Log="$apt/log" -o Debug::NoLocking=1 -o APT::Sandbox::User=root \
+    own=$1
+    shift
+    apt-get -qq -c "$own/apt.conf" \
+        -o Dir::State="$own/state" -o Dir::State::lists="$own/state/lists" \
+        -o Dir::State::status="$own/status" -o Dir::State::extended_states="$own/state/extended_states" \
+        -o Dir::Cache="$own/cache" -o Dir::Cache::archives="$own/cache/archives" \
+        -o Dir::Log="$own/log" -o Debug::NoLocking=1 -o APT::Sandbox::User=root \
         -o APT::Install-Recommends=0 -o APT::Get::List-Cleanup=1 \
         -o Acquire::Languages=none -o Acquire::Retries=3 "$@"
 }
@@ -44,23 +55,59 @@ is_unpacked() {
     done
 }
 
-fetch() {
-    mkdir -p "$apt/state/lists/partial" "$apt/cache/archives/partial" "$apt/log"
-    : >"$apt/status"
+# An apt folder; with a suite, one that sees that suite of Debian only.
+prepare() {
+    mkdir -p "$1/state/lists/partial" "$1/cache/archives/partial" "$1/log"
+    : >"$1/status"
     # The machine's hooks are about the machine's cache (some images empty it): not ours to run.
-    cat >"$apt/apt.conf" <<'END'
+    cat >"$1/apt.conf" <<'END'
 #clear APT::Update::Pre-Invoke;
 #clear APT::Update::Post-Invoke;
 #clear APT::Update::Post-Invoke-Success;
 #clear DPkg::Pre-Invoke;
 #clear DPkg::Post-Invoke;
 END
-    say "reading the package lists"
-    own_apt update || lacks "apt-get update failed; check the machine's apt sources and its way to them"
-    say "downloading: $packages"
+    [ $# -gt 1 ] || return 0
+    keyring=$root/usr/share/keyrings/debian-archive-$2-automatic.gpg
+    [ -e "$keyring" ] || lacks "the package debian-archive-keyring has no key of $2; is this machine's Debian up to date?"
+    printf 'deb [signed-by=%s] %s %s main\n' "$keyring" "$(mirror)" "$2" >"$1/sources.list"
+    printf 'Dir::Etc::sourcelist "%s";\nDir::Etc::sourceparts "/dev/null";\n' "$1/sources.list" >>"$1/apt.conf"
+}
+
+# Where this machine gets Debian from.
+mirror() {
+    site=$(apt-get indextargets --format '$(ORIGIN) $(LABEL) $(SITE)' 'Created-By: Packages' 2>/dev/null |
+        sed -n 's/^Debian Debian //p' | head -n 1)
+    printf '%s\n' "${site:-http://deb.debian.org/debian}"
+}
+
+# download FOLDER PACKAGES…: them and all they need.
+download() {
+    from=$1
+    shift
+    own_apt "$from" update || lacks "apt-get update failed; check the machine's apt sources and its way to them"
+    say "downloading: $*"
+    own_apt "$from" install -y --download-only "$@" ||
+        lacks "apt-get could not download the packages; the sources must offer: $*"
+}
+
+# Another Debian's: the suites beside the machine's own.
+fetch_others() {
+    prepare "$apt-$newer" "$newer"
+    own_apt "$apt-$newer" update || lacks "apt-get update failed for Debian $newer at $(mirror)"
+    say "downloading from $newer: $newer_packages"
+    rm -f "$apt-$newer"/*.deb
     # shellcheck disable=SC2086 # a list of words
-    own_apt install -y --download-only $packages ||
-        lacks "apt-get could not download the packages; the sources must offer: $packages"
+    (cd "$apt-$newer" && own_apt "$apt-$newer" download $newer_packages) ||
+        lacks "Debian $newer must offer: $newer_packages"
+    rm -rf "$dest/$newer"
+    for deb in "$apt-$newer"/*.deb; do dpkg -x "$deb" "$dest/$newer"; done
+
+    prepare "$apt-$older" "$older"
+    # shellcheck disable=SC2086
+    download "$apt-$older" $older_packages
+    rm -rf "$dest/$older"
+    for deb in "$apt-$older"/cache/archives/*.deb; do dpkg -x "$deb" "$dest/$older"; done
 }
 
 unpack() {
@@ -109,7 +156,8 @@ write_wrappers() {
     wrap bird /usr/sbin/bird
     wrap birdc /usr/sbin/birdc
     wrap docker-registry /usr/bin/docker-registry
-    wrap kubectl /usr/bin/kubectl
+    printf '#!/bin/sh\nexec "%s" "$@"\n' "$dest/$newer/usr/bin/kubectl" >"$bin.new/kubectl"
+    chmod 755 "$bin.new/kubectl"
     rm -rf "$bin"
     mv "$bin.new" "$bin"
 }
@@ -117,13 +165,16 @@ write_wrappers() {
 for tool in apt-get dpkg; do
     command -v "$tool" >/dev/null 2>&1 || lacks "$tool is missing: this needs Debian or one of its kin"
 done
-stamp="layout $layout; $dest; $(dpkg --print-architecture); $packages"
+stamp="layout $layout; $dest; $(dpkg --print-architecture); $packages; $newer $newer_packages; $older $older_packages"
 if [ -f "$dest/stamp" ] && [ "$(cat "$dest/stamp")" = "$stamp" ]; then
     exit 0
 fi
 rm -f "$dest/stamp"
-fetch
+prepare "$apt"
+# shellcheck disable=SC2086 # a list of words
+download "$apt" $packages
 unpack
+fetch_others
 write_wrappers
 printf '%s\n' "$stamp" >"$dest/stamp"
 say "ready: $bin"

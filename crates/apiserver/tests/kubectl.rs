@@ -5,7 +5,7 @@ mod common;
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 
-use common::{command, kubectl_is_at_least, kubectl_with, world};
+use common::{command, kubectl_with, world};
 
 const WEB: &str = r#"
 apiVersion: apps/v1
@@ -33,19 +33,15 @@ spec:
 #[test]
 fn discovery_and_version_satisfy_kubectl() {
     let world = world();
-    if kubectl_is_at_least(32, "versions near enough for no warning") {
-        let version = world.kubectl("version");
-        assert!(version.err.is_empty(), "no warning about the versions' distance: {}", version.err);
-        assert!(version.done().contains("Server Version: v1.33."));
-    }
+    let version = world.kubectl("version");
+    assert!(version.err.is_empty(), "no warning about the versions' distance: {}", version.err);
+    assert!(version.done().contains("Server Version: v1.33."));
     let resources = world.kubectl("api-resources").done();
     for line in ["pods po v1 true Pod", "deployments deploy apps/v1 true Deployment", "nodes no v1 false Node"] {
         let found = resources.lines().any(|said| said.split_whitespace().collect::<Vec<_>>().join(" ") == line);
         assert!(found, "{line} in\n{resources}");
     }
-    if kubectl_is_at_least(27, "explain from OpenAPI version 3") {
-        assert!(world.kubectl("explain deployment.spec.strategy").done().contains("rollingUpdate"));
-    }
+    assert!(world.kubectl("explain deployment.spec.strategy").done().contains("rollingUpdate"));
     assert_eq!(world.kubectl("get --raw /readyz").done(), "ok");
 }
 
@@ -152,7 +148,6 @@ fn bad_input_is_refused_in_kubernetes_words_and_nothing_is_stored() {
     let held = "{ type: NodePort, clusterIP: 10.96.0.77, ports: [{ port: 80, nodePort: 30080 }] }";
     world.kubectl_in("create -f -", &service(held).replace("bad", "holder")).done();
     let before = world.json("svc,deploy,pod -A")["items"].as_array().map(Vec::len);
-    let strict = kubectl_is_at_least(27, "unknown fields refused by the server");
     for (input, expected) in [
         ("kind: [".to_owned(), "error converting YAML to JSON"),
         (
@@ -195,9 +190,6 @@ fn bad_input_is_refused_in_kubernetes_words_and_nothing_is_stored() {
             "no matches for kind \"Deployment\" in version \"v1\"",
         ),
     ] {
-        if !strict && input.contains("colour") {
-            continue;
-        }
         let said = world.kubectl_in("create -f -", &input).refused();
         assert!(said.contains(expected), "{input}\nexpected: {expected}\nsaid: {said}");
         // The second document of WEB is good and is stored by the same command.
@@ -208,9 +200,6 @@ fn bad_input_is_refused_in_kubernetes_words_and_nothing_is_stored() {
 
 #[test]
 fn an_unknown_field_is_dropped_with_a_warning_where_the_user_wants_no_more() {
-    if !kubectl_is_at_least(27, "warnings about unknown fields") {
-        return;
-    }
     let world = world();
     let input =
         "apiVersion: v1\nkind: Service\nmetadata: { name: a }\nspec: { ports: [{ port: 80, size: 1 }], colour: red }\n";

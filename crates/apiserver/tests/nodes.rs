@@ -5,7 +5,7 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{World, kubectl_is_at_least, world};
+use common::{World, world};
 use futures::{SinkExt, StreamExt};
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
@@ -128,11 +128,9 @@ fn logs_exec_and_proxy_reach_the_node_of_the_pod() {
     let refused = world.kubectl("logs up -c nothing").refused();
     assert!(refused.contains("container nothing is not valid for pod up"), "{refused}");
 
-    if kubectl_is_at_least(31, "exec over WebSocket") {
-        let said = world.kubectl_in("exec -i up -- cat /etc/hosts", "hello\n").done();
-        assert!(said.starts_with("/exec/default/up/a?command=cat&command=%2Fetc%2Fhosts"), "{said}");
-        assert!(said.ends_with("hello\n"), "{said}");
-    }
+    let said = world.kubectl_in("exec -i up -- cat /etc/hosts", "hello\n").done();
+    assert!(said.starts_with("/exec/default/up/a?command=cat&command=%2Fetc%2Fhosts"), "{said}");
+    assert!(said.ends_with("hello\n"), "{said}");
 
     let proxied = world.kubectl("get --raw /api/v1/nodes/node-1/proxy/portolan/v1/dns?name=x").done();
     assert_eq!(proxied, "GET /portolan/v1/dns?name=x\n");

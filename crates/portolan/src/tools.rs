@@ -5,13 +5,11 @@ use std::process::Command;
 
 use crate::failure::Failure;
 
-/// The oldest kubectl whose requests the API server knows well.
-const OLDEST_GOOD_MINOR: u32 = 28;
-/// The oldest kubectl whose `exec` speaks WebSocket (KEP-4006).
-const OLDEST_EXEC_MINOR: u32 = 30;
+/// The oldest kubectl that speaks WebSocket for `exec`, `attach` and `port-forward` of itself (KEP-4006).
+const OLDEST_GOOD_MINOR: u32 = 31;
 
 /// A kubectl that was found.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kubectl {
     /// Where.
     pub path: PathBuf,
@@ -19,20 +17,24 @@ pub struct Kubectl {
 }
 
 impl Kubectl {
-    /// The one on PATH if it is new enough, else the one that `make deps` fetched, and then what it cannot do is said.
+    /// The one on PATH if it is new enough, else the one that `make deps` fetched.
     ///
     /// # Errors
-    /// There is none.
+    /// There is neither.
     pub fn find() -> Result<Self, Failure> {
         let on_path = find("kubectl").and_then(Self::at);
-        if let Some(kubectl) = on_path.as_ref().filter(|k| k.minor >= OLDEST_GOOD_MINOR) {
-            return Ok(kubectl.clone());
-        }
         let fetched = deb_bin().and_then(|dir| Self::at(dir.join("kubectl")));
-        let lacks = || Failure::machine("kubectl is not on PATH; install kubectl 1.30 or newer, or run `make deps`");
-        let kubectl = on_path.or(fetched).ok_or_else(lacks)?;
-        eprintln!("kubectl here is 1.{}: its exec speaks SPDY; `portolan exec` stands in for it", kubectl.minor);
-        Ok(kubectl)
+        Self::choose(on_path, fetched).map_err(Failure::machine)
+    }
+
+    fn choose(on_path: Option<Self>, fetched: Option<Self>) -> Result<Self, String> {
+        let way_out = format!("install kubectl 1.{OLDEST_GOOD_MINOR} or newer, or run `make deps`");
+        let found = on_path.as_ref().map(|old| old.minor);
+        let good = on_path.into_iter().chain(fetched).find(|kubectl| kubectl.minor >= OLDEST_GOOD_MINOR);
+        good.ok_or_else(|| match found {
+            Some(minor) => format!("kubectl on PATH is 1.{minor}, whose exec speaks no WebSocket; {way_out}"),
+            None => format!("kubectl is not on PATH; {way_out}"),
+        })
     }
 
     fn at(path: PathBuf) -> Option<Self> {
@@ -40,16 +42,9 @@ impl Kubectl {
         Some(Self { path, minor })
     }
 
-    /// Does its `exec` work with this API server?
-    pub fn can_exec(&self) -> bool {
-        self.minor >= OLDEST_EXEC_MINOR
-    }
-
-    /// The command, told to speak WebSocket where that is still a choice.
+    /// The command.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(&self.path);
-        command.env("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", "true");
-        command
+        Command::new(&self.path)
     }
 }
 
@@ -73,4 +68,23 @@ pub fn deb_bin() -> Option<PathBuf> {
     }
     let exe = std::env::current_exe().ok()?;
     exe.ancestors().map(|dir| dir.join("deb/bin")).find(|dir| dir.is_dir())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kubectl(path: &str, minor: u32) -> Option<Kubectl> {
+        Some(Kubectl { path: path.into(), minor })
+    }
+
+    #[test]
+    fn kubectl_on_path_is_taken_if_new_enough_else_the_fetched_one() {
+        assert_eq!(Kubectl::choose(kubectl("mine", 31), kubectl("fetched", 32)).ok(), kubectl("mine", 31));
+        assert_eq!(Kubectl::choose(kubectl("mine", 30), kubectl("fetched", 32)).ok(), kubectl("fetched", 32));
+        assert_eq!(Kubectl::choose(None, kubectl("fetched", 32)).ok(), kubectl("fetched", 32));
+        let old = Kubectl::choose(kubectl("mine", 20), None).expect_err("too old");
+        assert!(old.contains("is 1.20") && old.contains("make deps"), "{old}");
+        assert!(Kubectl::choose(None, None).expect_err("none").contains("not on PATH"));
+    }
 }

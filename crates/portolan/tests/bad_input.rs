@@ -6,7 +6,7 @@ mod support;
 use std::path::PathBuf;
 use std::process::Stdio;
 
-use support::{Space, World, kubectl_is_at_least, portolan, portolan_says, wait_for};
+use support::{Space, World, portolan, portolan_says, wait_for};
 
 const LAB: &str = "t-bad-input";
 
@@ -106,16 +106,12 @@ fn a_bad_service_is_refused_with_the_fields_path_and_nothing_is_stored() {
 fn a_field_that_does_not_exist_is_named_and_nothing_is_stored() {
     let space = world().space("fields");
     let before = stored(space);
-    let refuse = match kubectl_is_at_least(27, "unknown fields refused by the server") {
-        true => both_refuse,
-        false => portolan_refuses,
-    };
-    refuse(
+    both_refuse(
         space,
         &service("bad", "{ ports: [{ port: 80 }], colour: red }"),
         "strict decoding error: unknown field \"spec.colour\"",
     );
-    refuse(space, &service("bad", "{ ports: [{ port: 80, size: 1 }] }"), "unknown field \"spec.ports[0].size\"");
+    both_refuse(space, &service("bad", "{ ports: [{ port: 80, size: 1 }] }"), "unknown field \"spec.ports[0].size\"");
     assert_eq!(stored(space), before);
 }
 

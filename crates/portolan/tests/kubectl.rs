@@ -7,7 +7,7 @@ mod support;
 use std::io::{BufRead, BufReader};
 use std::time::{Duration, Instant};
 
-use support::{Space, kubectl_is_at_least, wait_for, with_input};
+use support::{Space, wait_for, with_input};
 
 const NGINX: &str = "nginx:latest";
 
@@ -199,9 +199,6 @@ fn exec_passes_input_both_outputs_and_the_exit_code() {
     assert_eq!((said.code, said.out.as_str()), (Some(7), "to-out\n"));
     assert!(said.err.starts_with("to-err\n"), "{}", said.err);
     assert_eq!(space.exec("shell", &["printf", "%s|", "a b", "c&d=e"]).done(), "a b|c&d=e|");
-    if !kubectl_is_at_least(31, "exec over WebSocket with standard input") {
-        return;
-    }
     assert!(said.err.contains("command terminated with exit code 7"), "{}", said.err);
     let piped = |args: &[&str], input: &str| {
         let mut command = space.world.kubectl_command();

@@ -124,7 +124,7 @@ fn leaves_nothing(name: &str, end: impl FnOnce(&Lab)) {
     assert!(said.contains(&format!("export KUBECONFIG={}", kubeconfig.display())), "{said}");
     let home = tempfile::Builder::new().prefix("ptl-t-").tempdir().expect("a folder");
     let run = |args: &str| -> Said {
-        let mut command = Command::new(&kubectl().0);
+        let mut command = Command::new(kubectl());
         command.args(args.split_whitespace()).env("KUBECONFIG", &kubeconfig).env("HOME", home.path());
         command.output().expect("kubectl runs").into()
     };

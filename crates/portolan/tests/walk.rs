@@ -27,19 +27,6 @@ fn the_walk_holds() {
     assert!(text.contains("checks of the eight steps held"), "{text}");
 }
 
-/// A fresh Debian has no other kubectl than its own of 1.20, whose exec this API server does not speak.
-#[test]
-fn the_walk_holds_with_debians_own_kubectl() {
-    let _turn = support::turn();
-    let path = std::env::var("PATH").unwrap_or_default();
-    let mut command = support::portolan();
-    command.arg("walk").env("PATH", format!("{}:{path}", support::deb_bin().display()));
-    let output = command.output().expect("the walk runs");
-    let text = text(&output);
-    assert!(output.status.success(), "{text}");
-    assert!(text.contains("`portolan exec` stands in for it"), "what this kubectl cannot do is said:\n{text}");
-}
-
 fn sabotaged(step: u8) {
     let output = walk(&["--sabotage", &step.to_string()]);
     let text = text(&output);

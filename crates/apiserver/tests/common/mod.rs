@@ -82,9 +82,11 @@ impl Said {
     }
 }
 
-/// kubectl for a kubeconfig, its discovery cache inside `home`.
+/// The fetched kubectl for a kubeconfig, its discovery cache inside `home`.
 pub fn command(kubeconfig: &Path, home: &Path) -> Command {
-    let mut command = Command::new("kubectl");
+    let fetched = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/deb/bin/kubectl");
+    let dir = std::env::var_os("PORTOLAN_DEB_BIN");
+    let mut command = Command::new(dir.map_or_else(|| fetched.into(), |dir| Path::new(&dir).join("kubectl")));
     command.env("HOME", home).env("KUBECONFIG", kubeconfig).env_remove("HTTPS_PROXY").env_remove("https_proxy");
     command
 }
@@ -93,24 +95,12 @@ pub fn kubectl_with(kubeconfig: &Path, home: &Path, args: &str, input: Option<&s
     let mut command = command(kubeconfig, home);
     command.args(args.split_whitespace()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() });
-    let mut child = command.spawn().expect("kubectl is on PATH");
+    let mut child = command.spawn().expect("kubectl starts (make deps)");
     if let (Some(text), Some(mut stdin)) = (input, child.stdin.take()) {
         use std::io::Write;
         stdin.write_all(text.as_bytes()).expect("kubectl reads its input");
     }
     child.wait_with_output().expect("kubectl ends").into()
-}
-
-/// Whether the kubectl on PATH is at least 1.`minor`; if not, says what is left out.
-pub fn kubectl_is_at_least(minor: u32, what: &str) -> bool {
-    let output =
-        Command::new("kubectl").args(["version", "--client", "-o", "json"]).output().expect("kubectl is on PATH");
-    let version: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    let own = version["clientVersion"]["minor"].as_str().unwrap_or_default().trim_end_matches('+').parse().unwrap_or(0);
-    if own < minor {
-        println!("kubectl 1.{own} cannot show this (1.{minor} can): {what}");
-    }
-    own >= minor
 }
 
 impl World {

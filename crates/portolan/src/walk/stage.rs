@@ -131,25 +131,14 @@ impl Stage {
 
     /// Runs kubectl on the host and shows it.
     pub(crate) fn kubectl(&self, args: &[&str]) -> Result<Output, StepError> {
-        if self.stands_in(args) {
-            return self.portolan(args);
-        }
         self.show(&format!("kubectl {}", quoted(args)), self.run_kubectl(args)?)
     }
 
     /// Runs kubectl without showing it.
     pub(crate) fn run_kubectl(&self, args: &[&str]) -> Result<Output, StepError> {
-        if self.stands_in(args) {
-            return self.run_portolan(args);
-        }
         let mut command = self.kubectl.command();
         command.args(args).env("KUBECONFIG", self.lab.kubeconfig());
         capture(command)
-    }
-
-    /// Is this an `exec` that this kubectl cannot do?
-    fn stands_in(&self, args: &[&str]) -> bool {
-        args.first() == Some(&"exec") && !self.kubectl.can_exec()
     }
 
     /// Runs a command in a pod's container and shows it.

@@ -51,29 +51,9 @@ pub fn portolan_says(args: &str) -> Said {
     portolan().args(args.split_whitespace()).output().expect("portolan runs").into()
 }
 
-/// The kubectl to drive: the one on PATH if it is 1.28 or newer, else Debian's; and its minor version.
-pub fn kubectl() -> &'static (PathBuf, u32) {
-    static FOUND: OnceLock<(PathBuf, u32)> = OnceLock::new();
-    FOUND.get_or_init(|| {
-        let known = |program: PathBuf| minor_version(&program).map(|minor| (program, minor));
-        let on_path = known("kubectl".into()).filter(|(_, minor)| *minor >= 28);
-        on_path.or_else(|| known(deb_bin().join("kubectl"))).expect("a kubectl on PATH or from scripts/fetch-debs.sh")
-    })
-}
-
-fn minor_version(kubectl: &Path) -> Option<u32> {
-    let output = Command::new(kubectl).args(["version", "--client", "-o", "json"]).output().ok()?;
-    let version: Value = serde_json::from_slice(&output.stdout).ok()?;
-    version["clientVersion"]["minor"].as_str()?.trim_end_matches('+').parse().ok()
-}
-
-/// Whether the kubectl at hand is at least 1.`minor`; if not, says what it cannot show.
-pub fn kubectl_is_at_least(minor: u32, what: &str) -> bool {
-    let own = kubectl().1;
-    if own < minor {
-        println!("kubectl 1.{own} cannot show this (1.{minor} can): {what}");
-    }
-    own >= minor
+/// The kubectl to drive: the fetched one.
+pub fn kubectl() -> PathBuf {
+    deb_bin().join("kubectl")
 }
 
 /// What a command said.
@@ -176,7 +156,7 @@ impl World {
 
     /// kubectl for this lab, its discovery cache in a folder of its own.
     pub fn kubectl_command(&self) -> Command {
-        let mut command = Command::new(&kubectl().0);
+        let mut command = Command::new(kubectl());
         command.env("HOME", self.home.path()).env("KUBECONFIG", self.handle.kubeconfig());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
@@ -310,15 +290,10 @@ impl Space {
         self.kubectl(&format!("rollout status deployment/{name} --timeout=40s")).done();
     }
 
-    /// Runs a command in a pod; where kubectl's own `exec` is too old for the API server, by `portolan exec`.
+    /// Runs a command in a pod.
     pub fn exec(&self, pod: &str, argv: &[&str]) -> Said {
-        if kubectl().1 >= 31 {
-            let words: Vec<&str> = ["exec", pod, "--"].iter().chain(argv).copied().collect();
-            return self.kubectl_words(&words);
-        }
-        let mut command = portolan();
-        command.env("KUBECONFIG", self.world.lab().kubeconfig()).args(["exec", "-n", self.name, pod, "--"]).args(argv);
-        command.output().expect("portolan runs").into()
+        let words: Vec<&str> = ["exec", pod, "--"].iter().chain(argv).copied().collect();
+        self.kubectl_words(&words)
     }
 
     /// The ready addresses that the Service's Endpoints object lists, sorted.

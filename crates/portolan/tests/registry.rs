@@ -2,107 +2,8 @@
 
 mod support;
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-
-use serde_json::Value;
-use support::{Said, deb_bin, portolan, wait_for};
-
-/// A registry with its storage in a folder of the test; ended when dropped.
-struct Registry {
-    child: Child,
-    port: u16,
-    dir: tempfile::TempDir,
-}
-
-impl Registry {
-    fn serve() -> Registry {
-        let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|s| s.local_addr()).expect("a free port").port();
-        let dir = tempfile::Builder::new().prefix("ptl-t-").tempdir().expect("a folder");
-        let config = dir.path().join("config.yml");
-        let storage = dir.path().join("storage");
-        let text = format!(
-            "version: 0.1\nlog: {{ level: error }}\nstorage: {{ filesystem: {{ rootdirectory: {} }} }}\nhttp: {{ addr: \"127.0.0.1:{port}\" }}\n",
-            storage.display()
-        );
-        std::fs::write(&config, text).expect("written");
-        let mut command = Command::new(deb_bin().join("docker-registry"));
-        command.arg("serve").arg(&config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let registry = Registry { child: command.spawn().expect("it starts"), port, dir };
-        wait_for("the registry", 10, || registry.curl(&["/v2/"]).ok().then_some(()));
-        registry
-    }
-
-    /// curl at the registry; the path comes first.
-    fn curl(&self, args: &[&str]) -> Said {
-        let url = format!("http://127.0.0.1:{}{}", self.port, args[0]);
-        let mut command = Command::new(deb_bin().join("curl"));
-        command.args(["-sf", "--noproxy", "*", "-D", "-", "--max-time", "10"]).args(&args[1..]).arg(url);
-        command.output().expect("curl runs").into()
-    }
-
-    fn push_blob(&self, name: &str, layout: &Path, digest: &str) {
-        let begun = self.curl(&[&format!("/v2/{name}/blobs/uploads/"), "-X", "POST"]).done();
-        let location =
-            begun.lines().find_map(|line| line.strip_prefix("Location: ")).expect("a place to send it").trim();
-        let path = location.trim_start_matches(&format!("http://127.0.0.1:{}", self.port));
-        let data = format!("@{}", blob(layout, digest).display());
-        self.curl(&[
-            &format!("{path}&digest={digest}"),
-            "-X",
-            "PUT",
-            "-H",
-            "Content-Type: application/octet-stream",
-            "--data-binary",
-            &data,
-        ])
-        .done();
-    }
-
-    /// Pushes the only image of an OCI layout as `NAME:TAG`; returns its digest.
-    fn push(&self, layout: &Path, name: &str, tag: &str) -> String {
-        let index = json(&layout.join("index.json"));
-        let digest = index["manifests"][0]["digest"].as_str().expect("one image").to_owned();
-        let manifest = json(&blob(layout, &digest));
-        let layers = manifest["layers"].as_array().expect("layers").iter();
-        let digests = layers.chain([&manifest["config"]]).filter_map(|part| part["digest"].as_str());
-        digests.for_each(|digest| self.push_blob(name, layout, digest));
-        let data = format!("@{}", blob(layout, &digest).display());
-        let kind = format!("Content-Type: {}", manifest["mediaType"].as_str().expect("a media type"));
-        self.curl(&[&format!("/v2/{name}/manifests/{tag}"), "-X", "PUT", "-H", &kind, "--data-binary", &data]).done();
-        digest
-    }
-
-    /// Where the registry keeps a blob.
-    fn stored(&self, digest: &str) -> PathBuf {
-        let hex = digest.trim_start_matches("sha256:");
-        self.dir.path().join(format!("storage/docker/registry/v2/blobs/sha256/{}/{hex}/data", &hex[..2]))
-    }
-
-    fn reference(&self, name: &str) -> String {
-        format!("127.0.0.1:{}/{name}", self.port)
-    }
-
-    fn insecure(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
-    }
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn json(path: &Path) -> Value {
-    serde_json::from_slice(&std::fs::read(path).expect("it is there")).expect("JSON")
-}
-
-fn blob(layout: &Path, digest: &str) -> PathBuf {
-    layout.join("blobs").join(digest.replace(':', "/"))
-}
+use support::registry::{Registry, blob, json};
+use support::{Said, portolan};
 
 /// An image store of the test's own.
 struct Store(tempfile::TempDir);
@@ -136,15 +37,15 @@ fn an_image_goes_to_a_registry_and_comes_back_the_same() {
     let (registry, source) = (Registry::serve(), Store::with_tool());
     let digest = registry.push(source.0.path(), "test/tool", "1");
     let (store, reference) = (Store::new(), registry.reference("test/tool:1"));
-    let said = store.image("pull", &[&reference, "--insecure", &registry.insecure()]).done();
+    let said = store.image("pull", &[&reference, "--insecure", &registry.host()]).done();
     assert_eq!(said, format!("{reference} {digest}\n"));
     let listed = store.image("ls", &[]).done();
     assert!(listed.lines().any(|line| line.starts_with(&reference) && line.contains(&digest[..19])), "{listed}");
     assert_eq!(store.blobs(), 3, "manifest, configuration, one layer");
     // Pulled again, nothing changes; by its digest it is the same image.
-    store.image("pull", &[&reference, "--insecure", &registry.insecure()]).done();
+    store.image("pull", &[&reference, "--insecure", &registry.host()]).done();
     let by_digest = registry.reference(&format!("test/tool@{digest}"));
-    assert!(store.image("pull", &[&by_digest, "--insecure", &registry.insecure()]).done().contains(&digest));
+    assert!(store.image("pull", &[&by_digest, "--insecure", &registry.host()]).done().contains(&digest));
     assert_eq!(store.blobs(), 3);
     for name in [&reference, &by_digest] {
         store.image("rm", &[name]).done();
@@ -158,8 +59,8 @@ fn a_mirror_is_asked_in_place_of_the_registry_that_the_name_means() {
     let (registry, source) = (Registry::serve(), Store::with_tool());
     registry.push(source.0.path(), "library/tool", "1");
     let store = Store::new();
-    let mirror = format!("docker.io={}", registry.insecure());
-    store.image("pull", &["tool:1", "--mirror", &mirror, "--insecure", &registry.insecure()]).done();
+    let mirror = format!("docker.io={}", registry.host());
+    store.image("pull", &["tool:1", "--mirror", &mirror, "--insecure", &registry.host()]).done();
     assert!(store.image("ls", &[]).done().contains("tool:1"));
 }
 
@@ -174,7 +75,7 @@ fn content_that_is_not_what_its_digest_says_is_refused_and_not_kept() {
     bytes[middle] ^= 1;
     std::fs::write(&path, bytes).expect("changed");
     let (store, reference) = (Store::new(), registry.reference("test/tool:1"));
-    let said = store.image("pull", &[&reference, "--insecure", &registry.insecure()]).refused(1);
+    let said = store.image("pull", &[&reference, "--insecure", &registry.host()]).refused(1);
     assert!(said.contains(&layer) && said.lines().count() == 1, "it names the layer: {said}");
     assert_eq!(store.image("ls", &[]).done().lines().count(), 1, "the heading only");
     let kept = blob(store.0.path(), &layer);
@@ -189,7 +90,7 @@ fn what_is_not_there_is_named_and_so_is_a_registry_that_speaks_no_tls() {
     registry.push(source.0.path(), "test/tool", "1");
     let store = Store::new();
     let absent = registry.reference("test/tool:2");
-    let said = store.image("pull", &[&absent, "--insecure", &registry.insecure()]).refused(1);
+    let said = store.image("pull", &[&absent, "--insecure", &registry.host()]).refused(1);
     assert!(said.contains(&absent) && said.lines().count() == 1, "{said}");
     let reference = registry.reference("test/tool:1");
     let said = store.image("pull", &[&reference]).refused(1);

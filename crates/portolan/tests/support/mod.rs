@@ -6,6 +6,8 @@
 // Each test binary uses its own part of this room.
 #![allow(dead_code)]
 
+pub mod registry;
+
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

@@ -6,7 +6,7 @@ export PORTOLAN_DEB_BIN := $(CURDIR)/target/deb/bin
 export PORTOLAN_IPTABLES_DIR := $(CURDIR)/target/deb/bin
 BIN := target/debug/portolan
 
-.PHONY: demo test deps build soak bench sweep clean
+.PHONY: demo test deps build soak bench package sweep clean
 
 demo: deps build
 	$(BIN) walk
@@ -27,6 +27,10 @@ soak: deps
 
 bench: deps
 	scripts/bench.sh
+
+# One file that runs on any Linux of this architecture, and its archive; release profile, so it takes a while.
+package:
+	scripts/package.sh
 
 # Clears what a crashed test left: namespaces and folders that carry our prefixes.
 sweep:

@@ -16,7 +16,7 @@ dest=${PORTOLAN_DEB_DIR:-$here/target/deb}
 apt=$dest/apt
 root=$dest/root
 bin=$dest/bin
-layout=4 # raise it when the wrappers or the layout change
+layout=6 # raise it when the wrappers or the layout change
 
 packages="iptables nginx busybox-static curl ldnsutils conntrack iproute2 bird2 docker-registry uidmap debian-archive-keyring"
 
@@ -26,7 +26,7 @@ newer_packages="kubectl"
 
 # The machine that a copied binary must run on: an older Debian, whole, as a root folder of its own.
 older=bullseye
-older_packages="libc6 iptables nginx-light busybox-static"
+older_packages="libc6 iptables nginx-light busybox-static curl"
 
 # The C library and its closest kin are the machine's: mixing two of them breaks programs.
 not_unpacked="libc6 libc-bin libgcc-s1 libcrypt1 gcc-[0-9]*-base"
@@ -108,6 +108,16 @@ fetch_others() {
     download "$apt-$older" $older_packages
     rm -rf "$dest/$older"
     for deb in "$apt-$older"/cache/archives/*.deb; do dpkg -x "$deb" "$dest/$older"; done
+    finish_older "$dest/$older"
+}
+
+# What an installation does beside unpacking, as far as it is needed: the choice of iptables, a shell, mount points.
+finish_older() {
+    for family in iptables ip6tables; do
+        for tail in '' -save -restore; do ln -s xtables-nft-multi "$1/usr/sbin/$family$tail"; done
+    done
+    for applet in sh umount; do ln -s busybox "$1/bin/$applet"; done
+    for dir in proc sys dev run tmp root before usr/local/bin; do mkdir -p "$1/$dir"; done
 }
 
 unpack() {

@@ -11,7 +11,7 @@ export PORTOLAN_IMAGES=${PORTOLAN_IMAGES:-$PWD/target/images}
 
 # Integration tests by area, and each area's budget on two cores.
 acting="law durability bird kernel kubectl nodes watch restart cluster pods lab"            # 8 minutes
-labs="files registry commands bad_input nothing_left traffic deaths readme walk"                    # 14 minutes
+labs="files registry commands bad_input nothing_left traffic deaths readme walk elsewhere"          # 15 minutes
 
 say() { printf '\n== %s (after %d s)\n' "$1" "$SECONDS"; }
 tested() { cargo test --locked --workspace "$@"; }
@@ -36,6 +36,7 @@ say "rooms that act: namespaces, daemons, kubectl"
 # shellcheck disable=SC2046
 tested $(named $acting)
 say "labs"
+scripts/package.sh --dev
 # shellcheck disable=SC2046
 tested $(named $labs)
 say "lints (3 minutes)"

@@ -124,12 +124,23 @@ pub fn closure(programs: &[PathBuf], root: Option<&Path>) -> Result<BTreeMap<Pat
                 .next()
                 .map(|(source, place)| (place, source))
                 .ok_or_else(|| pack(format!("library {library} is neither in the given folder nor on this machine; install its package or give it with --file")))?;
+            found.extend(name_services(library, &place, root));
             if found.insert(place, source.clone()).is_none() {
                 open.push_back(source);
             }
         }
     }
     Ok(found)
+}
+
+/// Users and host names: a glibc before 2.34 loads these modules when they are first asked for, and no program names
+/// them as a library it needs. They lie beside it and need nothing else.
+fn name_services(library: &str, place: &Path, root: Option<&Path>) -> Vec<(PathBuf, PathBuf)> {
+    if library != "libc.so.6" {
+        return Vec::new();
+    }
+    let modules = ["libnss_files.so.2", "libnss_dns.so.2"].map(|module| place.with_file_name(module));
+    modules.into_iter().filter_map(|module| Some((module.clone(), locate(root, &module)?))).collect()
 }
 
 /// The file behind an absolute image path: below `root`, else on the host.
@@ -192,5 +203,6 @@ mod tests {
         let found = closure(&[PathBuf::from("/bin/sh")], None).expect("sh can be packed");
         assert!(found.keys().any(|path| path.ends_with("libc.so.6")));
         assert!(found.keys().any(|path| path.to_string_lossy().contains("ld-linux")));
+        assert!(found.keys().any(|path| path.ends_with("libnss_files.so.2")), "names of users are found");
     }
 }

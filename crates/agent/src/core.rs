@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use ipnet::IpNet;
 use portolan_dataplane::iptables::DnsPath;
@@ -28,7 +28,7 @@ use tracing::{info, warn};
 use crate::dns::Told;
 use crate::routes::RouteWriter;
 use crate::rules::RuleWriter;
-use crate::status::Progress;
+use crate::status::{Change, Progress};
 
 /// How long a write that failed waits before everything is compared and written again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -38,8 +38,8 @@ const NEEDED: [ObjectKind; 3] = [ObjectKind::Service, ObjectKind::EndpointSlice,
 /// What the core is told.
 #[derive(Debug)]
 pub(crate) enum Input {
-    /// A watch event.
-    Cluster(Event),
+    /// A watch event, and when it came.
+    Cluster(Event, SystemTime),
     /// All objects of a kind have been told.
     Synced(ObjectKind),
     /// A pod was attached to this node's network, or detached. The sender hears when its route was written.
@@ -122,7 +122,8 @@ impl Core {
         let (mut paths, mut waiting) = (Vec::new(), Vec::new());
         for input in batch {
             match input {
-                Input::Cluster(event) => {
+                Input::Cluster(event, seen) => {
+                    self.progress.saw(Change::of(&event, seen));
                     let (found, complaints) = ingest(&mut self.facts, [event]);
                     complaints.iter().for_each(|c| warn!(object = %c.object, reason = %c.reason, "{}", c.message));
                     touched.merge(found);
@@ -145,6 +146,9 @@ impl Core {
         self.tell(&delta);
         paths.into_iter().for_each(|path| self.rules.iter_mut().for_each(|rules| rules.set_dns(path)));
         let written = self.write(&delta);
+        if written && self.programmed {
+            self.progress.settled(SystemTime::now());
+        }
         for sender in waiting {
             // Whoever waits may have given up.
             let _ = sender.send(());
@@ -213,7 +217,7 @@ impl ToCore {
 
 impl crate::source::Sink for ToCore {
     fn event(&self, event: Event) {
-        self.send(Input::Cluster(event));
+        self.send(Input::Cluster(event, SystemTime::now()));
     }
 
     fn synced(&self, kind: ObjectKind) {

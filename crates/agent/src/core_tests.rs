@@ -1,6 +1,7 @@
 //! The core over a kernel in memory: what is written when, what a restart costs, and the law.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use portolan_dataplane::iptables::{DnsPath, Options};
 use portolan_ingest::{Event, Object};
@@ -103,7 +104,7 @@ fn slice(service: &str, addresses: &[u8]) -> Object {
 }
 
 fn value(object: Object) -> Input {
-    Input::Cluster(Event::Value(object))
+    Input::Cluster(Event::Value(object), SystemTime::UNIX_EPOCH)
 }
 
 fn told_whole() -> Vec<Input> {
@@ -224,12 +225,12 @@ fn any_input() -> impl Strategy<Value = Input> {
 }
 
 fn told(object: Object, there: bool) -> Input {
-    Input::Cluster(if there { Event::Value(object) } else { Event::Gone(object) })
+    Input::Cluster(if there { Event::Value(object) } else { Event::Gone(object) }, SystemTime::UNIX_EPOCH)
 }
 
 fn copy(input: &Input) -> Input {
     match input {
-        Input::Cluster(event) => Input::Cluster(event.clone()),
+        Input::Cluster(event, seen) => Input::Cluster(event.clone(), *seen),
         Input::Synced(kind) => Input::Synced(*kind),
         Input::Attachment(key, value, _) => Input::Attachment(key.clone(), value.clone(), None),
         Input::Learned(prefix, route) => Input::Learned(*prefix, route.clone()),

@@ -104,6 +104,10 @@ impl Listener {
         Ok(Self { udp: Arc::new(udp), tcp })
     }
 
+    fn address(&self) -> Option<IpAddr> {
+        self.udp.local_addr().ok().map(|addr| addr.ip())
+    }
+
     fn open(self, events: &mpsc::UnboundedSender<Event>) {
         tokio::spawn(receive(self.udp, events.clone()));
         tokio::spawn(accept(self.tcp, events.clone()));
@@ -147,6 +151,7 @@ pub(crate) async fn run(
     mut told: mpsc::UnboundedReceiver<Told>,
 ) {
     let (events, mut from_sockets) = mpsc::unbounded_channel();
+    let listening = listeners.iter().filter_map(Listener::address).collect();
     listeners.into_iter().for_each(|listener| listener.open(&events));
     let mut task = Task {
         server: Server::new(records, ForwardConfig::default(), Vec::new()),
@@ -156,6 +161,8 @@ pub(crate) async fn run(
         started: Instant::now(),
         events,
         resolv_conf: Watched { path: resolv_conf, own, text: None },
+        listening,
+        replies: Replies::default(),
     };
     let mut look = tokio::time::interval(LOOK_EVERY);
     let mut open = true;
@@ -185,6 +192,30 @@ struct Task {
     started: Instant,
     events: mpsc::UnboundedSender<Event>,
     resolv_conf: Watched,
+    /// Addresses that are answered at, UDP and TCP.
+    listening: Vec<IpAddr>,
+    replies: Replies,
+}
+
+/// Replies by their RCODE (RFC 1035 §4.1.1).
+#[derive(Default)]
+struct Replies {
+    no_error: u64,
+    serv_fail: u64,
+    nx_domain: u64,
+    other: u64,
+}
+
+impl Replies {
+    fn count(&mut self, reply: &[u8]) {
+        let rcode = reply.get(3).map(|flags| flags & 0xf);
+        *match rcode {
+            Some(0) => &mut self.no_error,
+            Some(2) => &mut self.serv_fail,
+            Some(3) => &mut self.nx_domain,
+            _ => &mut self.other,
+        } += 1;
+    }
 }
 
 /// A file whose content is compared each time it is looked at.
@@ -215,7 +246,10 @@ impl Task {
                     records.mark_synced();
                 }
             }
-            Told::Listen(listener) => listener.open(&self.events),
+            Told::Listen(listener) => {
+                self.listening.extend(listener.address());
+                listener.open(&self.events);
+            }
             Told::Status(reply) => {
                 // The asker may have gone.
                 let _ = reply.send(self.status());
@@ -229,7 +263,11 @@ impl Task {
         serde_json::json!({
             "queries": counts.queries, "fromZones": counts.from_zones, "fromCache": counts.from_cache,
             "forwarded": counts.forwarded, "refused": counts.refused, "unanswered": counts.unanswered,
-            "upstreams": upstreams,
+            "upstreams": upstreams, "listening": self.listening,
+            "replies": {
+                "NOERROR": self.replies.no_error, "SERVFAIL": self.replies.serv_fail,
+                "NXDOMAIN": self.replies.nx_domain, "other": self.replies.other,
+            },
         })
     }
 
@@ -310,6 +348,7 @@ impl Task {
     }
 
     fn reply(&mut self, token: Token, bytes: Vec<u8>) {
+        self.replies.count(&bytes);
         match self.clients.remove(&token) {
             Some((Client::Udp { to, socket }, _)) => match socket.try_send_to(&bytes, to) {
                 Ok(_) => {}

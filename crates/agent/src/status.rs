@@ -1,7 +1,12 @@
 //! What the agent counts of itself: shown by its API, asked for by benchmarks.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use jiff::Timestamp;
+use portolan_ingest::Event;
+use portolan_model::ObjectRef;
 
 /// Counters of the core; written by its thread, read by the node's API.
 #[derive(Debug, Default)]
@@ -13,9 +18,54 @@ pub(crate) struct Progress {
     chains_written: AtomicU64,
     routes_written: AtomicU64,
     failures: AtomicU64,
+    last_change: Mutex<Option<LastChange>>,
+}
+
+/// A change of an object, as the watch told it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Change {
+    object: ObjectRef,
+    /// The object's resourceVersion; 0 if it is no number.
+    revision: u64,
+    seen: SystemTime,
+}
+
+#[derive(Clone, Debug)]
+struct LastChange {
+    change: Change,
+    /// From when it was seen until the kernel had it; `None` while it has not.
+    programmed_after: Option<Duration>,
+}
+
+impl Change {
+    pub(crate) fn of(event: &Event, seen: SystemTime) -> Self {
+        let (Event::Value(object) | Event::Gone(object)) = event;
+        let revision = object.revision().and_then(|text| text.parse().ok()).unwrap_or_default();
+        Self { object: object.reference(), revision, seen }
+    }
 }
 
 impl Progress {
+    /// A change was seen. The newest by revision is kept: a list at start tells old ones in any order.
+    pub(crate) fn saw(&self, change: Change) {
+        let mut last = self.last_change();
+        if last.as_ref().is_none_or(|last| last.change.revision <= change.revision) {
+            *last = Some(LastChange { change, programmed_after: None });
+        }
+    }
+
+    /// Everything seen until now is in the kernel.
+    pub(crate) fn settled(&self, now: SystemTime) {
+        if let Some(last) = self.last_change().as_mut() {
+            let took = now.duration_since(last.change.seen).unwrap_or_default();
+            last.programmed_after.get_or_insert(took);
+        }
+    }
+
+    fn last_change(&self) -> std::sync::MutexGuard<'_, Option<LastChange>> {
+        self.last_change.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn programmed(&self) {
         self.programmed.store(true, Ordering::Relaxed);
     }
@@ -52,6 +102,7 @@ impl Progress {
             "chainsWritten": self.chains_written.load(Ordering::Relaxed),
             "routesWritten": self.routes_written.load(Ordering::Relaxed),
             "writeFailures": self.failures.load(Ordering::Relaxed),
+            "lastChange": self.last_change().as_ref().map(LastChange::json),
         })
     }
 
@@ -69,5 +120,58 @@ impl Progress {
                 format!("# HELP {name} {help}\n# TYPE {name} counter\n{name} {}\n", value.load(Ordering::Relaxed))
             })
             .collect()
+    }
+}
+
+impl LastChange {
+    fn json(&self) -> serde_json::Value {
+        serde_json::json!({
+            "object": self.change.object.to_string(),
+            "revision": self.change.revision,
+            "seenAt": Timestamp::try_from(self.change.seen).ok().map(|at| at.to_string()),
+            "programmedAfterMicros": self.programmed_after.map(|took| u64::try_from(took.as_micros()).unwrap_or(u64::MAX)),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use portolan_model::{NsName, ObjectKind};
+
+    use super::*;
+
+    fn change(name: &str, revision: u64, secs: u64) -> Change {
+        let object = ObjectRef { kind: ObjectKind::Service, key: NsName::new("default", name) };
+        Change { object, revision, seen: SystemTime::UNIX_EPOCH + Duration::from_secs(secs) }
+    }
+
+    fn last(progress: &Progress) -> (String, serde_json::Value) {
+        let json = progress.json();
+        (
+            json["lastChange"]["object"].as_str().unwrap_or_default().to_owned(),
+            json["lastChange"]["programmedAfterMicros"].clone(),
+        )
+    }
+
+    #[test]
+    fn the_last_change_is_the_newest_by_revision_and_not_the_last_told() {
+        let progress = Progress::default();
+        assert_eq!(progress.json()["lastChange"], serde_json::Value::Null);
+        progress.saw(change("new", 9, 1));
+        progress.saw(change("old", 3, 2));
+        assert_eq!(last(&progress).0, "Service default/new");
+        progress.saw(change("newer", 10, 3));
+        assert_eq!(last(&progress).0, "Service default/newer");
+    }
+
+    #[test]
+    fn a_change_counts_as_programmed_once_the_kernel_has_it_and_for_good() {
+        let progress = Progress::default();
+        let at = |millis| SystemTime::UNIX_EPOCH + Duration::from_millis(millis);
+        progress.saw(change("web", 1, 1));
+        assert_eq!(last(&progress).1, serde_json::Value::Null);
+        progress.settled(at(1012));
+        progress.settled(at(9000));
+        assert_eq!(last(&progress).1, 12_000);
     }
 }

@@ -62,14 +62,23 @@ impl Object {
 
     /// Kind and key of this object.
     pub fn reference(&self) -> ObjectRef {
-        let (kind, meta) = match self {
+        let (kind, meta) = self.kind_and_meta();
+        ObjectRef { kind, key: key(kind, meta) }
+    }
+
+    /// `metadata.resourceVersion`: which write of the cluster this is.
+    pub fn revision(&self) -> Option<&str> {
+        self.kind_and_meta().1.resource_version.as_deref()
+    }
+
+    fn kind_and_meta(&self) -> (ObjectKind, &ObjectMeta) {
+        match self {
             Self::Namespace(o) => (ObjectKind::Namespace, &o.metadata),
             Self::Node(o) => (ObjectKind::Node, &o.metadata),
             Self::Pod(o) => (ObjectKind::Pod, &o.metadata),
             Self::Service(o) => (ObjectKind::Service, &o.metadata),
             Self::EndpointSlice(o) => (ObjectKind::EndpointSlice, &o.metadata),
-        };
-        ObjectRef { kind, key: key(kind, meta) }
+        }
     }
 }
 

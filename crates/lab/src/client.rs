@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use portolan_kernel::netns::Entry;
 
-use crate::config::{DEFAULT_NAME, Files, LabConfig, LabFile};
+use crate::config::{Files, LabConfig, LabFile};
 use crate::control::{self, Place, Reply, Request, Status};
 use crate::error::{LabError, file};
 use crate::process::die_with_parent;
@@ -194,7 +194,7 @@ pub fn find(root: &Path, name: Option<&str>) -> Result<Lab, LabError> {
     let mut labs = list(root);
     match labs.len() {
         1 => Ok(labs.remove(0)),
-        0 => Err(LabError::NotUp { name: DEFAULT_NAME.to_owned() }),
+        0 => Err(LabError::NoneUp),
         _ => Err(LabError::Ambiguous {
             names: labs.iter().map(|l| l.config.name.as_str()).collect::<Vec<_>>().join(", "),
         }),
@@ -204,7 +204,8 @@ pub fn find(root: &Path, name: Option<&str>) -> Result<Lab, LabError> {
 /// Removes the files of labs whose keeper died without doing so; returns their names.
 pub fn sweep(root: &Path) -> Vec<String> {
     let entries = fs::read_dir(root).into_iter().flatten().flatten();
-    let folders = entries.map(|entry| entry.path()).filter(|path| path.is_dir());
+    let mut folders: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
+    folders.sort();
     let mut swept = Vec::new();
     for folder in folders {
         // The lock is taken while we remove, or a lab that starts now would lose its files.

@@ -18,6 +18,8 @@ pub enum LabError {
     NameInUse { name: String },
     #[error("no lab named {name:?} is up; `portolan up --name {name}` starts it")]
     NotUp { name: String },
+    #[error("no lab is up; `portolan up` starts one")]
+    NoneUp,
     #[error("more than one lab is up ({names}); say which with --name")]
     Ambiguous { names: String },
     #[error("{feature} is missing ({detail}); {remedy}")]

@@ -31,6 +31,7 @@ mod keeper;
 mod lock;
 mod place;
 mod process;
+mod processes;
 mod ready;
 mod topology;
 mod unit;
@@ -45,6 +46,7 @@ pub use client::{Captured, Lab, find, list, sweep};
 pub use config::{Attachment, DEFAULT_NAME, LabConfig, Ready, state_root};
 pub use control::{NodeStatus, Place, Status, UnitStatus};
 pub use error::LabError;
+pub use processes::{Process, Role};
 pub use topology::{HostSpec, LAN, OUTSIDE_ADDRESSES, Topology};
 pub use up::{LabHandle, up};
 

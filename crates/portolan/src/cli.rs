@@ -23,7 +23,7 @@ enum Command {
     Up(UpArgs),
     /// Take the lab down; nothing of it remains
     Down(DownArgs),
-    /// Show a lab's nodes and processes
+    /// Show whether all is well in a lab: nodes, pods, Services, DNS, BGP, what it costs, the last change
     Status(StatusArgs),
     /// Run a command, or a shell, on a node, on the host outside, or in a pod's network
     Shell(ShellArgs),

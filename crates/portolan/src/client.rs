@@ -12,10 +12,8 @@ use crate::failure::Failure;
 /// # Errors
 /// The file cannot be read, or does not describe a cluster.
 pub async fn connect(kubeconfig: Option<PathBuf>) -> Result<Client, Failure> {
-    let path = kubeconfig
-        .or_else(|| std::env::var_os("KUBECONFIG").map(PathBuf::from))
-        .or_else(crate::lab::running_kubeconfig)
-        .ok_or_else(|| Failure::input("no cluster is named: run `portolan up`, or give --kubeconfig FILE"))?;
+    let named = kubeconfig.or_else(|| std::env::var_os("KUBECONFIG").map(PathBuf::from));
+    let path = named.map_or_else(crate::lab::running_kubeconfig, Ok)?;
     let broken = |e: &dyn std::fmt::Display| Failure::input(format!("kubeconfig {}: {e}", path.display()));
     let file = Kubeconfig::read_from(&path).map_err(|e| broken(&e))?;
     let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.map_err(|e| broken(&e))?;

@@ -13,19 +13,20 @@ use crate::settings::OutputFormat;
 /// Name of the image that every lab can run.
 const NGINX: &str = "nginx:latest";
 
-/// Which lab.
+/// Which lab of those that are up.
 #[derive(Args, Clone, Debug)]
 pub struct LabName {
-    /// The lab's name
-    #[arg(long, value_name = "LAB", default_value = portolan_lab::DEFAULT_NAME)]
-    name: String,
+    /// The lab's name; may be left out while one lab is up
+    #[arg(long, value_name = "LAB")]
+    name: Option<String>,
 }
 
 /// Which lab, and what it is made of.
 #[derive(Args, Clone, Debug)]
 pub struct LabArgs {
-    #[command(flatten)]
-    lab: LabName,
+    /// The lab's name
+    #[arg(long, value_name = "LAB", default_value = portolan_lab::DEFAULT_NAME)]
+    name: String,
     /// Number of virtual nodes
     #[arg(long, value_name = "N", default_value_t = 2)]
     nodes: usize,
@@ -42,7 +43,7 @@ impl LabArgs {
 
     fn config(&self) -> Result<LabConfig, Failure> {
         let exe = std::env::current_exe().map_err(|e| Failure::machine(format!("cannot find this program: {e}")))?;
-        let mut config = LabConfig::new(&self.lab.name, self.nodes, exe, self.image_store());
+        let mut config = LabConfig::new(&self.name, self.nodes, exe, self.image_store());
         config.iptables_dir = crate::tools::deb_bin();
         Ok(config)
     }
@@ -58,7 +59,10 @@ pub fn default_image_store() -> PathBuf {
 /// Wrong use is 2, a machine that lacks something 3, all else "no".
 fn failed(error: LabError) -> Failure {
     match error {
-        LabError::BadName { .. } | LabError::BadNodes { .. } | LabError::NoSuchPlace { .. } => Failure::input(error),
+        LabError::BadName { .. }
+        | LabError::BadNodes { .. }
+        | LabError::NoSuchPlace { .. }
+        | LabError::Ambiguous { .. } => Failure::input(error),
         LabError::Missing { .. } => Failure::machine(error),
         _ => Failure::no(error),
     }
@@ -83,11 +87,12 @@ fn ensure_nginx(args: &LabArgs) -> Result<(), Failure> {
 
 /// Brings a lab up; detached, it goes on after this process.
 pub fn up(args: &LabArgs, detach: bool) -> Result<(), Failure> {
+    sweep();
     ensure_nginx(args)?;
     let attachment = if detach { Attachment::Detached } else { Attachment::Attached };
     let lab = portolan_lab::up(&args.config()?, attachment).map_err(failed)?;
     let say = || {
-        let name = &args.lab.name;
+        let name = &args.name;
         println!(
             "# {} nodes are Ready; `portolan status` shows them, `portolan down --name {name}` ends the lab",
             args.nodes
@@ -108,58 +113,65 @@ pub fn up(args: &LabArgs, detach: bool) -> Result<(), Failure> {
     lab.down().map_err(failed)
 }
 
-/// Takes a lab down.
+/// Takes a lab down. One that had crashed is down once what it left is removed.
 pub fn down(lab: &LabName) -> Result<(), Failure> {
-    open(lab)?.down().map_err(failed)
+    let swept = sweep();
+    if lab.name.as_ref().is_some_and(|name| swept.contains(name)) {
+        return Ok(());
+    }
+    find(lab)?.down().map_err(failed)
 }
 
 /// Takes all labs down, and clears what crashed ones left.
 pub fn down_all() -> Result<(), Failure> {
-    let root = portolan_lab::state_root();
-    for lab in portolan_lab::list(&root) {
-        let name = lab.config().name.clone();
+    sweep();
+    for lab in portolan_lab::list(&portolan_lab::state_root()) {
         lab.down().map_err(failed)?;
-        println!("{name} is down");
+        println!("{} is down", lab.config().name);
     }
-    portolan_lab::sweep(&root).iter().for_each(|line| println!("{line}"));
     Ok(())
 }
 
+/// Removes what crashed labs left, and says so; returns their names.
+fn sweep() -> Vec<String> {
+    let swept = portolan_lab::sweep(&portolan_lab::state_root());
+    for name in &swept {
+        eprintln!("portolan: lab {name} had crashed; what it left is removed");
+    }
+    swept
+}
+
+/// The lab that is meant; what crashed ones left is removed first.
 fn open(lab: &LabName) -> Result<portolan_lab::Lab, Failure> {
-    portolan_lab::Lab::open(&portolan_lab::state_root().join(&lab.name)).map_err(failed)
+    sweep();
+    find(lab)
 }
 
-/// The kubeconfig of the default lab, if it runs.
-pub fn running_kubeconfig() -> Option<PathBuf> {
-    let root = portolan_lab::state_root();
-    let lab = portolan_lab::Lab::open(&root.join(portolan_lab::DEFAULT_NAME)).ok();
-    lab.or_else(|| portolan_lab::list(&root).into_iter().next()).map(|lab| lab.kubeconfig())
+fn find(lab: &LabName) -> Result<portolan_lab::Lab, Failure> {
+    portolan_lab::find(&portolan_lab::state_root(), lab.name.as_deref()).map_err(failed)
 }
 
-/// Shows a lab's nodes and processes.
+/// The kubeconfig of the lab that is up.
+///
+/// # Errors
+/// None is up, or more than one.
+pub fn running_kubeconfig() -> Result<PathBuf, Failure> {
+    sweep();
+    match portolan_lab::find(&portolan_lab::state_root(), None) {
+        Ok(lab) => Ok(lab.kubeconfig()),
+        Err(LabError::NoneUp) => {
+            Err(Failure::input("no cluster is named: run `portolan up`, or give --kubeconfig FILE"))
+        }
+        Err(LabError::Ambiguous { names }) => Err(Failure::input(format!(
+            "more than one lab is up ({names}); say which by KUBECONFIG: `portolan status --name LAB` shows it"
+        ))),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// Shows a lab, and whether all is well in it.
 pub fn status(lab: &LabName, output: OutputFormat) -> Result<(), Failure> {
-    let lab = open(lab)?;
-    let status = lab.status().map_err(failed)?;
-    if output == OutputFormat::Json {
-        println!("{:#}", serde_json::to_value(&status).map_err(Failure::no)?);
-        return Ok(());
-    }
-    println!("lab {}   KUBECONFIG={}", status.name, lab.kubeconfig().display());
-    println!("{:<12} {:<16} LAN", "NODE", "ADDRESS");
-    for node in &status.nodes {
-        println!(
-            "{:<12} {:<16} {}",
-            node.name,
-            node.address.to_string(),
-            if node.plugged { "plugged in" } else { "stopped" }
-        );
-    }
-    println!("{:<20} {:>7} {:>9}  LAST END", "PROCESS", "PID", "RESTARTS");
-    for unit in &status.units {
-        let pid = unit.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
-        println!("{:<20} {pid:>7} {:>9}  {}", unit.name, unit.restarts, unit.last_end.as_deref().unwrap_or("-"));
-    }
-    Ok(())
+    crate::status::show(&open(lab)?, output)
 }
 
 /// Runs a command somewhere in the lab and passes its exit code on.
@@ -218,8 +230,8 @@ impl Lab {
     /// Brings up a fresh lab. The default name becomes one of the walk's own, so that a lab of the user's stays as it is.
     pub fn up_for_walk(args: &LabArgs) -> Result<Self, Failure> {
         let mut args = args.clone();
-        if args.lab.name == portolan_lab::DEFAULT_NAME {
-            args.lab.name = format!("walk-{}", std::process::id());
+        if args.name == portolan_lab::DEFAULT_NAME {
+            args.name = format!("walk-{}", std::process::id());
         }
         if args.nodes < 2 {
             return Err(Failure::input("--nodes: the walk needs two nodes or more"));

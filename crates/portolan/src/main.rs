@@ -14,6 +14,7 @@ mod process;
 mod render;
 mod server;
 mod settings;
+mod status;
 mod tools;
 mod walk;
 

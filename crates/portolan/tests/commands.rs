@@ -2,27 +2,12 @@
 
 mod support;
 
-use serde_json::Value;
 use support::{World, portolan, wait_for, with_input};
 
 const LAB: &str = "t-commands";
 
 fn world() -> &'static World {
     support::world(LAB)
-}
-
-#[test]
-fn status_names_nodes_and_processes_for_people_and_programs() {
-    let world = world();
-    let text = world.portolan(&format!("status --name {LAB}")).done();
-    assert!(text.contains(&format!("KUBECONFIG={}", world.lab().kubeconfig().display())), "{text}");
-    for unit in ["apiserver", "upstream", "agent-node-1", "agent-node-2"] {
-        assert!(text.lines().any(|line| line.starts_with(unit)), "{unit} in\n{text}");
-    }
-    assert!(text.lines().any(|line| line.starts_with("node-2") && line.contains("172.18.0.12")), "{text}");
-    let json: Value =
-        serde_json::from_str(&world.portolan(&format!("status --name {LAB} --output json")).done()).expect("JSON");
-    assert_eq!((&json["name"], json["nodes"].as_array().map(Vec::len)), (&LAB.into(), Some(2)));
 }
 
 #[test]

@@ -19,9 +19,16 @@ fn mask_line(line: &str) -> String {
         _ if counters > 1 && place < counters => "N".to_owned(),
         // Seconds that a conntrack entry has left: `tcp 6 112 TIME_WAIT`.
         2 if words[0] == "tcp" && is_number(word) => "N".to_owned(),
+        // A measurement: `12.8 MiB`.
+        _ if is_measured(word, words.get(place + 1)) => "N".to_owned(),
         _ => mask_word(word),
     });
     masked.collect::<Vec<_>>().join(" ")
+}
+
+fn is_measured(word: &str, unit: Option<&&str>) -> bool {
+    word.split_once('.').is_some_and(|(whole, part)| is_number(whole) && is_number(part))
+        && unit.is_some_and(|unit| ["MiB", "ms", "s", "%"].contains(unit))
 }
 
 /// A word between spaces, such as `10.244.0.1:80,10.244.0.65:80` or `(10.244.0.1,`.
@@ -141,6 +148,7 @@ fn what_differs_from_run_to_run_is_masked() {
             "POD - - [TIME +0000] \"GET / HTTP/1.1\" 200 615 \"curl/VERSION\"",
         ),
         ("10.244.0.64/26 via 172.18.0.12 dev eth0 proto bgp", "BLOCK/26 via 172.18.0.12 dev eth0 proto bgp"),
+        ("agents   2   35.4 MiB   0.10 s", "agents 2 N MiB N s"),
         ("calic1c03f751f5@if2 UP ee:ee:ee:ee:ee:ee", "caliHASH@ifN UP ee:ee:ee:ee:ee:ee"),
         (
             "'http://10.108.167.1/?walk-2' /run/portolan/labs/walk-8070/x",

@@ -75,7 +75,7 @@ fn well(name: &str) -> Value {
 }
 
 fn kubectl_of(lab: &Lab, args: &str, input: &str) -> Said {
-    let mut command = std::process::Command::new(&kubectl().0);
+    let mut command = std::process::Command::new(kubectl());
     command.env("KUBECONFIG", lab.kubeconfig()).env("HOME", folder(&lab.config().name));
     command.args(args.split_whitespace());
     with_input(command, input)

@@ -14,7 +14,7 @@ use crate::config::{Files, LabConfig, LabFile};
 use crate::control::{self, Place, Reply, Request, Status};
 use crate::error::{LabError, file};
 use crate::process::die_with_parent;
-use crate::{init, lock, process};
+use crate::{init, lan, lock, process};
 
 /// A lab that is up.
 #[derive(Debug, Clone)]
@@ -120,6 +120,38 @@ impl Lab {
 
     pub fn start_node(&self, number: usize) -> Result<(), LabError> {
         self.ask(&Request::StartNode(number)).map(drop)
+    }
+
+    /// The number of the node of that name.
+    ///
+    /// # Errors
+    /// The lab has no such node.
+    pub fn node_number(&self, name: &str) -> Result<usize, LabError> {
+        lan::node_number(name, self.config.nodes)
+    }
+
+    /// Lets no frame pass between two hosts on the LAN, neither way, until it is healed. Nodes, `outside` and
+    /// `apiserver` are hosts.
+    ///
+    /// # Errors
+    /// One of them is no host of this lab's LAN, they are one, they are cut already, or the kernel's bridge takes no rules.
+    pub fn cut(&self, a: &Place, b: &Place) -> Result<(), LabError> {
+        lan::ends(a, b, self.config.nodes)?;
+        self.ask(&Request::Cut(a.clone(), b.clone())).map(drop)
+    }
+
+    /// Takes a cut back.
+    ///
+    /// # Errors
+    /// As [`Lab::cut`]; also if nothing is cut there.
+    pub fn heal(&self, a: &Place, b: &Place) -> Result<(), LabError> {
+        lan::ends(a, b, self.config.nodes)?;
+        self.ask(&Request::Heal(a.clone(), b.clone())).map(drop)
+    }
+
+    /// Takes every cut back; none is success.
+    pub fn heal_all(&self) -> Result<(), LabError> {
+        self.ask(&Request::HealAll).map(drop)
     }
 
     /// Signals one of the lab's processes (`apiserver`, `agent-node-1`); if it ends, init starts it again.

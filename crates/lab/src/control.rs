@@ -83,6 +83,10 @@ pub(crate) enum Request {
     /// Ends everything on the node and unplugs it, as if its power failed.
     StopNode(usize),
     StartNode(usize),
+    /// Lets nothing pass between two hosts on the LAN.
+    Cut(Place, Place),
+    Heal(Place, Place),
+    HealAll,
     /// Sends a signal to a unit's process, which init will start again.
     Signal {
         unit: String,
@@ -106,6 +110,9 @@ pub struct Status {
     pub name: String,
     pub nodes: Vec<NodeStatus>,
     pub units: Vec<UnitStatus>,
+    /// Hosts between which nothing passes on the LAN, in the order of their names.
+    #[serde(default)]
+    pub cuts: Vec<(String, String)>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

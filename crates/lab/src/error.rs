@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use portolan_apiserver::pki::PkiError;
 use portolan_kernel::NetlinkError;
+use portolan_kernel::bridge::BridgeError;
 use portolan_kernel::netns::NetnsError;
 use portolan_kernel::sysctl::SysctlError;
 
@@ -32,10 +33,14 @@ pub enum LabError {
     System { what: String, source: io::Error },
     #[error("the lab did not come up: {reason}")]
     NotStarted { reason: String },
-    #[error("the lab's init answered: {0}")]
+    #[error("{name} twice: a cut is between two hosts")]
+    OneEnd { name: String },
+    #[error("{0}")]
     Refused(String),
     #[error(transparent)]
     Network(#[from] NetlinkError),
+    #[error(transparent)]
+    Bridge(#[from] BridgeError),
     #[error(transparent)]
     Namespace(#[from] NetnsError),
     #[error(transparent)]

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
+use portolan_kernel::bridge;
 use portolan_kernel::iptables::DIR_VARIABLE;
 use portolan_kernel::netns::{self, Entry};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -21,6 +22,7 @@ use crate::config::{Files, LabConfig, LabFile};
 use crate::control::{self, NodeStatus, Place, Reply, Request, Status, UnitStatus};
 use crate::error::{LabError, file, system};
 use crate::keeper::{INIT_LIFELINE, LISTENER, READY};
+use crate::lan::{self, Cuts};
 use crate::place::{self, Blueprint, Rooms};
 use crate::process::{self, Ended, block_none, die_with_parent, high, inherited, pass, read_signals, signals};
 use crate::topology::{HostSpec, Topology};
@@ -65,6 +67,7 @@ struct Init {
     /// `None`: the node is stopped.
     nodes: Vec<Option<Rooms>>,
     units: Vec<Unit>,
+    cuts: Cuts,
 }
 
 impl Init {
@@ -89,7 +92,20 @@ impl Init {
         let nodes = (1..=config.nodes).map(|n| make(&topology.node(n)).map(Some)).collect::<Result<Vec<_>, _>>()?;
         let control = listen(&files)?;
         let units = units(&config, &topology, &files, Instant::now());
-        Ok(Init { config, topology, files, listener, lifeline, signal_fd, control, outside, api_server, nodes, units })
+        Ok(Init {
+            config,
+            topology,
+            files,
+            listener,
+            lifeline,
+            signal_fd,
+            control,
+            outside,
+            api_server,
+            nodes,
+            units,
+            cuts: Cuts::default(),
+        })
     }
 
     /// Until the keeper is gone or kills us.
@@ -213,6 +229,13 @@ impl Init {
             },
             Request::StopNode(number) => self.stop_node(number),
             Request::StartNode(number) => self.start_node(number),
+            Request::Cut(a, b) => {
+                self.change_cuts(|nodes, cuts| lan::ends(&a, &b, nodes).and_then(|(a, b)| cuts.with(&a, &b)))
+            }
+            Request::Heal(a, b) => {
+                self.change_cuts(|nodes, cuts| lan::ends(&a, &b, nodes).and_then(|(a, b)| cuts.without(&a, &b)))
+            }
+            Request::HealAll => self.change_cuts(|_, _| Ok(Cuts::default())),
             Request::Signal { unit, signal } => self.signal(&unit, signal),
         };
         (done.map_or_else(|error| Reply::Refused(error.to_string()), |()| Reply::Done), None)
@@ -233,6 +256,7 @@ impl Init {
             name: self.config.name.clone(),
             nodes: self.nodes.iter().enumerate().map(node).collect(),
             units: self.units.iter().map(unit).collect(),
+            cuts: self.cuts.pairs(),
         }
     }
 
@@ -283,8 +307,19 @@ impl Init {
         Ok(())
     }
 
+    /// What the kernel refused is not remembered as cut.
+    fn change_cuts(&mut self, change: impl FnOnce(usize, &Cuts) -> Result<Cuts, LabError>) -> Result<(), LabError> {
+        let cuts = change(self.nodes.len(), &self.cuts)?;
+        bridge::drop_between(lan::TABLE, &cuts.ports())?;
+        self.cuts = cuts;
+        Ok(())
+    }
+
     fn stop_node(&mut self, number: usize) -> Result<(), LabError> {
         let place = Place::Node(number);
+        if matches!(self.nodes.get(number.wrapping_sub(1)), Some(None)) {
+            return Err(LabError::Refused(format!("{place} is off already; `portolan node start {place}` starts it")));
+        }
         let net = self.rooms(&place).ok_or_else(|| no_place(&place))?.entry.net.as_ref();
         let id = net.and_then(|fd| netns::id(fd.as_fd()).ok()).ok_or_else(|| no_place(&place))?;
         if let Some(unit) = self.units.iter_mut().find(|unit| unit.place == place) {
@@ -299,7 +334,7 @@ impl Init {
     fn start_node(&mut self, number: usize) -> Result<(), LabError> {
         let place = Place::Node(number);
         if self.rooms(&place).is_some() {
-            return Err(LabError::Refused(format!("{place} is running already")));
+            return Err(LabError::Refused(format!("{place} is on already; `portolan node stop {place}` stops it")));
         }
         if number == 0 || number > self.nodes.len() {
             return Err(no_place(&place));

@@ -28,6 +28,7 @@ mod credentials;
 mod error;
 mod init;
 mod keeper;
+mod lan;
 mod lock;
 mod place;
 mod process;

@@ -91,8 +91,13 @@ fn host(name: &str, last: u8) -> HostSpec {
         own_addresses: Vec::new(),
         routes: Vec::new(),
         forwards: false,
-        port: format!("lan-{name}"),
+        port: port_of(name),
     }
+}
+
+/// The bridge's port that a host of that name is plugged into.
+pub(crate) fn port_of(name: &str) -> String {
+    format!("lan-{name}")
 }
 
 fn with_gateway(mut host: HostSpec) -> HostSpec {

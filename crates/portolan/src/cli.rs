@@ -41,9 +41,12 @@ enum Command {
     Agent(crate::agent::AgentArgs),
     /// Run the control plane
     Server(crate::server::ServerArgs),
-    /// Ask a node's agent about itself
+    /// Ask a node's agent about itself; stop a lab's node, or start it again
     #[command(subcommand)]
     Node(NodeCommand),
+    /// Cut a lab's LAN between two hosts, or heal it
+    #[command(subcommand)]
+    Lan(crate::lan::LanCommand),
     /// The store of container images
     #[command(subcommand)]
     Image(crate::image::ImageCommand),
@@ -159,6 +162,10 @@ struct DnsArgs {
 enum NodeCommand {
     /// BGP sessions, learned routes, and how far the node is programmed
     Status(crate::node::StatusArgs),
+    /// Cut the power of a lab's node
+    Stop(crate::node_power::PowerArgs),
+    /// Start a node that was stopped
+    Start(crate::node_power::PowerArgs),
 }
 
 /// Reads the command line and carries it out.
@@ -192,6 +199,9 @@ pub fn run() -> Result<(), Failure> {
         Command::Agent(args) => block_on(crate::agent::run(args)),
         Command::Server(args) => block_on(crate::server::run(args)),
         Command::Node(NodeCommand::Status(args)) => block_on(crate::node::status(args)),
+        Command::Node(NodeCommand::Stop(args)) => crate::node_power::stop(&args),
+        Command::Node(NodeCommand::Start(args)) => crate::node_power::start(&args),
+        Command::Lan(command) => crate::lan::run(&command),
         Command::Image(command) => crate::image::run(command),
     }
 }

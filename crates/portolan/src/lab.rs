@@ -57,12 +57,13 @@ pub fn default_image_store() -> PathBuf {
 }
 
 /// Wrong use is 2, a machine that lacks something 3, all else "no".
-fn failed(error: LabError) -> Failure {
+pub fn failed(error: LabError) -> Failure {
     match error {
         LabError::BadName { .. }
         | LabError::BadNodes { .. }
         | LabError::NoSuchPlace { .. }
-        | LabError::Ambiguous { .. } => Failure::input(error),
+        | LabError::Ambiguous { .. }
+        | LabError::OneEnd { .. } => Failure::input(error),
         LabError::Missing { .. } => Failure::machine(error),
         _ => Failure::no(error),
     }
@@ -142,7 +143,10 @@ fn sweep() -> Vec<String> {
 }
 
 /// The lab that is meant; what crashed ones left is removed first.
-fn open(lab: &LabName) -> Result<portolan_lab::Lab, Failure> {
+///
+/// # Errors
+/// None such is up, or it is not clear which.
+pub fn open(lab: &LabName) -> Result<portolan_lab::Lab, Failure> {
     sweep();
     find(lab)
 }

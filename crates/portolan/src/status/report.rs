@@ -69,6 +69,10 @@ impl Report {
             .into_iter()
             .collect();
         problems.extend(seen.lab.units.iter().filter_map(|unit| waiting(unit, seen)));
+        let cut = |(a, b): &(String, String)| {
+            format!("nothing passes between {a} and {b}; `portolan lan heal {a} {b}` mends it")
+        };
+        problems.extend(seen.lab.cuts.iter().map(cut));
         problems.extend(nodes.iter().flat_map(Node::problems));
         problems.extend(pods.iter().flat_map(Pods::problems));
         problems.extend(services.iter().flat_map(Services::problems));

@@ -70,6 +70,7 @@ fn well() -> Observed {
             name: "demo".into(),
             nodes: vec![node_status("node-1", 11), node_status("node-2", 12)],
             units: ["upstream", "apiserver", "agent-node-1", "agent-node-2"].map(unit).into(),
+            cuts: Vec::new(),
         },
         objects: Ok(Objects {
             nodes: vec![node("node-1", "10.244.0.0/26", "True"), node("node-2", "10.244.0.64/26", "True")],
@@ -209,6 +210,14 @@ fn a_stopped_node_is_named_and_its_missing_agent_is_not() {
     seen.agents.remove("node-2");
     let problems = Report::of(&seen).problems;
     assert_eq!(problems, ["node-2 is stopped; `portolan node start node-2` starts it"]);
+}
+
+#[test]
+fn a_cut_in_the_lan_is_named_with_what_mends_it() {
+    let mut seen = well();
+    seen.lab.cuts.push(("node-1".into(), "outside".into()));
+    let problems = Report::of(&seen).problems;
+    assert_eq!(problems, ["nothing passes between node-1 and outside; `portolan lan heal node-1 outside` mends it"]);
 }
 
 #[test]

@@ -8,9 +8,11 @@
 
 use std::collections::HashMap;
 use std::fmt::Debug;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use kube::runtime::WatchStreamExt;
+use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
 use portolan_ingest::{Event, Object};
@@ -36,7 +38,7 @@ pub(crate) async fn follow<K>(
 ) where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
 {
-    let mut stream = watcher(Api::<K>::all(client), config.streaming_lists()).default_backoff().boxed();
+    let mut stream = watcher(Api::<K>::all(client), config.streaming_lists()).backoff(Pause::default()).boxed();
     let mut known: HashMap<(String, String), K> = HashMap::new();
     let mut listed: HashMap<(String, String), K> = HashMap::new();
     while let Some(event) = stream.next().await {
@@ -65,6 +67,37 @@ pub(crate) async fn follow<K>(
             Err(error) => warn!(kind = ?kind, %error, "the watch broke; it starts again"),
         }
     }
+}
+
+/// Between two attempts at a watch: soon at first, and never so long that a server which is back waits to be found.
+#[derive(Default)]
+struct Pause {
+    tries: u32,
+    last: Option<Instant>,
+}
+
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(3);
+/// A watch that held this long is a good one.
+const FORGIVEN_AFTER: Duration = Duration::from_secs(10);
+
+impl Iterator for Pause {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let last = self.last.replace(Instant::now());
+        if last.is_none_or(|last| last.elapsed() > FORGIVEN_AFTER) {
+            self.tries = 0;
+        }
+        let pause = FIRST_PAUSE * 2u32.pow(self.tries.min(5));
+        self.tries += 1;
+        Some(pause.min(LONGEST_PAUSE))
+    }
+}
+
+impl Backoff for Pause {
+    /// Called after any good event, and "a list begins" is one even if the list then fails: so only time forgives.
+    fn reset(&mut self) {}
 }
 
 fn key<K: Resource>(object: &K) -> (String, String) {

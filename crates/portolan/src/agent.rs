@@ -63,7 +63,7 @@ pub struct AgentArgs {
 /// # Errors
 /// The kubeconfig or certificates cannot be read, or the kernel lacks something.
 pub async fn run(args: AgentArgs) -> Result<(), Failure> {
-    let client = crate::client::connect(Some(args.kubeconfig)).await?;
+    let client = crate::client::connect_from_afar(args.kubeconfig).await?;
     let exe = std::env::current_exe().map_err(|e| Failure::machine(format!("cannot find this program: {e}")))?;
     let config = portolan_agent::Config {
         settings: args.cluster.settings(&args.node),

@@ -106,7 +106,7 @@ pub fn wait_for<T>(what: &str, secs: u64, mut look: impl FnMut() -> Option<T>) -
     }
 }
 
-/// A lab that is up, with two nodes.
+/// A lab that is up.
 pub struct World {
     handle: LabHandle,
     home: tempfile::TempDir,
@@ -115,12 +115,17 @@ pub struct World {
 
 static WORLD: OnceLock<World> = OnceLock::new();
 
-/// The binary's lab, brought up by the first who asks.
+/// The binary's lab, of two nodes, brought up by the first who asks.
 pub fn world(name: &'static str) -> &'static World {
+    world_of(name, 2)
+}
+
+/// The same, with that many nodes.
+pub fn world_of(name: &'static str, nodes: usize) -> &'static World {
     WORLD.get_or_init(|| {
         // SAFETY: the handler makes no use of thread-locals; statics live until the process has ended.
         unsafe { libc::atexit(down_at_exit) };
-        World::up(name)
+        World::up(name, nodes)
     })
 }
 
@@ -142,10 +147,10 @@ pub fn ensure_nginx() {
 }
 
 impl World {
-    fn up(name: &str) -> World {
+    fn up(name: &str, nodes: usize) -> World {
         let turn = turn();
         ensure_nginx();
-        let mut config = LabConfig::new(name, 2, env!("CARGO_BIN_EXE_portolan").into(), images());
+        let mut config = LabConfig::new(name, nodes, env!("CARGO_BIN_EXE_portolan").into(), images());
         config.iptables_dir = Some(deb_bin());
         let handle = portolan_lab::up(&config, Attachment::Attached).expect("the lab comes up");
         let home = tempfile::Builder::new().prefix("ptl-t-").tempdir().expect("a folder");

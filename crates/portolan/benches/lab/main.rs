@@ -1,7 +1,7 @@
 //! `make bench`: how long a lab takes for what a user waits for, beside the limit of the same kernel work, in one run.
 //!
 //! ```text
-//!  bare limits ─► up, down ─► apply, delete a pod ─► endpoint changes at 10 and at 1000 Services ─► tables (stdout)
+//!  bare limits ─► the goals (the program itself) ─► up, down ─► apply, delete a pod ─► endpoint changes at 10 and at 1000 Services ─► tables (stdout)
 //! ```
 //!
 //! Everything is measured from outside by what the kernel and the API tell: rules by nf_tables notifications inside a
@@ -14,6 +14,7 @@ mod bring_up;
 mod change;
 mod cluster;
 mod copied;
+mod goals;
 mod machine;
 mod memory;
 mod nft;
@@ -32,6 +33,7 @@ use tokio::runtime::Runtime;
 
 use crate::bring_up::Phases;
 use crate::change::{Changed, Changing, NodeSeen, Place};
+use crate::goals::{Goal, Goals};
 use crate::memory::Memory;
 use crate::nft::RuleEvents;
 use crate::stats::{Report, Samples, millis, three_digits};
@@ -103,6 +105,7 @@ impl Bench {
         let began = machine::Moment::now();
         machine::describe(report, &self.deb_bin);
         let bare = self.bare()?;
+        let goals = self.goals()?;
         let mut phases = Phases::default();
         for round in 1..self.counts.ups {
             progress(&format!("up and down, {round} of {}", self.counts.ups));
@@ -112,6 +115,7 @@ impl Bench {
         let lab = bring_up::up(&self.runtime, &self.config, &mut phases)?;
         let measured = self.in_lab(&lab)?;
         bring_up::down(lab, &mut phases)?;
+        goals.say(report, &measured.replaced.reachable);
         say_up(report, &phases, &bare);
         measured.say(report, &bare);
         began.say_load(report, phases.labs_cpu);
@@ -134,6 +138,12 @@ impl Bench {
             places: times(&|_| bare::places(2 + NODES as u8))?,
             pod: times(&pod)?,
         })
+    }
+
+    fn goals(&self) -> Outcome<Goals> {
+        let Counts { ups, applies, .. } = self.counts;
+        let (runtime, config, deb_bin) = (&self.runtime, &self.config, &self.deb_bin);
+        Goal { runtime, config, deb_bin, ups, applies }.measure()
     }
 
     fn in_lab(&self, lab: &LabHandle) -> Outcome<Measured> {

@@ -1,11 +1,9 @@
-//! The lab's processes as the machine's /proc shows them: memory, CPU time, namespaces. Spec: proc(5).
+//! The lab's processes in the words of the tables.
 
-use std::collections::BTreeMap;
-use std::fs;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use portolan_lab::Lab;
+use portolan_lab::{Lab, Role};
 
 use crate::Outcome;
 
@@ -22,21 +20,8 @@ pub struct Process {
 
 /// The keeper and everything below it.
 pub fn of_lab(lab: &Lab) -> Outcome<Vec<Process>> {
-    let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
-    for entry in fs::read_dir("/proc")?.flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        // A process that ended meanwhile has no parent.
-        if let Some(parent) = stat(pid).and_then(|fields| fields.get(1)?.parse().ok()) {
-            children.entry(parent).or_default().push(pid);
-        }
-    }
-    let mut found = Vec::new();
-    let mut waiting = vec![lab.keeper_pid()?];
-    while let Some(pid) = waiting.pop() {
-        waiting.extend(children.get(&pid).into_iter().flatten());
-        found.push(Process { pid, role: role(pid) });
-    }
-    Ok(found)
+    let named = |process: portolan_lab::Process| Process { pid: process.pid, role: role(&process.role) };
+    Ok(lab.processes()?.into_iter().map(named).collect())
 }
 
 /// The one process of the lab with this role.
@@ -51,45 +36,30 @@ pub fn node_netns(lab: &Lab, node: &str) -> Outcome<OwnedFd> {
     Ok(portolan_kernel::netns::open(format!("/proc/{}/ns/net", agent.pid).as_ref())?)
 }
 
-fn role(pid: i32) -> String {
-    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    let words: Vec<String> =
-        line.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
-    let word = |at: usize| words.get(at).map(String::as_str).unwrap_or_default();
-    match (word(0), word(1)) {
-        (first, _) if first.starts_with("nginx: master") => "nginx, master".to_owned(),
-        (first, _) if first.starts_with("nginx: worker") => "nginx, worker".to_owned(),
-        (_, "lab-keeper") => "keeper".to_owned(),
-        (_, "lab-init") => "lab init".to_owned(),
-        (_, "lab-upstream") => "upstream resolver of `outside`".to_owned(),
-        (_, "server") => SERVER.to_owned(),
-        (_, "agent") => format!("agent of {}", word(3)),
-        (_, "pod-shim") => "shim".to_owned(),
-        (_, "pod-sandbox") => "sandbox".to_owned(),
-        (first, _) => format!("other: {first}"),
+fn role(role: &Role) -> String {
+    match role {
+        Role::ApiServer => SERVER.to_owned(),
+        Role::Agent(node) => format!("agent of {node}"),
+        Role::Keeper => "keeper".to_owned(),
+        Role::Init => "lab init".to_owned(),
+        Role::Upstream => "upstream resolver of `outside`".to_owned(),
+        Role::Shim => "shim".to_owned(),
+        Role::Sandbox => "sandbox".to_owned(),
+        Role::Container(name) => name.replacen(": ", ", ", 1),
+        Role::Other(name) => format!("other: {name}"),
     }
 }
 
 /// The process's share of memory in KiB: pages that n processes map count 1/n each.
 pub fn pss_kib(pid: i32) -> Option<u64> {
-    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("Pss:"))?;
-    line.trim().strip_suffix(" kB")?.trim().parse().ok()
+    plain(pid).pss_kib()
 }
 
 /// CPU time of a process and of the children it waited for; in steps of a clock tick (10 ms).
 pub fn cpu(pid: i32) -> Duration {
-    // SAFETY: a plain number in, a plain number out.
-    let ticks_per_sec = unsafe { libc::sysconf(libc::_SC_CLK_TCK) } as f64;
-    let times = stat(pid).unwrap_or_default();
-    // utime, stime, cutime, cstime: fields 14 to 17, counted from 3 here.
-    let ticks: f64 = times.iter().skip(11).take(4).filter_map(|field| field.parse::<f64>().ok()).sum();
-    Duration::from_secs_f64(ticks / ticks_per_sec)
+    plain(pid).cpu()
 }
 
-/// The fields of /proc/PID/stat from the third (state) on; the second may hold anything.
-fn stat(pid: i32) -> Option<Vec<String>> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let rest = &text[text.rfind(')')? + 2..];
-    Some(rest.split_whitespace().map(str::to_owned).collect())
+fn plain(pid: i32) -> portolan_lab::Process {
+    portolan_lab::Process { pid, role: Role::Other(String::new()) }
 }

@@ -45,6 +45,7 @@ use portolan_kernel::iptables::Tool;
 use portolan_kernel::sysctl::{self, Key};
 use portolan_kernel::{Netlink, Network};
 use portolan_model::{Family, ObjectKind, Settings, Snapshot};
+use portolan_pods::image::PullOptions;
 use tokio::sync::{mpsc, watch};
 use tracing::warn;
 
@@ -82,9 +83,10 @@ pub struct Config {
     pub bgp_hold_time_secs: u16,
     /// MTU of pods' links in bytes; `None` takes the LAN link's.
     pub mtu_bytes: Option<u32>,
-    /// Who is asked for images of a registry: registry as images name it, and `HOST[:PORT]`. A registry without a row is
-    /// never asked.
-    pub registry_mirrors: Vec<(String, String)>,
+    /// Which registries may be asked for images.
+    pub registries: PullOptions,
+    /// Socket of who fetches images for this node; `None`: it reaches registries itself.
+    pub image_broker: Option<PathBuf>,
     /// TTL of cluster records in seconds.
     pub dns_ttl_secs: u32,
     /// This program, which pods' shims are made from.

@@ -8,7 +8,7 @@ use kube::Client;
 use kube::runtime::watcher;
 use portolan_ingest::{Event, Object};
 use portolan_model::ObjectKind;
-use portolan_pods::image::{PullOptions, Store, StorePuller};
+use portolan_pods::image::{Store, StorePuller};
 use portolan_pods::{Kubelet, KubeletConfig, PodIdent};
 
 use crate::network::ClusterNetwork;
@@ -22,7 +22,7 @@ pub(crate) fn start(
     network: Arc<ClusterNetwork>,
 ) -> Result<Arc<Kubelet>, AgentError> {
     let store = Store::open(&config.image_store).map_err(|e| AgentError::Api(e.to_string()))?;
-    let options = PullOptions { mirrors: config.registry_mirrors.iter().cloned().collect(), ..PullOptions::default() };
+    let (options, broker) = (config.registries.clone(), config.image_broker.clone());
     let node = config.settings.node.to_string();
     let kubelet = Kubelet::start(
         KubeletConfig {
@@ -33,7 +33,7 @@ pub(crate) fn start(
             cluster_domain: config.settings.cluster_domain.to_string(),
             resolv_conf: config.resolv_conf.clone(),
             exe: config.exe.clone(),
-            puller: Arc::new(StorePuller { store, options }),
+            puller: Arc::new(StorePuller { store, options, broker }),
         },
         network.clone(),
         Arc::new(ClusterPodApi { client: client.clone(), node: node.clone() }),

@@ -31,10 +31,31 @@ pub(crate) fn server(config: &LabConfig, files: &Files, host: &HostSpec) -> Vec<
     ])
 }
 
+/// Where who fetches images finds its listener.
+pub(crate) const FETCHER_FD: i32 = 3;
+
+/// `portolan image serve …`, in the machine's own network.
+pub(crate) fn fetcher(config: &LabConfig) -> Vec<String> {
+    let mut line = vec!["image".to_owned(), "serve".to_owned()];
+    line.extend(words(&[("--listen-fd", FETCHER_FD.to_string()), ("--image-store", text(&config.image_store))]));
+    line.extend(config.registries.clone());
+    line
+}
+
+/// Who may be asked for images, and through whom.
+fn image_sources(config: &LabConfig) -> Vec<String> {
+    if config.registries.is_empty() {
+        return Vec::new();
+    }
+    let mut line = words(&[("--image-broker", text(&Files::new(&config.state_dir).image_socket()))]);
+    line.extend(config.registries.clone());
+    line
+}
+
 /// `portolan agent …`, inside the node.
 pub(crate) fn agent(config: &LabConfig, host: &HostSpec) -> Vec<String> {
     let own = |name: &str| format!("{PLACE_DIR}/{name}");
-    words(&[
+    let mut line = words(&[
         ("agent", String::new()),
         ("--node", host.name.clone()),
         ("--node-ip", host.address.addr().to_string()),
@@ -51,7 +72,9 @@ pub(crate) fn agent(config: &LabConfig, host: &HostSpec) -> Vec<String> {
         ("--client-ca", own("ca.crt")),
         ("--heartbeat-secs", HEARTBEAT_SECS.to_string()),
         ("--bgp-hold-secs", BGP_HOLD_SECS.to_string()),
-    ])
+    ]);
+    line.extend(image_sources(config));
+    line
 }
 
 /// The upstream resolver and web echo on `outside`.
@@ -86,6 +109,17 @@ mod tests {
                         --lan-interface eth0 --tls-cert /run/lab/tls.crt --tls-key /run/lab/tls.key \
                         --client-ca /run/lab/ca.crt --heartbeat-secs 2 --bgp-hold-secs 9";
         assert_eq!(line, expected);
+    }
+
+    #[test]
+    fn registries_are_told_to_the_agents_and_to_who_fetches_for_them() {
+        let mut config = LabConfig::new("lab", 1, "/exe".into(), "/images".into());
+        config.state_dir = "/labs/lab".into();
+        config.registries = vec!["--registry".into(), "docker.io".into()];
+        let line = agent(&config, &config.topology().node(1)).join(" ");
+        assert!(line.ends_with(" --image-broker /labs/lab/images/pull.sock --registry docker.io"), "{line}");
+        let line = fetcher(&config).join(" ");
+        assert_eq!(line, "image serve --listen-fd 3 --image-store /images --registry docker.io");
     }
 
     #[test]

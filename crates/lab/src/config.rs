@@ -44,6 +44,10 @@ pub struct LabConfig {
     pub state_dir: PathBuf,
     /// Folder of images, shared by all nodes and kept.
     pub image_store: PathBuf,
+    /// Flags that say which registries may be asked for images; for the agents and for who fetches for them. Empty: none
+    /// is asked, and nobody fetches.
+    #[serde(default)]
+    pub registries: Vec<String>,
     /// Folder of the iptables programs; put in front of PATH in the lab. `None`: the machine's PATH.
     pub iptables_dir: Option<PathBuf>,
     pub service_cidr: IpNet,
@@ -64,6 +68,7 @@ impl LabConfig {
             exe,
             state_dir: state_root().join(name),
             image_store,
+            registries: Vec::new(),
             iptables_dir: None,
             service_cidr: "10.96.0.0/12".parse().expect("a CIDR"),
             cluster_cidr: "10.244.0.0/16".parse().expect("a CIDR"),
@@ -118,6 +123,15 @@ impl Files {
 
     pub fn control(&self) -> PathBuf {
         self.dir.join("control.sock")
+    }
+
+    /// Folder of the socket that images are asked for at; the nodes see it.
+    pub fn image_source(&self) -> PathBuf {
+        self.dir.join("images")
+    }
+
+    pub fn image_socket(&self) -> PathBuf {
+        self.image_source().join("pull.sock")
     }
 
     pub fn kubeconfig(&self) -> PathBuf {

@@ -364,7 +364,8 @@ fn make_place(host: &HostSpec, topology: &Topology, files: &Files, visible: &[Pa
 }
 
 fn visible_paths(config: &LabConfig) -> Vec<PathBuf> {
-    std::iter::once(config.image_store.clone()).chain(config.iptables_dir.clone()).collect()
+    let asked = (!config.registries.is_empty()).then(|| Files::new(&config.state_dir).image_source());
+    std::iter::once(config.image_store.clone()).chain(config.iptables_dir.clone()).chain(asked).collect()
 }
 
 fn listen(files: &Files) -> Result<UnixListener, LabError> {

@@ -9,16 +9,17 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitCode};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::thread::UnshareFlags;
 
-use crate::config::Files;
+use crate::config::{Files, LabFile};
 use crate::error::{LabError, file, system};
+use crate::fetcher::Fetcher;
 use crate::lock;
 use crate::process::{die_with_parent, high, inherited, pass, read_signals, signals};
 
@@ -53,9 +54,11 @@ fn keep(state_dir: &Path) -> Result<(), LabError> {
     fs::write(&pid_file, std::process::id().to_string()).map_err(file("cannot write", &pid_file))?;
     let (init_lifeline, _held) =
         rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(system("cannot make a pipe"))?;
+    let mut fetcher = Fetcher::listen(&LabFile::load(state_dir)?.config, &Files::new(state_dir))?;
     let mut init =
         start_init(state_dir, listener.try_clone().map_err(system("cannot copy the listener"))?, ready, init_lifeline)?;
-    let outcome = wait(&mut init, &signal_fd, lifeline);
+    let outcome = wait(&mut init, &signal_fd, lifeline, &mut fetcher);
+    drop(fetcher);
     // Whatever happened: nothing of the lab may outlive its keeper.
     let _ = init.kill();
     let _ = init.wait();
@@ -89,27 +92,46 @@ fn become_init() -> io::Result<()> {
 }
 
 /// Returns when init ended or the keeper is to end.
-fn wait(init: &mut Child, signal_fd: &OwnedFd, lifeline: OwnedFd) -> Result<(), LabError> {
+fn wait(
+    init: &mut Child,
+    signal_fd: &OwnedFd,
+    lifeline: OwnedFd,
+    fetcher: &mut Option<Fetcher>,
+) -> Result<(), LabError> {
     let mut lifeline = Some(lifeline);
     loop {
-        let mut polled = vec![PollFd::new(signal_fd, PollFlags::IN)];
-        polled.extend(lifeline.as_ref().map(|fd| PollFd::new(fd, PollFlags::IN)));
-        match poll(&mut polled, None) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(system("cannot wait")(error)),
-        }
-        let is_moved = polled.get(1).is_some_and(|fd| !fd.revents().is_empty());
+        let [is_moved, is_asked] = hear(signal_fd, lifeline.as_ref(), fetcher.as_ref())?;
         if is_moved && !is_let_go(lifeline.take()) {
             return Ok(());
         }
         if read_signals(signal_fd).into_iter().any(|signal| signal != libc::SIGCHLD) {
             return Ok(());
         }
+        if let Some(fetcher) = fetcher {
+            fetcher.tend(is_asked);
+        }
         if let Some(status) = init.try_wait().map_err(system("cannot wait for init"))? {
             eprintln!("keeper: the lab's init ended: {status}");
             return Ok(());
         }
     }
+}
+
+/// Waits for a signal, for the lifeline to move, and for somebody to ask for an image; says whether the latter two did.
+fn hear(signal_fd: &OwnedFd, lifeline: Option<&OwnedFd>, fetcher: Option<&Fetcher>) -> Result<[bool; 2], LabError> {
+    let mut polled = vec![PollFd::new(signal_fd, PollFlags::IN)];
+    let asked = fetcher.and_then(Fetcher::waits_for);
+    let both = [lifeline.map(AsFd::as_fd), asked];
+    polled.extend(both.into_iter().flatten().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+    let pause = fetcher
+        .and_then(Fetcher::pause)
+        .map(|pause| Timespec { tv_sec: pause.as_secs() as i64, tv_nsec: i64::from(pause.subsec_nanos()) });
+    match poll(&mut polled, pause.as_ref()) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => {}
+        Err(error) => return Err(system("cannot wait")(error)),
+    }
+    let mut moved = polled[1..].iter().map(|fd| !fd.revents().is_empty());
+    Ok(both.map(|fd| fd.is_some() && moved.next() == Some(true)))
 }
 
 /// Whether the lifeline moved because `up` let go, and not because it ended.

@@ -26,6 +26,7 @@ mod config;
 mod control;
 mod credentials;
 mod error;
+mod fetcher;
 mod init;
 mod keeper;
 mod lan;

@@ -182,7 +182,7 @@ async fn a_missing_image_and_a_missing_program_say_so() {
         waiting.is_some_and(|waiting| {
             let message = waiting.message.unwrap_or_default();
             matches!(waiting.reason.as_deref(), Some("ErrImagePull" | "ImagePullBackOff"))
-                && message.contains("image \"nope:1\" is not in the store and no registry is configured")
+                && message.contains("image \"nope:1\" is not in the store, and docker.io is no registry")
         })
     })
     .await;

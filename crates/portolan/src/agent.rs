@@ -51,9 +51,11 @@ pub struct AgentArgs {
     /// Largest packet on pods' links, in bytes; unset takes the LAN link's
     #[arg(long, value_name = "BYTES")]
     mtu: Option<u32>,
-    /// Ask HOST[:PORT] for images of a registry; repeats. A registry that has none is never asked
-    #[arg(long, value_name = "REGISTRY=HOST", value_parser = crate::image::parse_mirror)]
-    registry_mirror: Vec<(String, String)>,
+    #[command(flatten)]
+    registries: crate::image::RegistryArgs,
+    /// Ask for images at this socket instead of asking registries from here
+    #[arg(long, value_name = "SOCKET", hide = true)]
+    image_broker: Option<PathBuf>,
     #[command(flatten)]
     cluster: ClusterArgs,
 }
@@ -78,7 +80,8 @@ pub async fn run(args: AgentArgs) -> Result<(), Failure> {
         heartbeat: Duration::from_secs(args.heartbeat_secs),
         bgp_hold_time_secs: args.bgp_hold_secs,
         mtu_bytes: args.mtu,
-        registry_mirrors: args.registry_mirror,
+        registries: args.registries.options(),
+        image_broker: args.image_broker,
         dns_ttl_secs: crate::settings::DNS_TTL_SECS,
         exe,
     };

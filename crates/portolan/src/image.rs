@@ -1,11 +1,23 @@
 //! `portolan image`: the store of container images.
 
-use std::path::PathBuf;
+mod bars;
+mod sources;
+
+use std::os::fd::{FromRawFd, RawFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use portolan_pods::image::{HostImage, PullOptions, Reference, Store, nginx_from};
+use portolan_pods::image::login::logins_of;
+use portolan_pods::image::{HostImage, Login, PullOptions, Reference, Store, broker, nginx_from};
 
+pub use self::sources::RegistryArgs;
+use self::sources::SourceArgs;
 use crate::failure::Failure;
+
+/// How long who fetches for a lab waits for the next question.
+const IDLE: Duration = Duration::from_secs(10);
 
 /// Where images are kept.
 #[derive(Args, Clone, Debug)]
@@ -31,9 +43,9 @@ pub enum ImageCommand {
     Import {
         #[command(flatten)]
         store: StoreArgs,
-        /// The archive
+        /// The archive, a folder of OCI layout, or - for standard input
         archive: PathBuf,
-        /// Name to keep it under, if the archive has none
+        /// Name to keep its image under
         #[arg(long)]
         name: Option<String>,
     },
@@ -43,12 +55,22 @@ pub enum ImageCommand {
         store: StoreArgs,
         /// Such as nginx:latest
         reference: String,
-        /// Ask HOST[:PORT] in place of a registry
-        #[arg(long, value_name = "REGISTRY=HOST", value_parser = parse_mirror)]
-        mirror: Vec<(String, String)>,
-        /// Talk plain HTTP to this registry, as HOST[:PORT]
-        #[arg(long, value_name = "HOST")]
-        insecure: Vec<String>,
+        #[command(flatten)]
+        sources: SourceArgs,
+        /// Take the login for the registry from this file, which `docker login` or `podman login` wrote
+        #[arg(long, value_name = "FILE")]
+        auth_file: Option<PathBuf>,
+    },
+    /// Fetch for a lab's nodes, at an inherited socket
+    #[command(hide = true)]
+    Serve {
+        #[command(flatten)]
+        store: StoreArgs,
+        /// Descriptor of the listening socket
+        #[arg(long, value_name = "FD", value_parser = clap::value_parser!(i32).range(3..))]
+        listen_fd: RawFd,
+        #[command(flatten)]
+        registries: RegistryArgs,
     },
     /// Remove an image
     Rm {
@@ -82,13 +104,21 @@ pub enum ImageCommand {
 pub fn run(command: ImageCommand) -> Result<(), Failure> {
     match command {
         ImageCommand::Ls(store) => list(&store.open()?),
-        ImageCommand::Import { store, archive, name } => {
-            for image in store.open()?.import(&archive, name.as_deref()).map_err(Failure::no)? {
-                println!("{} {}", image.reference, image.digest);
-            }
-            Ok(())
+        ImageCommand::Import { store, archive, name } => import(&store.open()?, &archive, name.as_deref()),
+        ImageCommand::Pull { store, reference, sources, auth_file } => {
+            let logins = auth_file.map_or_else(|| Ok(Vec::new()), |file| logins_from(&file))?;
+            pull(&store.open()?, &reference, &sources, &logins)
         }
-        ImageCommand::Pull { store, reference, mirror, insecure } => pull(&store.open()?, &reference, mirror, insecure),
+        ImageCommand::Serve { store, listen_fd, registries } => {
+            // SAFETY: whoever started this passed the descriptor, and it is taken once.
+            let listener = unsafe { std::os::unix::net::UnixListener::from_raw_fd(listen_fd) };
+            let (store, options) = (store.open()?, registries.options());
+            crate::process::block_on(async {
+                broker::serve(listener, store, options, IDLE)
+                    .await
+                    .map_err(|e| Failure::no(format!("--listen-fd: {e}")))
+            })
+        }
         ImageCommand::Rm { store, reference } => store.open()?.remove(&reference).map_err(Failure::no),
         ImageCommand::BuildFromHost { store, name, programs, root, nginx } => {
             let spec = match (nginx, root) {
@@ -108,21 +138,38 @@ fn of_programs(name: String, programs: Vec<PathBuf>, root: Option<PathBuf>) -> R
     Ok(HostImage { name, entrypoint, programs, root, ..HostImage::default() })
 }
 
-/// Reads `docker.io=127.0.0.1:5000`.
-pub fn parse_mirror(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((registry, host)) if !registry.is_empty() && !host.is_empty() => {
-            Ok((registry.to_owned(), host.to_owned()))
-        }
-        _ => Err("write REGISTRY=HOST[:PORT], such as docker.io=127.0.0.1:5000".to_owned()),
+/// A file that cannot be taken in is bad input, whatever is wrong with it.
+fn import(store: &Store, archive: &Path, name: Option<&str>) -> Result<(), Failure> {
+    if let Some(name) = name {
+        Reference::parse(name).map_err(Failure::input)?;
     }
+    let taken = if archive.as_os_str() == "-" {
+        store.import_stream(std::io::stdin().lock(), Path::new("standard input"), name)
+    } else {
+        store.import(archive, name)
+    };
+    for image in taken.map_err(Failure::input)? {
+        println!("{} {}", image.reference, image.digest);
+    }
+    Ok(())
+}
+
+fn logins_from(file: &Path) -> Result<Vec<Login>, Failure> {
+    let failed = |reason: String| Failure::input(format!("--auth-file: {}: {reason}", file.display()));
+    let bytes = std::fs::read(file).map_err(|e| failed(e.to_string()))?;
+    logins_of(&bytes).map_err(failed)
 }
 
 /// The registry that the name means may be asked: the user said so by naming it.
-fn pull(store: &Store, reference: &str, mirrors: Vec<(String, String)>, insecure: Vec<String>) -> Result<(), Failure> {
+fn pull(store: &Store, reference: &str, sources: &SourceArgs, logins: &[Login]) -> Result<(), Failure> {
     let registry = Reference::parse(reference).map_err(Failure::input)?.registry;
-    let options = PullOptions { registries: vec![registry], mirrors: mirrors.into_iter().collect(), insecure };
-    let image = crate::process::block_on(async { store.pull(reference, &options).await.map_err(Failure::no) })?;
+    let options = PullOptions { registries: vec![registry], ..sources.options() };
+    let bars = Arc::new(bars::Bars::on_stderr());
+    let pulled = crate::process::block_on(async {
+        store.pull(reference, &options, logins, bars.clone()).await.map_err(Failure::no)
+    });
+    bars.clear();
+    let image = pulled?;
     println!("{} {}", image.reference, image.digest);
     Ok(())
 }

@@ -33,6 +33,8 @@ pub struct LabArgs {
     /// Where container images are kept; outlives labs
     #[arg(long, value_name = "DIR", env = "PORTOLAN_IMAGES")]
     image_store: Option<PathBuf>,
+    #[command(flatten)]
+    registries: crate::image::RegistryArgs,
 }
 
 impl LabArgs {
@@ -45,6 +47,7 @@ impl LabArgs {
         let exe = std::env::current_exe().map_err(|e| Failure::machine(format!("cannot find this program: {e}")))?;
         let mut config = LabConfig::new(&self.name, self.nodes, exe, self.image_store());
         config.iptables_dir = crate::tools::deb_bin();
+        config.registries = self.registries.flags();
         Ok(config)
     }
 }

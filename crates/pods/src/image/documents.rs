@@ -3,13 +3,19 @@
 
 use std::collections::BTreeMap;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+
+use super::ImageError;
+use super::reference::is_digest;
 
 pub const MEDIA_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub const MEDIA_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub const MEDIA_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+pub const MEDIA_DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
 pub const MEDIA_LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 pub const MEDIA_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+pub const MEDIA_DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 pub const MEDIA_DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 
 /// The annotation that carries a name in an OCI layout's index.
@@ -121,10 +127,94 @@ pub fn host_platform() -> Platform {
     Platform { architecture: architecture.to_owned(), os: "linux".to_owned() }
 }
 
-/// The entry of an index that runs on `platform`; an entry that names none is taken as well.
-pub fn choose<'index>(index: &'index Index, platform: &Platform) -> Option<&'index Descriptor> {
-    index.manifests.iter().find(|entry| match &entry.platform {
-        Some(known) => known == platform,
-        None => true,
+impl std::fmt::Display for Platform {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "{}/{}", self.os, self.architecture)
+    }
+}
+
+impl Manifest {
+    /// Reads a manifest; every digest in it is one, so that it may name a file.
+    ///
+    /// # Errors
+    /// It is no manifest of an image.
+    pub fn read(bytes: &[u8], what: &str) -> Result<Self, ImageError> {
+        let manifest: Self = parsed(bytes, what, "image manifest")?;
+        digests_hold(what, [&manifest.config].into_iter().chain(&manifest.layers))?;
+        if manifest.layers.is_empty() {
+            return Err(ImageError::NoImage { what: what.to_owned(), reason: "it has no layers".to_owned() });
+        }
+        let config = &manifest.config.media_type;
+        if !config.is_empty() && config != MEDIA_CONFIG && config != MEDIA_DOCKER_CONFIG {
+            let reason = format!("its configuration is of type {config}");
+            return Err(ImageError::NoImage { what: what.to_owned(), reason });
+        }
+        Ok(manifest)
+    }
+}
+
+impl Manifest {
+    /// Configuration and layers, as they are stored.
+    pub fn size_bytes(&self) -> u64 {
+        self.layers.iter().fold(self.config.size, |sum, layer| sum.saturating_add(layer.size))
+    }
+}
+
+impl Index {
+    /// Reads an index or a manifest list, as [`Manifest::read`] does.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn read(bytes: &[u8], what: &str) -> Result<Self, ImageError> {
+        let index: Self = parsed(bytes, what, "image index")?;
+        digests_hold(what, &index.manifests)?;
+        Ok(index)
+    }
+}
+
+fn parsed<T: DeserializeOwned>(bytes: &[u8], what: &str, expected: &'static str) -> Result<T, ImageError> {
+    serde_json::from_slice(bytes).map_err(|source| ImageError::Document { what: what.to_owned(), expected, source })
+}
+
+fn digests_hold<'a>(what: &str, parts: impl IntoIterator<Item = &'a Descriptor>) -> Result<(), ImageError> {
+    match parts.into_iter().find(|part| !is_digest(&part.digest)) {
+        Some(part) => Err(ImageError::BadDigest { what: what.to_owned(), digest: part.digest.clone() }),
+        None => Ok(()),
+    }
+}
+
+/// The entry of an index that runs on this machine: one that says so, else one that says nothing.
+///
+/// # Errors
+/// There is none; the error names those there are.
+pub fn choose<'index>(index: &'index Index, what: &str) -> Result<&'index Descriptor, ImageError> {
+    let own = host_platform();
+    let mut entries = index.manifests.iter();
+    let fitting = entries.clone().find(|entry| entry.platform.as_ref() == Some(&own));
+    fitting.or_else(|| entries.find(|entry| entry.platform.is_none())).ok_or_else(|| {
+        let known = index.manifests.iter().filter_map(|entry| entry.platform.as_ref());
+        let mut offered: Vec<String> = known.map(Platform::to_string).collect();
+        offered.retain(|platform| platform != "unknown/unknown");
+        offered.sort();
+        offered.dedup();
+        no_platform(what, offered)
     })
+}
+
+/// Refuses the configuration of an image for another machine.
+///
+/// # Errors
+/// It names another platform.
+pub fn for_this_machine(what: &str, config: &ConfigFile) -> Result<(), ImageError> {
+    let platform = Platform { architecture: config.architecture.clone(), os: config.os.clone() };
+    let is_said = !platform.architecture.is_empty() && !platform.os.is_empty();
+    if is_said && platform != host_platform() {
+        return Err(no_platform(what, vec![platform.to_string()]));
+    }
+    Ok(())
+}
+
+fn no_platform(what: &str, offered: Vec<String>) -> ImageError {
+    let offered = if offered.is_empty() { "nothing".to_owned() } else { offered.join(", ") };
+    ImageError::Platform { what: what.to_owned(), platform: host_platform().to_string(), offered }
 }

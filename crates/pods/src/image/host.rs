@@ -68,6 +68,7 @@ impl Store {
     /// Packs `spec`, names it, unpacks it.
     pub fn build_from_host(&self, spec: &HostImage) -> Result<Image, ImageError> {
         let reference = Reference::parse(&spec.name)?;
+        let _writing = self.writing()?;
         let tar = write_tar(&collect(spec)?)?;
         let diff_id = digest_name(&Sha256::digest(&tar));
         let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());

@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
 use super::ImageError;
+use super::zstd::Frames;
 
 const WHITEOUT: &str = ".wh.";
 const OPAQUE: &str = ".wh..wh..opq";
@@ -57,9 +58,7 @@ fn decompress<'stream>(mut stream: impl BufRead + 'stream) -> Result<Box<dyn Rea
         return Ok(Box::new(flate2::bufread::MultiGzDecoder::new(stream)));
     }
     if magic.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
-        let decoder = ruzstd::decoding::StreamingDecoder::new(stream)
-            .map_err(|error| ImageError::io("read", "zstd layer")(std::io::Error::other(error.to_string())))?;
-        return Ok(Box::new(decoder));
+        return Ok(Box::new(Frames::new(stream)));
     }
     Ok(Box::new(stream))
 }

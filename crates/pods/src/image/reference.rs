@@ -28,7 +28,7 @@ impl Reference {
             None => (name, None),
         };
         if digest.is_some_and(|digest| !is_digest(digest)) {
-            return Err(bad("the digest must be sha256: and 64 hexadecimal digits"));
+            return Err(bad("the digest must be sha256: and 64 lower-case hexadecimal digits"));
         }
         let (path, tag) = match rest.rsplit_once(':') {
             Some((path, tag)) if !tag.contains('/') => (path, Some(tag)),
@@ -81,16 +81,17 @@ fn split_registry(path: &str) -> (String, String) {
     (registry.to_owned(), repository.to_owned())
 }
 
-fn is_host(host: &str) -> bool {
+/// Whether it may stand for a registry: a host name or address, with a port if need be.
+pub fn is_host(host: &str) -> bool {
     let word = |byte: u8| byte.is_ascii_alphanumeric();
     host.bytes().next().is_some_and(|byte| word(byte) || byte == b'[')
         && host.bytes().all(|byte| word(byte) || matches!(byte, b'.' | b'-' | b':' | b'[' | b']'))
 }
 
-fn is_digest(digest: &str) -> bool {
+pub(super) fn is_digest(digest: &str) -> bool {
     digest
         .strip_prefix("sha256:")
-        .is_some_and(|hex| hex.len() == 64 && hex.bytes().all(|byte| byte.is_ascii_hexdigit()))
+        .is_some_and(|hex| hex.len() == 64 && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')))
 }
 
 fn is_tag(tag: &str) -> bool {

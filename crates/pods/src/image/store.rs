@@ -1,9 +1,11 @@
 //! The store: an OCI layout on disk and the unpacked images beside it, shared by all nodes of a machine.
 
 use std::fs::{self, File};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::FlockOperation;
@@ -14,6 +16,7 @@ use sha2::{Digest, Sha256};
 use super::documents::{
     ANNOTATION_CONTAINERD, ANNOTATION_REF, ConfigFile, Descriptor, Index, MEDIA_MANIFEST, Manifest,
 };
+use super::guard::{InUse, Writing};
 use super::layer::{self, digest_name};
 use super::{Image, ImageError, ImageInfo, Reference};
 
@@ -23,7 +26,9 @@ pub struct Store {
     dir: PathBuf,
 }
 
-static NEXT_TEMPORARY: AtomicU64 = AtomicU64::new(0);
+/// Its first number is drawn, for processes of several PID namespaces write here.
+static NEXT_TEMPORARY: LazyLock<AtomicU64> =
+    LazyLock::new(|| AtomicU64::new(RandomState::new().build_hasher().finish()));
 
 impl Store {
     /// Opens the store at `dir`, making it if there is none.
@@ -48,12 +53,12 @@ impl Store {
             let Some(reference) = entry.annotations.get(ANNOTATION_REF) else {
                 continue;
             };
-            let manifest: Manifest = self.document(&entry.digest, "image manifest")?;
+            let manifest = self.manifest(&entry.digest)?;
             rows.push(ImageInfo {
                 reference: reference.clone(),
                 digest: entry.digest,
                 id: manifest.config.digest.clone(),
-                size_bytes: manifest.config.size + manifest.layers.iter().map(|layer| layer.size).sum::<u64>(),
+                size_bytes: manifest.size_bytes(),
             });
         }
         rows.sort_by(|one, two| one.reference.cmp(&two.reference));
@@ -73,14 +78,24 @@ impl Store {
             .ok()
     }
 
-    /// Forgets the name; blobs and unpacked trees that no other name needs are deleted.
+    /// Forgets the name; blobs and unpacked trees that no other name needs are deleted, at the latest by the next call
+    /// that finds nobody writing.
+    ///
+    /// # Errors
+    /// There is no such name, or it is the last one of an image that a container runs from.
     pub fn remove(&self, reference: &str) -> Result<(), ImageError> {
         let name = Reference::parse(reference)?.to_string();
         self.change_index(|index| {
-            let before = index.manifests.len();
-            index.manifests.retain(|entry| entry.annotations.get(ANNOTATION_REF) != Some(&name));
-            if index.manifests.len() == before {
+            let named = |entry: &&Descriptor| entry.annotations.get(ANNOTATION_REF) == Some(&name);
+            let Some(digest) = index.manifests.iter().find(named).map(|entry| entry.digest.clone()) else {
                 return Err(ImageError::NotFound(name.clone()));
+            };
+            index.manifests.retain(|entry| !named(&entry));
+            let is_last = index.manifests.iter().all(|entry| entry.digest != digest);
+            // A damaged image has no tree that could be used.
+            let config = self.manifest(&digest).map(|manifest| manifest.config.digest);
+            if is_last && config.is_ok_and(|config| InUse::is_marked(&self.unpacked(&config))) {
+                return Err(ImageError::InUse(name.clone()));
             }
             Ok(())
         })?;
@@ -132,35 +147,48 @@ impl Store {
         wanted: Option<&str>,
         what: &str,
     ) -> Result<(String, u64), ImageError> {
-        let path = self.temporary();
-        let mut file = File::create(&path).map_err(ImageError::io("create", &path))?;
-        let mut hash = Sha256::new();
-        let mut size = 0;
+        let mut incoming = Incoming::begin(self)?;
         let mut buffer = vec![0; 128 * 1024];
         loop {
             let count = stream.read(&mut buffer).map_err(ImageError::io("read", what))?;
             if count == 0 {
-                break;
+                return incoming.keep(wanted, what);
             }
-            hash.update(&buffer[..count]);
-            file.write_all(&buffer[..count]).map_err(ImageError::io("write", &path))?;
-            size += count as u64;
+            incoming.write(&buffer[..count])?;
         }
-        drop(file);
-        let actual = digest_name(&hash.finalize());
-        if let Some(wanted) = wanted.filter(|wanted| *wanted != actual) {
-            let _ = fs::remove_file(&path);
-            return Err(ImageError::Digest { what: what.to_owned(), wanted: wanted.to_owned(), actual });
-        }
-        let target = self.blob(&actual);
-        fs::rename(&path, &target).map_err(ImageError::io("write", &target))?;
-        Ok((actual, size))
+    }
+
+    /// Keeps others from collecting what is not named yet.
+    pub(super) fn writing(&self) -> Result<Writing, ImageError> {
+        Writing::begin(&self.dir.join("writers.lock"))
+    }
+
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Whether the blob is here, as far as its size tells.
+    pub(super) fn has_blob(&self, part: &Descriptor) -> bool {
+        fs::metadata(self.blob(&part.digest)).is_ok_and(|meta| meta.len() == part.size)
+    }
+
+    /// Bytes that may be written; `None` if the file system does not say.
+    pub(super) fn free_bytes(&self) -> Option<u64> {
+        let of = rustix::fs::statvfs(&self.dir).ok()?;
+        Some(of.f_bavail.saturating_mul(of.f_frsize))
+    }
+
+    /// A stored manifest.
+    pub(super) fn manifest(&self, digest: &str) -> Result<Manifest, ImageError> {
+        let path = self.blob(digest);
+        let bytes = fs::read(&path).map_err(ImageError::io("read", &path))?;
+        Manifest::read(&bytes, digest)
     }
 
     /// A fresh path on the store's own file system.
     pub(crate) fn temporary(&self) -> PathBuf {
         let number = NEXT_TEMPORARY.fetch_add(1, Ordering::Relaxed);
-        self.dir.join("tmp").join(format!("{}-{number}", std::process::id()))
+        self.dir.join("tmp").join(format!("{number:016x}"))
     }
 
     pub(crate) fn document<T: DeserializeOwned>(&self, digest: &str, expected: &'static str) -> Result<T, ImageError> {
@@ -174,16 +202,18 @@ impl Store {
     }
 
     /// The image behind a stored manifest, unpacking it the first time.
-    fn ready(&self, name: &str, digest: &str) -> Result<Image, ImageError> {
-        let manifest: Manifest = self.document(digest, "image manifest")?;
+    pub(super) fn ready(&self, name: &str, digest: &str) -> Result<Image, ImageError> {
+        let manifest = self.manifest(digest)?;
         let config: ConfigFile = self.document(&manifest.config.digest, "image configuration")?;
         let rootfs = self.unpacked(&manifest.config.digest);
         if !rootfs.exists() {
+            let _writing = self.writing()?;
             self.unpack(&manifest, &config, &rootfs)?;
         }
         Ok(Image {
             reference: name.to_owned(),
             digest: digest.to_owned(),
+            size_bytes: manifest.size_bytes(),
             id: manifest.config.digest,
             rootfs,
             config: config.config.unwrap_or_default(),
@@ -195,8 +225,13 @@ impl Store {
         self.dir.join("unpacked").join(hex)
     }
 
-    /// Unpacks beside and renames: a reader sees a whole image or none, and of two writers one wins.
+    /// Unpacks beside and renames: a reader sees a whole image or none. Of several that want it one unpacks, and the
+    /// others wait.
     fn unpack(&self, manifest: &Manifest, config: &ConfigFile, target: &Path) -> Result<(), ImageError> {
+        let _turn = self.lock("unpack.lock")?;
+        if target.exists() {
+            return Ok(());
+        }
         let work = self.temporary();
         fs::create_dir(&work).map_err(ImageError::io("create", &work))?;
         let done = self.unpack_layers(manifest, config, &work).and_then(|()| {
@@ -207,7 +242,7 @@ impl Store {
         if work.exists() {
             let _ = fs::remove_dir_all(&work);
         }
-        if target.exists() { Ok(()) } else { done }
+        done
     }
 
     fn unpack_layers(&self, manifest: &Manifest, config: &ConfigFile, work: &Path) -> Result<(), ImageError> {
@@ -217,6 +252,8 @@ impl Store {
             let actual = layer::apply(file, work)?;
             let wanted = config.rootfs.diff_ids.get(number);
             if let Some(wanted) = wanted.filter(|wanted| **wanted != actual) {
+                // The next pull or import brings it anew.
+                let _ = fs::remove_file(&path);
                 return Err(ImageError::Digest {
                     what: format!("layer {number} ({})", entry.digest),
                     wanted: wanted.clone(),
@@ -241,7 +278,7 @@ impl Store {
     }
 
     fn change_index<T>(&self, change: impl FnOnce(&mut Index) -> Result<T, ImageError>) -> Result<T, ImageError> {
-        let _lock = self.lock()?;
+        let _lock = self.lock("lock")?;
         let mut index = self.index()?;
         let result = change(&mut index)?;
         let bytes = serde_json::to_vec_pretty(&index).expect("our documents have text keys only");
@@ -249,8 +286,8 @@ impl Store {
         Ok(result)
     }
 
-    fn lock(&self) -> Result<File, ImageError> {
-        let path = self.dir.join("lock");
+    fn lock(&self, name: &str) -> Result<File, ImageError> {
+        let path = self.dir.join(name);
         let file = File::create(&path).map_err(ImageError::io("create", &path))?;
         rustix::fs::flock(file.as_fd(), FlockOperation::LockExclusive)
             .map_err(|errno| ImageError::io("lock", &path)(errno.into()))?;
@@ -263,29 +300,86 @@ impl Store {
         fs::rename(&work, path).map_err(ImageError::io("write", path))
     }
 
-    /// Deletes what no name reaches.
-    fn collect(&self) -> Result<(), ImageError> {
-        let _lock = self.lock()?;
+    /// Deletes what no name reaches and nobody uses, unless somebody writes: then it is left for the next time.
+    pub(super) fn collect(&self) -> Result<(), ImageError> {
+        let Some(_nobody_writes) = Writing::exclude(&self.dir.join("writers.lock"))? else {
+            return Ok(());
+        };
+        let _lock = self.lock("lock")?;
         let mut used = std::collections::BTreeSet::new();
         for entry in self.index()?.manifests {
-            let manifest: Manifest = self.document(&entry.digest, "image manifest")?;
+            let manifest = self.manifest(&entry.digest);
             used.insert(entry.digest);
-            used.insert(manifest.config.digest);
-            used.extend(manifest.layers.into_iter().map(|layer| layer.digest));
+            // A damaged image keeps nothing else.
+            for part in manifest.iter().flat_map(|manifest| [&manifest.config].into_iter().chain(&manifest.layers)) {
+                used.insert(part.digest.clone());
+            }
         }
-        for (folder, is_tree) in [("blobs/sha256", false), ("unpacked", true)] {
+        for folder in ["blobs/sha256", "unpacked", "tmp"] {
             let path = self.dir.join(folder);
             let listing = fs::read_dir(&path).map_err(ImageError::io("list", &path))?;
             for child in listing.filter_map(Result::ok) {
                 let digest = format!("sha256:{}", child.file_name().to_string_lossy());
-                if used.contains(&digest) {
-                    continue;
+                if !used.contains(&digest) {
+                    delete(&child.path())?;
                 }
-                let path = child.path();
-                let removed = if is_tree { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-                removed.map_err(ImageError::io("delete", path))?;
             }
         }
         Ok(())
+    }
+}
+
+/// A file, or an unpacked tree that no container runs from.
+fn delete(path: &Path) -> Result<(), ImageError> {
+    let is_tree = path.is_dir();
+    if is_tree && InUse::is_marked(path) {
+        return Ok(());
+    }
+    let removed = if is_tree { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    removed.map_err(ImageError::io("delete", path))
+}
+
+/// A blob on its way in; dropped before it is kept, nothing of it stays.
+pub(super) struct Incoming<'store> {
+    store: &'store Store,
+    path: PathBuf,
+    file: File,
+    hash: Sha256,
+    size_bytes: u64,
+}
+
+impl<'store> Incoming<'store> {
+    pub(super) fn begin(store: &'store Store) -> Result<Self, ImageError> {
+        let path = store.temporary();
+        let file = File::create_new(&path).map_err(ImageError::io("create", &path))?;
+        Ok(Self { store, path, file, hash: Sha256::new(), size_bytes: 0 })
+    }
+
+    pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), ImageError> {
+        self.hash.update(bytes);
+        self.size_bytes += bytes.len() as u64;
+        self.file.write_all(bytes).map_err(ImageError::io("write", &self.path))
+    }
+
+    pub(super) fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
+    /// Stores it under its digest, which must be `wanted` if that is given.
+    pub(super) fn keep(self, wanted: Option<&str>, what: &str) -> Result<(String, u64), ImageError> {
+        let actual = digest_name(&self.hash.clone().finalize());
+        if let Some(wanted) = wanted.filter(|wanted| *wanted != actual) {
+            return Err(ImageError::Digest { what: what.to_owned(), wanted: wanted.to_owned(), actual });
+        }
+        let target = self.store.blob(&actual);
+        fs::rename(&self.path, &target).map_err(ImageError::io("write", &target))?;
+        Ok((actual, self.size_bytes))
+    }
+}
+
+impl Drop for Incoming<'_> {
+    fn drop(&mut self) {
+        // Kept, it is under another name by now.
+        let _ = fs::remove_file(&self.path);
     }
 }

@@ -10,8 +10,10 @@
 //! one finds the shims by the folders below `state_dir` (one per uid) and goes on.
 
 mod containers;
+mod events;
 mod probes;
 mod publisher;
+mod pulls;
 mod sandbox;
 mod worker;
 

@@ -11,11 +11,14 @@ use tokio::sync::{mpsc, watch};
 
 use super::probes::{Context, Probes, probe_of};
 use super::publisher::{Publisher, finalize};
-use super::{Shared, sandbox};
+use super::pulls::{Wish, obtain};
+use super::{Shared, events, sandbox};
 use crate::etc_files::hostname;
 use crate::ident::PodIdent;
 use crate::image::{Image, ImageError};
-use crate::lifecycle::{Action, Decision, ImageState, Observed, ProbeKey, ProbeKind, Sandbox, View, decide};
+use crate::lifecycle::{
+    Action, Decision, ImageState, Observed, ProbeKey, ProbeKind, PullFailure, PullPolicy, Sandbox, View, decide,
+};
 use crate::shim::client::Shim;
 use crate::shim::state::{Ended, PodState, ProcessId};
 
@@ -179,7 +182,7 @@ impl Worker {
         self.tell_waiting(status);
     }
 
-    /// One event when a container begins to wait for a bad reason.
+    /// Told once when a container begins to wait for a bad reason.
     fn tell_waiting(&mut self, status: &PodStatus) {
         let statuses = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
         let mut now = BTreeSet::new();
@@ -190,13 +193,11 @@ impl Worker {
             else {
                 continue;
             };
-            let event = match reason.as_str() {
-                "CrashLoopBackOff" | "ImagePullBackOff" => "BackOff",
-                _ => "Failed",
-            };
             let key = (container.name.clone(), reason);
             if !self.told.contains(&key) {
-                self.shared.event(&self.ident, "Warning", event, &message);
+                for (type_, reason, message) in events::of_waiting(&key.1, &container.image, message) {
+                    self.shared.event(&self.ident, type_, reason, &message);
+                }
             }
             now.insert(key);
         }
@@ -224,7 +225,7 @@ impl Worker {
     async fn act(&mut self, action: Action) {
         match action {
             Action::Sandbox => self.make_sandbox().await,
-            Action::Pull { container, image, always } => self.pull(container, image, always),
+            Action::Pull { container, image, policy } => self.pull(container, image, policy),
             Action::Start { container, attempt, streak } => self.start_container(&container, attempt, streak).await,
             Action::Stop { container, run, grace_secs, reason } => self.stop(&container, run, grace_secs, &reason),
             Action::Kill { container, .. } => self.kill(&container).await,
@@ -259,15 +260,12 @@ impl Worker {
         }
     }
 
-    fn pull(&mut self, container: String, image: String, always: bool) {
+    fn pull(&mut self, container: String, image: String, policy: PullPolicy) {
         self.observed.images.insert(container.clone(), ImageState::Pulling);
-        let (puller, inbox) = (self.shared.config.puller.clone(), self.inbox.clone());
-        let (shared, ident) = (self.shared.clone(), self.ident.clone());
+        let wish = Wish::new(&self.ident, &self.pod, image, policy);
+        let (shared, inbox) = (self.shared.clone(), self.inbox.clone());
         tokio::spawn(async move {
-            let result = puller.pull(&image, always).await;
-            if result.is_ok() {
-                shared.event(&ident, "Normal", "Pulled", &format!("Container image {image:?} is present on the node"));
-            }
+            let result = obtain(shared, wish).await;
             let _ = inbox.send(Message::Image { container, result: Box::new(result) });
         });
     }
@@ -363,10 +361,14 @@ impl Worker {
                 ImageState::Ready { id }
             }
             Err(error) => {
-                let is_name_bad = matches!(error, ImageError::Name { .. });
+                let why = match error {
+                    ImageError::Name { .. } => PullFailure::Name,
+                    ImageError::NeverPull(_) => PullFailure::Never,
+                    _ => PullFailure::Pull,
+                };
                 let attempts = self.pull_failures.entry(container.clone()).or_insert(0);
                 *attempts += 1;
-                ImageState::failed_after(*attempts, error.to_string(), is_name_bad, Timestamp::now())
+                ImageState::failed_after(*attempts, error.to_string(), why, Timestamp::now())
             }
         };
         self.observed.images.insert(container, state);

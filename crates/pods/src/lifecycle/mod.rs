@@ -19,7 +19,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, Pod, PodStatus};
 
 pub use backoff::{next_streak, restart_delay};
-pub use observed::{ImageState, Observed, ProbeKey, ProbeKind, Sandbox, Stopping, Tally};
+pub use observed::{ImageState, Observed, ProbeKey, ProbeKind, PullFailure, PullPolicy, Sandbox, Stopping, Tally};
 
 use crate::shim::state::Run;
 
@@ -51,7 +51,7 @@ pub enum Action {
     /// Make sandbox and network.
     Sandbox,
     /// Fetch the image of a container.
-    Pull { container: String, image: String, always: bool },
+    Pull { container: String, image: String, policy: PullPolicy },
     /// Run a container.
     Start { container: String, attempt: u32, streak: u32 },
     /// preStop, then the stop signal.
@@ -308,14 +308,17 @@ impl<'a> Plan<'a> {
             }
         }
         let image = container.image.clone().unwrap_or_default();
-        let always = container.image_pull_policy.as_deref() == Some("Always");
+        let policy = PullPolicy::of(container);
         let name = container.name.clone();
         match observed.images.get(&name) {
             Some(ImageState::Ready { .. }) => self.actions.push(Action::Start { container: name, attempt, streak }),
             Some(ImageState::Pulling) => {}
-            Some(ImageState::Failed { retry_at, .. }) if self.now < *retry_at => self.wake(*retry_at),
+            Some(state @ ImageState::Failed { retry_at, .. }) if self.now < *retry_at => {
+                // The reason that is shown changes on the way.
+                self.wake(state.backs_off_at().filter(|at| self.now < *at).unwrap_or(*retry_at));
+            }
             Some(ImageState::Failed { .. }) | None => {
-                self.actions.push(Action::Pull { container: name, image, always });
+                self.actions.push(Action::Pull { container: name, image, policy });
             }
         }
     }

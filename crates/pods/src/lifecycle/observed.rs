@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Probe;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{Container, Probe};
 
 use super::backoff::delay_of;
 use crate::shim::state::Run;
@@ -50,7 +50,7 @@ pub enum ImageState {
     /// `attempts` failures so far; `retry_at` is when to ask again.
     Failed {
         message: String,
-        is_name_bad: bool,
+        why: PullFailure,
         attempts: u32,
         retry_at: Timestamp,
         since: Timestamp,
@@ -59,8 +59,49 @@ pub enum ImageState {
 
 impl ImageState {
     /// After so many failures in a row: the wait is 10 s doubling to 300 s.
-    pub fn failed_after(attempts: u32, message: String, is_name_bad: bool, now: Timestamp) -> Self {
-        Self::Failed { message, is_name_bad, attempts, retry_at: now + delay_of(attempts), since: now }
+    pub fn failed_after(attempts: u32, message: String, why: PullFailure, now: Timestamp) -> Self {
+        Self::Failed { message, why, attempts, retry_at: now + delay_of(attempts), since: now }
+    }
+
+    /// Until then a failed pull is shown as the error it was, afterwards as the back-off that it led to.
+    pub fn backs_off_at(&self) -> Option<Timestamp> {
+        match self {
+            Self::Failed { since, why: PullFailure::Pull, .. } => Some(*since + ERROR_SHOWN),
+            _ => None,
+        }
+    }
+}
+
+/// Long enough to be seen by who looks now and then, shorter than the shortest back-off.
+const ERROR_SHOWN: SignedDuration = SignedDuration::from_secs(5);
+
+/// Why there is no image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PullFailure {
+    /// Its registry did not give it, or there is none.
+    Pull,
+    /// Its name is none.
+    Name,
+    /// It is not here, and the policy forbids to fetch it.
+    Never,
+}
+
+/// imagePullPolicy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PullPolicy {
+    Always,
+    IfNotPresent,
+    Never,
+}
+
+impl PullPolicy {
+    /// As the container says; the API server has filled in the default by tag.
+    pub fn of(container: &Container) -> Self {
+        match container.image_pull_policy.as_deref() {
+            Some("Always") => Self::Always,
+            Some("Never") => Self::Never,
+            _ => Self::IfNotPresent,
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::backoff::restart_delay;
-use super::{ImageState, Sandbox, View, is_sidecar};
+use super::{ImageState, PullFailure, Sandbox, View, is_sidecar};
 use crate::shim::state::Run;
 
 /// The status of the pod at `now`.
@@ -129,12 +129,17 @@ fn waiting_reason(
         return ("CreateContainerConfigError", Some(message.clone()));
     }
     match view.observed.images.get(&container.name) {
-        Some(ImageState::Failed { message, is_name_bad: true, .. }) => ("InvalidImageName", Some(message.clone())),
-        Some(ImageState::Failed { message, since, .. }) if now <= *since => ("ErrImagePull", Some(message.clone())),
-        Some(ImageState::Failed { message, .. }) => {
-            let image = container.image.as_deref().unwrap_or_default();
-            ("ImagePullBackOff", Some(format!("Back-off pulling image {image:?}: ErrImagePull: {message}")))
-        }
+        Some(state @ ImageState::Failed { message, why, .. }) => match why {
+            PullFailure::Name => ("InvalidImageName", Some(message.clone())),
+            PullFailure::Never => ("ErrImageNeverPull", Some(message.clone())),
+            PullFailure::Pull if state.backs_off_at().is_some_and(|at| now < at) => {
+                ("ErrImagePull", Some(message.clone()))
+            }
+            PullFailure::Pull => {
+                let image = container.image.as_deref().unwrap_or_default();
+                ("ImagePullBackOff", Some(format!("Back-off pulling image {image:?}: ErrImagePull: {message}")))
+            }
+        },
         _ => ("ContainerCreating", None),
     }
 }

@@ -90,7 +90,7 @@ fn a_new_pod_gets_a_sandbox_then_its_image_then_its_container() {
     assert_eq!(decision.status.phase.as_deref(), Some("Pending"));
     assert_eq!(waiting(&first(&decision.status)), "ContainerCreating");
     seen.sandbox = Sandbox::Ready { ips: vec![IpAddr::from([10, 0, 0, 1])] };
-    let pull = Action::Pull { container: "c".to_owned(), image: "i".to_owned(), always: false };
+    let pull = Action::Pull { container: "c".to_owned(), image: "i".to_owned(), policy: PullPolicy::IfNotPresent };
     assert_eq!(fresh(&pod, &seen, 100).actions, [pull]);
     seen.images.insert("c".to_owned(), ImageState::Pulling);
     assert_eq!(fresh(&pod, &seen, 100).actions, []);
@@ -141,9 +141,10 @@ fn a_second_crash_waits_ten_seconds_in_crash_loop_back_off() {
 fn an_image_that_cannot_be_had_is_err_image_pull_then_back_off() {
     let pod = one("Always");
     let mut seen = observed(&pod, vec![]);
-    seen.images.insert("c".to_owned(), ImageState::failed_after(1, "no".to_owned(), false, at(100)));
-    assert_eq!(waiting(&first(&fresh(&pod, &seen, 100).status)), "ErrImagePull");
-    let later = fresh(&pod, &seen, 101);
+    seen.images.insert("c".to_owned(), ImageState::failed_after(1, "no".to_owned(), PullFailure::Pull, at(100)));
+    let at_first = fresh(&pod, &seen, 100);
+    assert_eq!((waiting(&first(&at_first.status)), at_first.wake_at), ("ErrImagePull".to_owned(), Some(at(105))));
+    let later = fresh(&pod, &seen, 105);
     assert_eq!(waiting(&first(&later.status)), "ImagePullBackOff");
     assert_eq!((later.actions.len(), later.wake_at), (0, Some(at(110))));
     assert!(matches!(fresh(&pod, &seen, 110).actions[..], [Action::Pull { .. }]));

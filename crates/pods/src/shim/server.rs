@@ -22,6 +22,7 @@ use super::runtime::{self, Stdio};
 use super::state::{Ended, PodState, ProcessId, Run, STATE_VERSION};
 use super::wire::{self, Inbox, Received};
 use super::{isolate, sandbox};
+use crate::image::InUse;
 
 /// Runs of a container that are kept in the state: the last and the one before.
 const KEPT_RUNS: usize = 2;
@@ -82,6 +83,8 @@ struct Server {
     children: HashMap<i32, ChildKind>,
     pumps: Vec<Pump>,
     logs: HashMap<String, LogFile>,
+    /// The images that running containers have below them, by run.
+    in_use: HashMap<String, InUse>,
     quitting: bool,
 }
 
@@ -143,6 +146,7 @@ impl Server {
             children: HashMap::new(),
             pumps: Vec::new(),
             logs: HashMap::new(),
+            in_use: HashMap::new(),
             quitting: false,
         })
     }
@@ -347,6 +351,8 @@ impl Server {
     fn launch(&mut self, start: &StartContainer, id: &str, bundle: &Path) -> Result<ProcessId, String> {
         let sandbox = self.state.sandbox.ok_or("the pod has no sandbox")?;
         let text = |what: &'static str| move |error: io::Error| format!("cannot {what}: {error}");
+        let image = InUse::mark(&start.lower).map_err(text("find the unpacked image"))?;
+        self.in_use.insert(id.to_owned(), image);
         let rootfs = mount_root(bundle, &start.lower).map_err(text("mount the root filesystem"))?;
         let spec = complete_spec(start.spec.clone(), &rootfs, sandbox.pid)?;
         fs::write(bundle.join("config.json"), spec.to_string()).map_err(text("write config.json"))?;
@@ -467,11 +473,12 @@ impl Server {
     }
 
     /// Unmounts and deletes a container's root; its log stays.
-    fn discard(&self, id: &str) {
+    fn discard(&mut self, id: &str) {
         let bundle = self.dir.join("bundles").join(id);
         let _ = rustix::mount::unmount(bundle.join("rootfs"), UnmountFlags::DETACH);
         let _ = fs::remove_dir_all(bundle);
         let _ = fs::remove_dir_all(runtime::notes_dir(&self.dir).join(id));
+        self.in_use.remove(id);
     }
 
     /// Reads all there is now.

@@ -266,7 +266,7 @@ fn start(dir: &Path, cluster: &Arc<Cluster>) -> Arc<Kubelet> {
         cluster_domain: "cluster.local".to_owned(),
         resolv_conf: PathBuf::from("/nonexistent"),
         exe: std::env::current_exe().expect("has a name"),
-        puller: Arc::new(StorePuller { store: store(), options: PullOptions::default() }),
+        puller: Arc::new(StorePuller { store: store(), options: PullOptions::default(), broker: None }),
     };
     Kubelet::start(config, cluster.clone(), cluster.clone())
 }

@@ -122,10 +122,15 @@ pub fn world(name: &'static str) -> &'static World {
 
 /// The same, with that many nodes.
 pub fn world_of(name: &'static str, nodes: usize) -> &'static World {
+    world_with(name, |config| config.nodes = nodes)
+}
+
+/// The same, with a configuration of the test's own.
+pub fn world_with(name: &'static str, configure: impl FnOnce(&mut LabConfig)) -> &'static World {
     WORLD.get_or_init(|| {
         // SAFETY: the handler makes no use of thread-locals; statics live until the process has ended.
         unsafe { libc::atexit(down_at_exit) };
-        World::up(name, nodes)
+        World::up(name, configure)
     })
 }
 
@@ -147,11 +152,12 @@ pub fn ensure_nginx() {
 }
 
 impl World {
-    fn up(name: &str, nodes: usize) -> World {
+    fn up(name: &str, configure: impl FnOnce(&mut LabConfig)) -> World {
         let turn = turn();
         ensure_nginx();
-        let mut config = LabConfig::new(name, nodes, env!("CARGO_BIN_EXE_portolan").into(), images());
+        let mut config = LabConfig::new(name, 2, env!("CARGO_BIN_EXE_portolan").into(), images());
         config.iptables_dir = Some(deb_bin());
+        configure(&mut config);
         let handle = portolan_lab::up(&config, Attachment::Attached).expect("the lab comes up");
         let home = tempfile::Builder::new().prefix("ptl-t-").tempdir().expect("a folder");
         World { handle, home, _turn: turn }

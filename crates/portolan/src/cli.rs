@@ -28,7 +28,7 @@ enum Command {
     /// Run a command, or a shell, on a node, on the host outside, or in a pod's network
     Shell(ShellArgs),
     /// Walk through Kubernetes networking step by step, on a lab of its own
-    Walk(WalkArgs),
+    Walk(crate::walk::Options),
     /// Create or change objects from files, as kubectl apply does
     Apply(ApplyArgs),
     /// Run a command in a container, as kubectl exec does
@@ -88,18 +88,6 @@ struct ShellArgs {
     /// The command; a shell if there is none
     #[arg(last = true)]
     command: Vec<String>,
-}
-
-#[derive(clap::Args)]
-struct WalkArgs {
-    #[command(flatten)]
-    lab: LabArgs,
-    /// Take away this step's rule, record or route just before its check: the walk must fail (for tests)
-    #[arg(long, value_name = "STEP", value_parser = clap::value_parser!(u8).range(1..=8))]
-    sabotage: Option<u8>,
-    /// Take the walk's manifests from this folder instead of the built-in ones
-    #[arg(long, value_name = "DIR")]
-    examples: Option<PathBuf>,
 }
 
 #[derive(clap::Args)]
@@ -189,9 +177,7 @@ pub fn run() -> Result<(), Failure> {
         Command::Down(args) => crate::lab::down(&args.lab),
         Command::Status(args) => crate::lab::status(&args.lab, args.output),
         Command::Shell(args) => crate::lab::shell(&args.lab, &args.place, &args.command),
-        Command::Walk(args) => {
-            crate::walk::walk(&crate::walk::Options { lab: args.lab, sabotage: args.sabotage, examples: args.examples })
-        }
+        Command::Walk(options) => crate::walk::walk(&options),
         Command::Apply(args) => apply(&args),
         Command::Exec(args) => block_on(crate::exec::run(args)),
         Command::Render(args) => render(&args),

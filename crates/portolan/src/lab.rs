@@ -240,16 +240,14 @@ impl Lab {
         if args.name == portolan_lab::DEFAULT_NAME {
             args.name = format!("walk-{}", std::process::id());
         }
-        if args.nodes < 2 {
-            return Err(Failure::input("--nodes: the walk needs two nodes or more"));
+        if args.nodes != 2 {
+            return Err(Failure::input("--nodes: the walk tells of two nodes; leave --nodes out"));
         }
         ensure_nginx(&args)?;
         let mut config = args.config()?;
         config.ready = Ready::Nodes(std::time::Duration::from_secs(60));
-        println!("A fresh lab of {} nodes, and one host outside that is no node, comes up …", args.nodes);
         let handle = portolan_lab::up(&config, Attachment::Attached).map_err(failed)?;
         let lab = portolan_lab::Lab::open(&config.state_dir).map_err(failed)?;
-        println!("  export KUBECONFIG={}", lab.kubeconfig().display());
         Ok(Self { handle: Some(handle), lab })
     }
 
@@ -271,10 +269,17 @@ impl Lab {
         self.lab.config().state_dir.join(name)
     }
 
-    /// Runs a command and gives success and all it printed.
-    pub fn capture(&self, place: &Place, argv: &[&str]) -> Result<(bool, String), LabError> {
-        let captured = self.lab.capture(&place.in_lab()?, argv)?;
-        Ok((captured.status.success(), captured.all_text()))
+    pub fn name(&self) -> String {
+        self.lab.config().name.clone()
+    }
+
+    pub fn node_count(&self) -> usize {
+        self.lab.config().nodes
+    }
+
+    /// Runs a command and gives how it ended and what it printed.
+    pub fn capture(&self, place: &Place, argv: &[&str]) -> Result<portolan_lab::Captured, LabError> {
+        self.lab.capture(&place.in_lab()?, argv)
     }
 
     /// The LAN address of a node, by name.
@@ -299,13 +304,13 @@ impl Lab {
         std::fs::read_to_string(self.lab.upstream_queries()).unwrap_or_default()
     }
 
-    /// Prints the ends of all logs: for a walk that failed where nobody can look.
+    /// Prints the ends of all logs to standard error: for a walk that failed where nobody can look.
     pub fn print_logs(&self) {
         for entry in std::fs::read_dir(self.lab.logs()).into_iter().flatten().flatten() {
             let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
-            println!("── {}", entry.path().display());
+            eprintln!("── {}", entry.path().display());
             let lines: Vec<&str> = text.lines().collect();
-            lines[lines.len().saturating_sub(60)..].iter().for_each(|line| println!("{line}"));
+            lines[lines.len().saturating_sub(60)..].iter().for_each(|line| eprintln!("{line}"));
         }
     }
 }

@@ -5,14 +5,18 @@
 //! * `console`: a shell session at the root of the repository, compared byte for byte;
 //! * `console lab`: the same with a lab; compared by mask, as addresses and names differ from run to run;
 //! * `text walk`: an excerpt of the walk, compared by mask; a line `…` stands for what is left out;
+//! * `text walk: Step 4`: all that the walk prints below that heading, compared by mask; lines of one output in any order;
 //! * `sh`: commands of which make's targets are looked up.
 //!
-//! `PORTOLAN_BLESS=1` writes what the commands of `console` blocks print into the pages. Needs root, as the walk does.
+//! `PORTOLAN_BLESS=1` writes into the pages what the commands of `console` blocks and the walk's headings print. Needs root,
+//! as the walk does.
 
 mod support;
 
 #[path = "readme/mask.rs"]
 mod mask;
+#[path = "readme/recording.rs"]
+mod recording;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -61,9 +65,14 @@ fn read(page: &Path) -> String {
 
 /// The blocks of all pages with this info string.
 fn blocks(info: &str) -> Vec<Block> {
+    blocks_with(|found| found == info, info)
+}
+
+/// The blocks whose info string is as `wanted` says, in words `what`.
+fn blocks_with(wanted: impl Fn(&str) -> bool, what: &str) -> Vec<Block> {
     let all = pages().into_iter().flat_map(|page| fenced(&page));
-    let found: Vec<Block> = all.filter(|block| block.info == info).collect();
-    assert!(!found.is_empty(), "no page has a block ```{info}: this test would show nothing");
+    let found: Vec<Block> = all.filter(|block| wanted(&block.info)).collect();
+    assert!(!found.is_empty(), "no page has a block ```{what}: this test would show nothing");
     found
 }
 
@@ -203,10 +212,14 @@ fn holds(block: &Block, same: fn(&str) -> String) {
 /// Writes what was printed into the page.
 fn bless(block: &Block, printed: &[String]) {
     let text = read(&block.page);
-    let old = block.lines.join("\n") + "\n```\n";
+    let old = fence(block, &block.lines);
     assert_eq!(text.matches(&old).count(), 1, "{}:{}: the block stands once", block.page.display(), block.at);
-    let new = printed.join("\n") + "\n```\n";
-    fs::write(&block.page, text.replace(&old, &new)).expect("the page can be written");
+    fs::write(&block.page, text.replace(&old, &fence(block, printed))).expect("the page can be written");
+}
+
+fn fence(block: &Block, lines: &[String]) -> String {
+    let lines: String = lines.iter().map(|line| format!("{line}\n")).collect();
+    format!("```{}\n{lines}```\n", block.info)
 }
 
 #[test]
@@ -222,17 +235,28 @@ fn commands_of_a_lab_print_what_the_pages_show() {
 }
 
 #[test]
-fn excerpts_of_the_walk_are_in_a_walk() {
-    let excerpts = blocks("text walk");
-    let output = {
-        let _turn = support::turn();
-        support::portolan().arg("walk").output().expect("the walk runs")
-    };
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "the walk failed:\n{text}\n{}", String::from_utf8_lossy(&output.stderr));
+fn what_the_pages_show_of_the_walk_is_what_a_walk_prints() {
+    let text = whole_walk();
+    let recordings = blocks_with(|info| recording::heading(info).is_some(), "text walk: HEADING");
+    if std::env::var_os("PORTOLAN_BLESS").is_some() {
+        return recordings.iter().for_each(|block| bless(block, &recording::of(block, &text)));
+    }
+    recordings.iter().for_each(|block| recording::holds(block, &text));
     let walk: Vec<&str> = text.lines().collect();
-    let missing: Vec<String> = excerpts.iter().flat_map(|excerpt| missing(excerpt, &walk)).collect();
+    let missing: Vec<String> = blocks("text walk").iter().flat_map(|excerpt| missing(excerpt, &walk)).collect();
     assert!(missing.is_empty(), "{}", missing.join("\n"));
+}
+
+/// What a walk prints into a pipe; with Debian's kubectl, as others word some things otherwise.
+fn whole_walk() -> String {
+    let _turn = support::turn();
+    let path = std::env::var("PATH").expect("PATH is set");
+    let mut command = support::portolan();
+    command.arg("walk").env("PATH", format!("{}:{path}", support::deb_bin().display()));
+    let output = command.output().expect("the walk runs");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "the walk failed:\n{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    text
 }
 
 /// What of an excerpt is not in the walk, in its order.

@@ -1,31 +1,43 @@
 //! The stage of the walk: the lab, the commands shown, the claims checked.
 
+use std::cell::Cell;
+use std::io::Write;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::needs::Need;
+use super::page::Page;
+use super::pause::{Wish, wish};
+use super::said::{Said, Shown};
 use super::{MANIFESTS, Options, StepError};
 use crate::failure::Failure;
 use crate::lab::{Lab, Place};
+use crate::settings::OutputFormat;
 use crate::tools::Kubectl;
 
+/// Version of what `--output json` prints.
+const FORMAT: u8 = 1;
 /// How long a check waits for the cluster to get there before it counts as failed.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a sabotaged check waits: the walk is known to fail.
 const SABOTAGED_PATIENCE: Duration = Duration::from_secs(6);
 
 /// One HTTP request that prints its status code and nothing else; `url` is the last word.
 pub(crate) fn status_of(url: &str) -> [&str; 9] {
-    ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}\\n", "--max-time", "3", url]
+    ["curl", "-s", "-m", "3", "-o", "/dev/null", "-w", "%{http_code}\\n", url]
 }
 
 /// What a shown command printed.
 #[derive(Clone, Debug)]
 pub(crate) struct Output {
+    /// It ended with exit code 0.
     pub(crate) ok: bool,
+    /// `None` if a signal ended it.
+    pub(crate) code: Option<i32>,
     /// Standard output and standard error, in that order.
     pub(crate) text: String,
 }
@@ -50,48 +62,103 @@ pub(crate) struct PodSeen {
     pub(crate) restarts: i64,
 }
 
+/// Who is told.
+enum Voice {
+    /// A reader.
+    Page(Page),
+    /// A program: one JSON object a line.
+    Json,
+}
+
 pub(crate) struct Stage {
     pub(crate) lab: Lab,
     sabotage: Option<u8>,
     examples: PathBuf,
     kubectl: Kubectl,
+    voice: Voice,
+    /// Standard output was closed.
+    unread: Cell<bool>,
+    had: Vec<Need>,
     step: u8,
+    /// Checks of this step that held.
     checks: usize,
 }
 
 impl Stage {
-    pub(crate) fn open(options: &Options) -> Result<Self, Failure> {
+    pub(crate) fn open(options: &Options, steps: &[u8]) -> Result<Self, Failure> {
         let kubectl = Kubectl::find()?;
+        let voice = match options.output {
+            OutputFormat::Text => Voice::Page(Page::for_stdout()),
+            OutputFormat::Json => Voice::Json,
+        };
+        let unread = Cell::new(false);
+        if let Voice::Page(page) = &voice {
+            print(&page.opening(), &unread);
+        }
         let lab = Lab::up_for_walk(&options.lab)?;
         let examples = match &options.examples {
             Some(folder) => folder.clone(),
             None => unpack(&lab)?,
         };
-        Ok(Self { lab, sabotage: options.sabotage, examples, kubectl, step: 0, checks: 0 })
+        let sabotage = options.sabotage;
+        let stage = Self { lab, sabotage, examples, kubectl, voice, unread, had: Vec::new(), step: 0, checks: 0 };
+        let (name, nodes, kubeconfig) = (stage.lab.name(), stage.lab.node_count(), stage.lab.kubeconfig());
+        stage.tell(&Said::Lab { format: FORMAT, name: &name, nodes, kubeconfig: &kubeconfig, steps });
+        Ok(stage)
     }
 
     pub(crate) fn close(&mut self) {
         self.lab.down();
     }
 
-    pub(crate) fn title(&mut self, number: u8, title: &str) {
-        self.step = number;
-        println!("\n── Step {number}. {title}\n");
+    pub(super) fn begin(&mut self, step: u8) {
+        (self.step, self.checks) = (step, 0);
     }
 
-    pub(crate) fn finish(&self) {
-        println!("\nAll {} checks of the eight steps held.", self.checks);
+    /// Checks of this step that held so far.
+    pub(super) fn checks_of_step(&self) -> usize {
+        self.checks
     }
 
-    pub(crate) fn failed(&self, error: &StepError) {
-        println!("  ✘ {error}");
+    pub(super) fn has(&self, need: Need) -> bool {
+        self.had.contains(&need)
+    }
+
+    pub(super) fn have(&mut self, needs: &[Need]) {
+        self.had.extend(needs);
+    }
+
+    pub(super) fn tell(&self, said: &Said) {
+        let text = match &self.voice {
+            Voice::Page(page) => page.render(said),
+            Voice::Json => serde_json::to_string(said).expect("strings, numbers and lists of them") + "\n",
+        };
+        print(&text, &self.unread);
+    }
+
+    /// Asks the reader whether to go on.
+    pub(super) fn ask(&self) -> Wish {
+        if let Voice::Page(page) = &self.voice {
+            print(&page.question(), &self.unread);
+        }
+        wish(&mut std::io::stdin().lock())
+    }
+
+    /// The ends of all logs of the lab, for a walk that failed where nobody can look.
+    pub(super) fn print_logs_if_asked(&self) {
         if std::env::var_os("PORTOLAN_WALK_LOGS").is_some() {
             self.lab.print_logs();
         }
     }
 
+    /// Says what the next command shows, what to look for, or why it matters.
     pub(crate) fn say(&self, text: &str) {
-        println!("  {text}");
+        self.tell(&Said::Text { step: self.step, text });
+    }
+
+    /// Shows a line of a log.
+    pub(crate) fn show_log(&self, from: &str, line: &str) {
+        self.tell(&Said::Log { step: self.step, from, line });
     }
 
     pub(crate) fn example(&self, name: &str) -> String {
@@ -107,31 +174,46 @@ impl Stage {
         if self.sabotaged() { SABOTAGED_PATIENCE } else { PATIENCE }
     }
 
-    /// Ticks `claim` if it holds; ends the step if not.
-    pub(crate) fn check(&mut self, claim: &str, holds: bool) -> Result<(), StepError> {
+    /// Ticks `claim` if it holds; ends the step if not. `name` is for programs and stays as it is.
+    pub(crate) fn check(&mut self, name: &str, claim: &str, holds: bool) -> Result<(), StepError> {
+        self.tell(&Said::Check { step: self.step, name, claim, holds });
         if !holds {
-            return Err(StepError::Claim(format!("not so: {claim}")));
+            return Err(StepError::Claim { name: name.to_owned(), claim: claim.to_owned() });
         }
         self.checks += 1;
-        println!("  ✔ {claim}");
-        Ok(())
+        self.is_read()
     }
 
     /// Waits until `holds` says yes, then ticks `claim`.
-    pub(crate) fn wait(&mut self, claim: &str, mut holds: impl FnMut(&Self) -> bool) -> Result<(), StepError> {
+    pub(crate) fn wait(&mut self, name: &str, claim: &str, holds: impl FnMut(&Self) -> bool) -> Result<(), StepError> {
+        let held = self.until(holds);
+        self.check(name, claim, held)
+    }
+
+    /// Waits until `holds` says yes; no if patience ends first.
+    pub(crate) fn until(&self, mut holds: impl FnMut(&Self) -> bool) -> bool {
         let until = Instant::now() + self.patience();
         while !holds(self) {
             if Instant::now() > until {
-                return self.check(claim, false);
+                return false;
             }
             std::thread::sleep(Duration::from_millis(50));
         }
-        self.check(claim, true)
+        true
+    }
+
+    fn is_read(&self) -> Result<(), StepError> {
+        if self.unread.get() { Err(StepError::Unread) } else { Ok(()) }
     }
 
     /// Runs kubectl on the host and shows it.
     pub(crate) fn kubectl(&self, args: &[&str]) -> Result<Output, StepError> {
-        self.show(&format!("kubectl {}", quoted(args)), self.run_kubectl(args)?)
+        self.kubectl_lines(args, Shown::All)
+    }
+
+    /// Runs kubectl on the host and shows some of what it prints.
+    pub(crate) fn kubectl_lines(&self, args: &[&str], shown: Shown) -> Result<Output, StepError> {
+        self.show("here", &[&["kubectl"], args].concat(), shown, self.run_kubectl(args)?)
     }
 
     /// Runs kubectl without showing it.
@@ -146,9 +228,31 @@ impl Stage {
         self.kubectl(&[&["exec", pod, "--"], argv].concat())
     }
 
+    /// Asks DNS from the pod `shell`; shows the status, the question and the records.
+    pub(crate) fn drill(&self, name: &str, rtype: &str) -> Result<Output, StepError> {
+        let wanted = |line: &str| {
+            line.contains("rcode: ") || line.contains("ANSWER: ") || !(line.is_empty() || line.starts_with(";;"))
+        };
+        self.kubectl_lines(&["exec", "shell", "--", "drill", name, rtype], Shown::Lines(&wanted))
+    }
+
+    /// Compares what `render` says of a node with its kernel's rules, and shows it with the files' names alone.
+    pub(crate) fn render_compare(&self, node: &str, objects: &Path, saved: &Path) -> Result<Output, StepError> {
+        let call = |objects: &str, saved: &str| {
+            let words = ["render", "iptables", "--node", node, "-f", objects, "--compare", saved];
+            words.map(str::to_owned)
+        };
+        let words = call(&objects.to_string_lossy(), &saved.to_string_lossy());
+        let output = self.run_portolan(&words.each_ref().map(String::as_str))?;
+        let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let words = call(&name(objects), &name(saved));
+        let shown = [&["portolan"], &words.each_ref().map(String::as_str)[..]].concat();
+        self.show("here", &shown, Shown::All, output)
+    }
+
     /// Runs this same program and shows it.
     pub(crate) fn portolan(&self, args: &[&str]) -> Result<Output, StepError> {
-        self.show(&format!("portolan {}", quoted(args)), self.run_portolan(args)?)
+        self.show("here", &[&["portolan"], args].concat(), Shown::All, self.run_portolan(args)?)
     }
 
     /// Runs this same program without showing it.
@@ -161,21 +265,38 @@ impl Stage {
 
     /// Runs a command inside the lab and shows it.
     pub(crate) fn at(&self, place: &Place, argv: &[&str]) -> Result<Output, StepError> {
+        self.at_lines(place, argv, Shown::All)
+    }
+
+    /// Runs a command inside the lab and shows some of what it prints.
+    pub(crate) fn at_lines(&self, place: &Place, argv: &[&str], shown: Shown) -> Result<Output, StepError> {
         let output = self.run_at(place, argv)?;
-        self.show(&format!("[{place}] {}", quoted(argv)), output)
+        self.show(&place.to_string(), argv, shown, output)
     }
 
     /// Runs a command inside the lab without showing it.
     pub(crate) fn run_at(&self, place: &Place, argv: &[&str]) -> Result<Output, StepError> {
-        self.lab.capture(place, argv).map(|(ok, text)| Output { ok, text }).map_err(|e| StepError::Run(e.to_string()))
+        let captured = self.lab.capture(place, argv).map_err(|e| StepError::Run(e.to_string()))?;
+        let status = captured.status;
+        Ok(Output { ok: status.success(), code: status.code(), text: captured.all_text() })
     }
 
-    fn show(&self, command: &str, output: Output) -> Result<Output, StepError> {
-        println!("  $ {command}");
-        for line in output.text.lines() {
-            println!("    {line}");
-        }
+    fn show(&self, place: &str, argv: &[&str], shown: Shown, output: Output) -> Result<Output, StepError> {
+        let (step, exit_code) = (self.step, output.code);
+        self.tell(&Said::Command { step, place, argv, redirect: "", exit_code, output: &output.text, shown });
+        self.is_read()?;
         Ok(output)
+    }
+
+    /// Writes what a command printed to a file of the lab's, and shows it as a shell would be told to.
+    pub(crate) fn keep(&self, place: &str, argv: &[&str], output: &Output, file: &str) -> Result<PathBuf, StepError> {
+        let path = self.lab.scratch(file);
+        std::fs::write(&path, &output.text)
+            .map_err(|e| StepError::Run(format!("cannot write {}: {e}", path.display())))?;
+        let redirect = format!(" >{file}");
+        let (step, exit_code) = (self.step, output.code);
+        self.tell(&Said::Command { step, place, argv, redirect: &redirect, exit_code, output: "", shown: Shown::All });
+        Ok(path)
     }
 
     /// `kubectl get ARGS -o json`, without showing it. `Null` if it failed.
@@ -188,6 +309,13 @@ impl Stage {
     /// The nginx pods that are ready and not on their way out, by name.
     pub(crate) fn nginx_pods(&self) -> Vec<PodSeen> {
         self.ready_pods("app=nginx")
+    }
+
+    /// The first nginx pod by name, or the one on a node.
+    pub(crate) fn an_nginx_pod(&self, node: Option<&str>) -> Result<PodSeen, StepError> {
+        let place = node.map(|node| format!(" on {node}")).unwrap_or_default();
+        let pod = self.nginx_pods().into_iter().find(|pod| node.is_none_or(|node| pod.node == node));
+        pod.ok_or_else(|| StepError::Run(format!("no nginx pod{place} is ready")))
     }
 
     /// The ready pods that a selector picks, by name.
@@ -213,6 +341,14 @@ impl Stage {
     pub(crate) fn log(&self, pod: &str) -> Vec<String> {
         let output = self.run_kubectl(&["logs", pod]);
         output.map(|o| o.text.lines().map(str::to_owned).collect()).unwrap_or_default()
+    }
+}
+
+/// Writes to standard output, and remembers if nobody reads it.
+fn print(text: &str, unread: &Cell<bool>) {
+    let mut stdout = std::io::stdout().lock();
+    if stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).is_err() {
+        unread.set(true);
     }
 }
 
@@ -250,14 +386,5 @@ fn capture(mut command: Command) -> Result<Output, StepError> {
         .output()
         .map_err(|e| StepError::Run(format!("cannot run {name}: {e}; is it on PATH?")))?;
     let text = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
-    Ok(Output { ok: out.status.success(), text })
-}
-
-/// As a shell takes it: what is shown can be pasted.
-fn quoted(args: &[&str]) -> String {
-    let quote = |arg: &&str| match arg.chars().any(|c| c.is_whitespace() || "|&;$*?'\"{}()".contains(c)) {
-        true => format!("'{}'", arg.replace('\'', r"'\''")),
-        false => (*arg).to_owned(),
-    };
-    args.iter().map(quote).collect::<Vec<_>>().join(" ")
+    Ok(Output { ok: out.status.success(), code: out.status.code(), text })
 }

@@ -1,8 +1,8 @@
 //! What differs from one run to the next, masked: two texts with the same mask say the same thing.
 //!
-//! Masked: addresses of pods and Services, blocks of nodes, the last part of pod names, hashes made of addresses, times,
-//! ages, versions of programs, counters, ephemeral ports, spaces that align columns. All else must be equal: chain names of
-//! Services, node addresses, ports, probabilities, marks, words.
+//! Masked: addresses of pods and Services, blocks of nodes, the last part of pod names and which node has a pod, hashes made
+//! of addresses, times, ages, versions of programs, counters, processes, node ports and ephemeral ports, spaces that align
+//! columns. All else must be equal: chain names of Services, node addresses, ports, probabilities, marks, words.
 
 use std::net::Ipv4Addr;
 
@@ -12,6 +12,13 @@ pub fn mask(text: &str) -> String {
 }
 
 fn mask_line(line: &str) -> String {
+    // Of a DNS answer: when and how fast it came, and its size, which is that of the names in it.
+    if let Some(what) = [";; WHEN:", ";; Query time:", ";; MSG SIZE"].iter().find(|what| line.trim().starts_with(*what))
+    {
+        return (*what).to_owned();
+    }
+    // Which node has the pod that is left when one goes is chance.
+    let line = line.split_once(", which runs ").map_or(line, |(before, _)| before);
     let words: Vec<&str> = line.split_whitespace().collect();
     let counters = words.iter().take_while(|word| is_number(word)).count();
     let masked = words.iter().enumerate().map(|(place, word)| match place {
@@ -21,9 +28,23 @@ fn mask_line(line: &str) -> String {
         2 if words[0] == "tcp" && is_number(word) => "N".to_owned(),
         // A measurement: `12.8 MiB`.
         _ if is_measured(word, words.get(place + 1)) => "N".to_owned(),
+        _ if is_number(word) && place > 0 && COUNTED.contains(&words[place - 1]) => "N".to_owned(),
         _ => mask_word(word),
     });
-    masked.collect::<Vec<_>>().join(" ")
+    let masked: Vec<String> = masked.collect();
+    let of_a_pod = masked.iter().any(|word| word.contains("-ID"));
+    masked.iter().map(|word| if of_a_pod { any_node(word) } else { word.clone() }).collect::<Vec<_>>().join(" ")
+}
+
+/// What stands before a number that differs: a query's id, a killed process, the seconds of a BGP session.
+const COUNTED: [&str; 3] = ["id:", "-9", "Established"];
+
+/// `node-1` or `node-2`: which one a pod is on is chance.
+fn any_node(word: &str) -> String {
+    match word.strip_prefix("node-") {
+        Some(number) if is_number(number) => "node-N".to_owned(),
+        _ => word.to_owned(),
+    }
 }
 
 fn is_measured(word: &str, unit: Option<&&str>) -> bool {
@@ -67,7 +88,11 @@ fn mask_atom(atom: &str, before: &str, after: &str) -> String {
         atom.strip_prefix("cali").is_some_and(|hash| hash.len() == 11 && hash.bytes().all(|b| b.is_ascii_hexdigit()));
     let peer = before.ends_with('@') && atom.strip_prefix("if").is_some_and(is_number);
     let port = before.ends_with("port=") && atom.parse::<u16>().is_ok_and(|port| port >= 1024);
+    let node_port = atom.parse::<u16>().is_ok_and(|port| (30000..=32767).contains(&port));
     match () {
+        () if node_port && before.ends_with(':') => "NODEPORT".to_owned(),
+        () if node_port && before.is_empty() && after.is_empty() => "NODEPORT".to_owned(),
+        () if is_time(atom) => "TIME".to_owned(),
         () if endpoint_chain => "KUBE-SEP-HASH".to_owned(),
         () if link => "caliHASH".to_owned(),
         () if peer => "ifN".to_owned(),
@@ -96,6 +121,13 @@ fn mask_name(atom: &str) -> String {
     let parts: Vec<&str> = atom.split('-').collect();
     match parts.as_slice() {
         ["walk", number] if number.len() > 1 && is_number(number) => "walk-N".to_owned(),
+        ["walk", name] if name.ends_with(".ylzhong.top.") => "walk-N.ylzhong.top.".to_owned(),
+        [a, b, c, rest] if [a, b, c].iter().all(|part| is_number(part)) && rest.contains(".default.pod.") => {
+            format!("POD{}", rest.trim_start_matches(|c: char| c.is_ascii_digit()))
+        }
+        [.., "addr.arpa" | "addr.arpa."] => {
+            atom.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.').to_owned()
+        }
         [.., hash, id] if id.len() == 5 && (8..=10).contains(&hash.len()) && has_digit(hash) => {
             format!("{}-ID", parts[..parts.len() - 1].join("-"))
         }
@@ -109,6 +141,12 @@ fn has_digit(word: &str) -> bool {
 
 fn is_number(word: &str) -> bool {
     !word.is_empty() && word.bytes().all(|b| b.is_ascii_digit())
+}
+
+/// Seconds since 1970, whole or with milliseconds.
+fn is_time(word: &str) -> bool {
+    let seconds = word.split_once('.').map_or(word, |(seconds, _)| seconds);
+    seconds.len() == 10 && word.bytes().all(|b| b.is_ascii_digit() || b == b'.')
 }
 
 /// `2s`, `1m3s`, `4h`.
@@ -151,6 +189,27 @@ fn what_differs_from_run_to_run_is_masked() {
         ("agents   2   35.4 MiB   0.10 s", "agents 2 N MiB N s"),
         ("calic1c03f751f5@if2 UP ee:ee:ee:ee:ee:ee", "caliHASH@ifN UP ee:ee:ee:ee:ee:ee"),
         (
+            "pod/nginx-deployment-74fd5d4865-mblcx   1/1     10.244.0.1    node-1   <none>",
+            "pod/nginx-deployment-74fd5d4865-ID 1/1 POD node-N <none>",
+        ),
+        (
+            ";; ->>HEADER<<- opcode: QUERY, rcode: NOERROR, id: 8408",
+            ";; ->>HEADER<<- opcode: QUERY, rcode: NOERROR, id: N",
+        ),
+        (";; WHEN: Sun Nov 22 14:36:11 2026", ";; WHEN:"),
+        (
+            "1795359306.054 server=114.114.114.114 from=172.18.0.11 walk-2.ylzhong.top. A",
+            "TIME server=114.114.114.114 from=172.18.0.11 walk-N.ylzhong.top. A",
+        ),
+        ("36.96.102.10.in-addr.arpa.\t30\tIN\tPTR", "in-addr.arpa. 30 IN PTR"),
+        ("10-244-0-4.default.pod.cluster.local A", "POD.default.pod.cluster.local A"),
+        (
+            "80:30864/TCP 'http://172.18.0.11:30864/' chosen: 30864",
+            "80:NODEPORT/TCP 'http://172.18.0.11:NODEPORT/' chosen: NODEPORT",
+        ),
+        ("172.18.0.12 64512 Established 32 1 -", "172.18.0.12 64512 Established N 1 -"),
+        ("node-1$ kill -9 103", "node-1$ kill -9 N"),
+        (
             "'http://10.108.167.1/?walk-2' /run/portolan/labs/walk-8070/x",
             "'http://CLUSTERIP/?walk-2' /run/portolan/labs/walk-N/x",
         ),
@@ -171,6 +230,9 @@ fn what_a_reader_relies_on_is_not_masked() {
         "node-1 Ready <none> v1.33.0",
         "deployment.apps/web created",
         "nameserver 114.114.114.114",
+        "ngx-svc.default.svc.cluster.local. 30 IN SRV 0 100 80 ngx-svc.default.svc.cluster.local.",
+        "30000-32767",
+        "dns-pod on node-2",
     ] {
         assert_eq!(mask_line(line), line);
     }

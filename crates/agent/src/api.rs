@@ -1,7 +1,7 @@
 //! The node's own HTTPS API on :10250: kubelet's paths for the API server, ours below `/portolan/v1`.
 //!
 //! Everything but `/healthz` wants the API server's client certificate: one of our authority whose organisation is
-//! `system:masters`. Other certificates of that authority (other nodes') get 403.
+//! `system:masters`. Other certificates of that authority (other nodes') get 403, but for what the node has programmed.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -27,12 +27,15 @@ use tokio_rustls::TlsAcceptor;
 use tracing::{debug, info};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use crate::drain::{self, Programmed};
 use crate::node::NODE_API_PORT;
 use crate::status::Progress;
 use crate::{AgentError, Config, bgp, dns, exec};
 
 /// Organisation of the certificates that may ask for everything.
 const ADMIN_GROUP: &str = "system:masters";
+/// Organisation of nodes' certificates.
+const NODE_GROUP: &str = "system:nodes";
 
 /// What the API shows and reaches.
 pub(crate) struct NodeApi {
@@ -46,6 +49,7 @@ pub(crate) struct NodeApi {
 #[derive(Clone, Copy)]
 struct Caller {
     is_admin: bool,
+    is_node: bool,
 }
 
 /// Serves on every address of the node until the process ends.
@@ -71,6 +75,7 @@ fn router(api: Arc<NodeApi>) -> Router {
         .route("/metrics", get(metrics))
         .route("/portolan/v1/status", get(status))
         .layer(from_fn(admins_only))
+        .merge(Router::new().route(drain::PROGRAMMED_PATH, get(programmed)).layer(from_fn(nodes_too)))
         .route("/healthz", get(|| async { "ok" }))
         .with_state(api)
 }
@@ -124,21 +129,30 @@ async fn serve_one(
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let stream = acceptor.accept(stream).await?;
     let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-    let caller = Caller { is_admin: certificate.is_some_and(is_admin) };
+    let is_in = |group| certificate.is_some_and(|certificate| is_in_group(certificate, group));
+    let caller = Caller { is_admin: is_in(ADMIN_GROUP), is_node: is_in(NODE_GROUP) };
     let router = router.layer(axum::Extension(caller));
     let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
     builder.serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(router)).await
 }
 
-fn is_admin(certificate: &CertificateDer<'_>) -> bool {
+fn is_in_group(certificate: &CertificateDer<'_>, group: &str) -> bool {
     let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return false };
-    parsed.subject().iter_organization().any(|o| o.as_str().is_ok_and(|name| name == ADMIN_GROUP))
+    parsed.subject().iter_organization().any(|o| o.as_str().is_ok_and(|name| name == group))
 }
 
 async fn admins_only(request: Request, next: Next) -> Response {
     match request.extensions().get::<Caller>() {
-        Some(Caller { is_admin: true }) => next.run(request).await,
+        Some(Caller { is_admin: true, .. }) => next.run(request).await,
         _ => (StatusCode::FORBIDDEN, "this path is for the API server's client certificate only\n").into_response(),
+    }
+}
+
+/// What a node has programmed is no secret among nodes.
+async fn nodes_too(request: Request, next: Next) -> Response {
+    match request.extensions().get::<Caller>() {
+        Some(caller) if caller.is_admin || caller.is_node => next.run(request).await,
+        _ => (StatusCode::FORBIDDEN, "this path is for nodes and the API server\n").into_response(),
     }
 }
 
@@ -244,6 +258,24 @@ fn decoded(text: &str) -> String {
         }
     }
     String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// What another node's agent asks before it ends a pod.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct ProgrammedQuery {
+    /// A resourceVersion; 0 asks for what there is now.
+    slices: u64,
+}
+
+/// Answers once the rules of this node follow from the EndpointSlices up to a version, or in a while with what they do.
+async fn programmed(State(api): State<Arc<NodeApi>>, Query(query): Query<ProgrammedQuery>) -> axum::Json<Programmed> {
+    let mut applied = api.progress.watch_applied();
+    let there = applied.wait_for(|applied| applied.slices >= query.slices);
+    // In time or not, the answer says how far it is.
+    let _ = tokio::time::timeout(drain::ANSWER_WITHIN, there).await.map(|found| found.map(drop));
+    let slices = applied.borrow().slices;
+    axum::Json(Programmed { slices })
 }
 
 async fn metrics(State(api): State<Arc<NodeApi>>) -> String {

@@ -26,6 +26,7 @@ use tokio::sync::{oneshot, watch};
 use tracing::{info, warn};
 
 use crate::dns::Told;
+use crate::drain::Applied;
 use crate::routes::RouteWriter;
 use crate::rules::RuleWriter;
 use crate::status::{Change, Progress};
@@ -42,6 +43,8 @@ pub(crate) enum Input {
     Cluster(Event, SystemTime),
     /// All objects of a kind have been told.
     Synced(ObjectKind),
+    /// Every EndpointSlice up to this resourceVersion has been told.
+    SlicesSeen(u64),
     /// A pod was attached to this node's network, or detached. The sender hears when its route was written.
     Attachment(NsName, Option<Attachment>, Option<oneshot::Sender<()>>),
     /// The best path to a prefix changed.
@@ -72,6 +75,7 @@ pub(crate) struct Core {
     listeners: Listeners,
     progress: Arc<Progress>,
     programmed: bool,
+    slices_seen: u64,
     mesh: (BTreeSet<IpAddr>, BTreeSet<IpNet>),
 }
 
@@ -92,6 +96,7 @@ impl Core {
             listeners,
             progress,
             programmed: false,
+            slices_seen: 0,
             mesh: (BTreeSet::new(), BTreeSet::new()),
         }
     }
@@ -134,6 +139,7 @@ impl Core {
                 }
                 Input::Learned(prefix, value) => touched.merge(self.facts.apply(Fact::Learned(prefix, value))),
                 Input::Synced(kind) => drop(self.synced.insert(kind)),
+                Input::SlicesSeen(version) => self.slices_seen = self.slices_seen.max(version),
                 Input::RoutesSettled => self.routes.settled(),
                 Input::DnsPath(path, written) => {
                     paths.push(path);
@@ -188,13 +194,15 @@ impl Core {
     }
 
     fn write(&mut self, delta: &Delta) -> bool {
-        let mut written = self.routes.update(&self.snapshot, delta);
+        let routed = self.routes.update(&self.snapshot, delta);
         if !self.is_told_whole() {
-            return written;
+            return routed;
         }
-        for rules in &mut self.rules {
-            written &= rules.update(&self.snapshot, delta);
+        let ruled = self.rules.iter_mut().fold(true, |fine, rules| rules.update(&self.snapshot, delta) && fine);
+        if ruled {
+            self.progress.applied(Applied { facts: self.facts.clone(), slices: self.slices_seen });
         }
+        let written = routed && ruled;
         if !self.programmed && written {
             self.programmed = true;
             info!(services = self.snapshot.services.len(), "the node is programmed");
@@ -222,6 +230,12 @@ impl crate::source::Sink for ToCore {
 
     fn synced(&self, kind: ObjectKind) {
         self.send(Input::Synced(kind));
+    }
+
+    fn seen(&self, kind: ObjectKind, version: u64) {
+        if kind == ObjectKind::EndpointSlice {
+            self.send(Input::SlicesSeen(version));
+        }
     }
 }
 

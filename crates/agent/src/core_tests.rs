@@ -187,6 +187,29 @@ fn a_refused_write_is_made_good_and_nothing_is_lost() {
 }
 
 #[test]
+fn a_version_counts_as_applied_when_the_kernel_has_its_rules() {
+    let kernel = Kernel::new();
+    let mut agent = Agent::start(&kernel);
+    let applied = agent.core.progress.watch_applied();
+    let version = || applied.borrow().slices;
+    agent.take([value(service("web", 20)), value(slice("web", &[1])), Input::SlicesSeen(7)]);
+    assert_eq!(version(), 0, "nothing is written before the cluster was told whole");
+    agent.take(told_whole());
+    assert_eq!(version(), 7);
+    kernel.rules.refuse_next("iptables-restore: line 3 failed");
+    agent.take([value(slice("web", &[1, 2])), Input::SlicesSeen(9)]);
+    assert_eq!(version(), 7, "the kernel refused it");
+    agent.take([]);
+    assert_eq!(version(), 9);
+    kernel.network.refuse_next(libc::EBUSY);
+    agent.take([learned(3), value(slice("web", &[2])), Input::SlicesSeen(12)]);
+    assert_eq!(version(), 12, "a route that is refused keeps no rule back");
+    agent.take([Input::SlicesSeen(11)]);
+    assert_eq!(version(), 12, "never back");
+    assert_eq!(applied.borrow().facts.slices.len(), 1);
+}
+
+#[test]
 fn a_refused_route_is_tried_again() {
     let kernel = Kernel::new();
     let mut agent = Agent::start(&kernel);
@@ -232,6 +255,7 @@ fn copy(input: &Input) -> Input {
     match input {
         Input::Cluster(event, seen) => Input::Cluster(event.clone(), *seen),
         Input::Synced(kind) => Input::Synced(*kind),
+        Input::SlicesSeen(version) => Input::SlicesSeen(*version),
         Input::Attachment(key, value, _) => Input::Attachment(key.clone(), value.clone(), None),
         Input::Learned(prefix, route) => Input::Learned(*prefix, route.clone()),
         Input::RoutesSettled => Input::RoutesSettled,

@@ -16,6 +16,7 @@ mod bgp;
 mod cluster_dns;
 mod core;
 pub mod dns;
+mod drain;
 mod exec;
 mod network;
 mod node;
@@ -50,6 +51,7 @@ use tokio::sync::{mpsc, watch};
 use tracing::warn;
 
 use crate::core::{Core, Listeners, ToCore};
+use crate::drain::{Drain, Peers, ServiceSink};
 use crate::network::ClusterNetwork;
 use crate::node::NodeIdentity;
 use crate::routes::RouteWriter;
@@ -172,8 +174,15 @@ impl Agent {
         if let Some(bgp) = bgp_config(&config) {
             tokio::spawn(bgp::run(bgp, commands, core.clone()));
         }
-        let network =
-            ClusterNetwork::open(&config.state_dir, blocks, core.clone(), mtu_bytes).map_err(AgentError::Ledger)?;
+        let drain = Drain {
+            client: client.clone(),
+            node: config.settings.node.clone(),
+            applied: progress.watch_applied(),
+            selectors: Arc::default(),
+            peers: Peers::open(&config)?,
+        };
+        let network = ClusterNetwork::open(&config.state_dir, blocks, core.clone(), mtu_bytes, drain)
+            .map_err(AgentError::Ledger)?;
         let identity = NodeIdentity {
             name: config.settings.node.to_string(),
             addresses: config.addresses.clone(),
@@ -222,7 +231,8 @@ impl Agent {
         let follow = source::follow::<Node>;
         tokio::spawn(follow(client.clone(), everything.clone(), ObjectKind::Node, Object::Node, core.clone()));
         let follow = source::follow::<Service>;
-        tokio::spawn(follow(client.clone(), everything.clone(), ObjectKind::Service, Object::Service, core.clone()));
+        let sink = ServiceSink { core: core.clone(), selectors: self.network.selectors() };
+        tokio::spawn(follow(client.clone(), everything.clone(), ObjectKind::Service, Object::Service, sink));
         let follow = source::follow::<EndpointSlice>;
         tokio::spawn(follow(
             client.clone(),

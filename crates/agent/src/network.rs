@@ -18,6 +18,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use ipnet::IpNet;
+use k8s_openapi::api::core::v1::Pod;
 use portolan_cni::{AttachmentPlan, Handle, Ledger, Sysctl, Timestamp};
 use portolan_kernel::sysctl::{self, Key};
 use portolan_kernel::{KernelRoute, Netlink, VethSpec, netns};
@@ -27,6 +28,7 @@ use tokio::sync::{oneshot, watch};
 use tracing::{debug, info, warn};
 
 use crate::core::{Input, ToCore};
+use crate::drain::{Drain, Selectors};
 
 /// How long an attachment waits for the node's own block to be known.
 const BLOCK_PATIENCE: Duration = Duration::from_secs(30);
@@ -37,6 +39,7 @@ pub(crate) struct ClusterNetwork {
     blocks: watch::Receiver<Vec<IpNet>>,
     core: ToCore,
     mtu_bytes: u32,
+    drain: Drain,
 }
 
 struct LedgerFile {
@@ -54,6 +57,7 @@ impl ClusterNetwork {
         blocks: watch::Receiver<Vec<IpNet>>,
         core: ToCore,
         mtu_bytes: u32,
+        drain: Drain,
     ) -> Result<Self, String> {
         let path = state_dir.join("ipam.json");
         let ledger = match std::fs::read_to_string(&path) {
@@ -63,9 +67,15 @@ impl ClusterNetwork {
             }
             Err(error) => return Err(format!("cannot read {}: {error}", path.display())),
         };
-        let network = Self { ledger: Arc::new(Mutex::new(LedgerFile { ledger, path })), blocks, core, mtu_bytes };
+        let network =
+            Self { ledger: Arc::new(Mutex::new(LedgerFile { ledger, path })), blocks, core, mtu_bytes, drain };
         network.recover();
         Ok(network)
+    }
+
+    /// Where the watch of Services leaves their selectors.
+    pub(crate) fn selectors(&self) -> Arc<Selectors> {
+        self.drain.selectors.clone()
     }
 
     fn recover(&self) {
@@ -140,6 +150,14 @@ impl PodNetwork for ClusterNetwork {
             Ok(())
         }
         .boxed()
+    }
+
+    fn wait_spare<'a>(&'a self, pod: &'a Pod) -> BoxFuture<'a, bool> {
+        self.drain.wait_spare(pod).boxed()
+    }
+
+    fn wait_silent<'a>(&'a self, pod: &'a Pod) -> BoxFuture<'a, ()> {
+        self.drain.wait_silent(pod).boxed()
     }
 }
 

@@ -26,6 +26,8 @@ pub(crate) trait Sink: Send + Sync + 'static {
     fn event(&self, event: Event);
     /// All objects of `kind` have been told at least once.
     fn synced(&self, kind: ObjectKind);
+    /// Every change of `kind` up to this resourceVersion has been told.
+    fn seen(&self, _kind: ObjectKind, _version: u64) {}
 }
 
 /// Follows one kind until the process ends.
@@ -41,10 +43,13 @@ pub(crate) async fn follow<K>(
     let mut stream = watcher(Api::<K>::all(client), config.streaming_lists()).backoff(Pause::default()).boxed();
     let mut known: HashMap<(String, String), K> = HashMap::new();
     let mut listed: HashMap<(String, String), K> = HashMap::new();
+    // A list comes in the order of names: its versions count when it is whole.
+    let mut newest_listed = 0;
     while let Some(event) = stream.next().await {
         match event {
             Ok(watcher::Event::Init) => listed.clear(),
             Ok(watcher::Event::InitApply(object)) => {
+                newest_listed = newest_listed.max(version(&object));
                 sink.event(Event::Value(wrap(Box::new(object.clone()))));
                 listed.insert(key(&object), stub(object));
             }
@@ -55,14 +60,20 @@ pub(crate) async fn follow<K>(
                 std::mem::swap(&mut known, &mut listed);
                 debug!(kind = ?kind, objects = known.len(), "listed");
                 sink.synced(kind);
+                sink.seen(kind, newest_listed);
             }
             Ok(watcher::Event::Apply(object)) => {
+                let seen = version(&object);
                 sink.event(Event::Value(wrap(Box::new(object.clone()))));
                 known.insert(key(&object), stub(object));
+                sink.seen(kind, seen);
             }
             Ok(watcher::Event::Delete(object)) => {
+                // That of its deletion.
+                let seen = version(&object);
                 known.remove(&key(&object));
                 sink.event(Event::Gone(wrap(Box::new(object))));
+                sink.seen(kind, seen);
             }
             Err(error) => warn!(kind = ?kind, %error, "the watch broke; it starts again"),
         }
@@ -102,6 +113,11 @@ impl Backoff for Pause {
 
 fn key<K: Resource>(object: &K) -> (String, String) {
     (object.meta().namespace.clone().unwrap_or_default(), object.name_any())
+}
+
+/// 0 for one that is no number: nothing is said by it then.
+fn version<K: Resource>(object: &K) -> u64 {
+    object.resource_version().and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
 /// Enough of an object to say later that it is gone.

@@ -7,6 +7,9 @@ use std::time::{Duration, SystemTime};
 use jiff::Timestamp;
 use portolan_ingest::Event;
 use portolan_model::ObjectRef;
+use tokio::sync::watch;
+
+use crate::drain::Applied;
 
 /// Counters of the core; written by its thread, read by the node's API.
 #[derive(Debug, Default)]
@@ -19,6 +22,7 @@ pub(crate) struct Progress {
     routes_written: AtomicU64,
     failures: AtomicU64,
     last_change: Mutex<Option<LastChange>>,
+    applied: watch::Sender<Applied>,
 }
 
 /// A change of an object, as the watch told it.
@@ -74,6 +78,16 @@ impl Progress {
         self.programmed.load(Ordering::Relaxed)
     }
 
+    /// What the kernel was told last without a refusal.
+    pub(crate) fn applied(&self, applied: Applied) {
+        self.applied.send_replace(applied);
+    }
+
+    /// To hear of what is applied.
+    pub(crate) fn watch_applied(&self) -> watch::Receiver<Applied> {
+        self.applied.subscribe()
+    }
+
     pub(crate) fn batch(&self, took: Duration) {
         self.batches.fetch_add(1, Ordering::Relaxed);
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
@@ -96,6 +110,7 @@ impl Progress {
     pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::json!({
             "programmed": self.is_programmed(),
+            "slicesProgrammed": self.applied.borrow().slices,
             "batches": self.batches.load(Ordering::Relaxed),
             "lastBatchMicros": self.last_batch_micros.load(Ordering::Relaxed),
             "iptablesRestores": self.restores.load(Ordering::Relaxed),

@@ -57,6 +57,8 @@ const NODE_READS: &[&str] = &[
     "leases",
     "serviceaccounts",
     "events",
+    // Whether a pod that ends is replaced.
+    "replicasets",
 ];
 
 impl Authorizer for Builtin {
@@ -155,6 +157,8 @@ mod tests {
         for (verb, what, namespace, name, expected) in [
             ("watch", "services", "", "", true),
             ("list", "pods", "", "", true),
+            ("get", "replicasets", "default", "web", true),
+            ("patch", "replicasets", "default", "web", false),
             ("patch", "nodes/status", "", "node-1", true),
             ("patch", "nodes/status", "", "node-2", false),
             ("delete", "nodes", "", "node-1", false),

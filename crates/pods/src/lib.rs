@@ -23,6 +23,7 @@ pub mod logs;
 pub mod probe;
 pub mod resolv;
 pub mod shim;
+mod sockets;
 pub mod spec;
 pub mod volumes;
 

@@ -3,9 +3,11 @@
 use std::fs;
 use std::path::Path;
 
+use futures::FutureExt;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Container;
 
+use super::departure::{self, Departure};
 use super::probes;
 use super::worker::Worker;
 use crate::env::{Objects, PodFacts, container_env, wanted};
@@ -16,6 +18,7 @@ use crate::lifecycle::{Sandbox, Stopping};
 use crate::resolv::resolv_conf;
 use crate::shim::client::ShimError;
 use crate::shim::protocol::{Request, StartContainer};
+use crate::shim::state::PodState;
 use crate::spec::{Bind, Input, runtime_spec, stop_signal};
 use crate::volumes;
 
@@ -192,14 +195,16 @@ impl Worker {
                 hook.sleep.as_ref().map(|sleep| sleep.seconds),
             ))
         });
-        let state = crate::shim::state::PodState::load(&self.dir);
+        let state = PodState::load(&self.dir);
         let process = state.as_ref().and_then(|state| {
             let run = state.last_run(name)?;
             Some((run.process?, run.stop_signal))
         });
         let (dir, name, shared, ident) = (self.dir.clone(), name.to_owned(), self.shared.clone(), self.ident.clone());
+        let departure = self.departure(grace_secs);
         tokio::spawn(async move {
-            if let Some((command, sleep)) = hook {
+            let hook = async move {
+                let Some((command, sleep)) = hook else { return };
                 if let Some(command) = command
                     && let Err(reason) = probes::run(dir, name, command).await
                 {
@@ -208,11 +213,46 @@ impl Worker {
                 if let Some(seconds) = sleep {
                     tokio::time::sleep(std::time::Duration::from_secs(seconds.max(0) as u64)).await;
                 }
-            }
+            };
+            tokio::join!(hook, departure);
             if let Some((process, signal)) = process {
                 process.signal(signal);
             }
         });
+    }
+
+    /// A deleted pod leaves its Services before its first container is told; the others wait for the same.
+    fn departure(&mut self, grace_secs: i64) -> departure::Pending {
+        if self.pod.metadata.deletion_timestamp.is_none() {
+            return futures::future::ready(()).boxed().shared();
+        }
+        if let Some(known) = &self.departure {
+            return known.clone();
+        }
+        let state = PodState::load(&self.dir);
+        let departure = Departure {
+            shared: self.shared.clone(),
+            ident: self.ident.clone(),
+            pod: self.pod.clone(),
+            sandbox_pid: state.and_then(|state| state.sandbox).map(|sandbox| sandbox.pid),
+            inbox: self.inbox.clone(),
+            grace_secs,
+        };
+        let departure = departure.take().boxed().shared();
+        self.departure = Some(departure.clone());
+        departure
+    }
+
+    /// The network outlives the containers until their last data is taken. Nobody waits for the data of a pod that is
+    /// killed without grace, nor are a node's own sockets looked at.
+    pub(super) async fn flush(&self) {
+        let is_hurried = self.observed.gone || self.pod.metadata.deletion_grace_period_seconds == Some(0);
+        if is_hurried || self.on_host_network() || self.observed.runs.is_empty() {
+            return;
+        }
+        if let Some(sandbox) = PodState::load(&self.dir).and_then(|state| state.sandbox) {
+            departure::flush(sandbox.pid).await;
+        }
     }
 
     pub(super) async fn kill(&mut self, name: &str) {

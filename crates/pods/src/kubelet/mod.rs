@@ -10,6 +10,7 @@
 //! one finds the shims by the folders below `state_dir` (one per uid) and goes on.
 
 mod containers;
+mod departure;
 mod events;
 mod probes;
 mod publisher;
@@ -23,8 +24,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use futures::Stream;
 use futures::future::BoxFuture;
+use futures::{FutureExt, Stream};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, PodStatus, Secret};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
@@ -65,6 +66,14 @@ pub trait PodNetwork: Send + Sync {
     fn attach(&self, pod: &PodIdent, netns: &std::path::Path) -> BoxFuture<'_, Result<Vec<IpAddr>, String>>;
     /// Disconnects; fine if there is nothing. The namespace may be gone already.
     fn detach(&self, pod: &PodIdent) -> BoxFuture<'_, Result<(), String>>;
+    /// Resolves when the Services of a deleted pod can do without it; it may never. `false`: no Service has it.
+    fn wait_spare<'a>(&'a self, _pod: &'a Pod) -> BoxFuture<'a, bool> {
+        futures::future::ready(false).boxed()
+    }
+    /// Resolves when nobody sends new connections to a pod whose status says that it is not ready; it may never.
+    fn wait_silent<'a>(&'a self, _pod: &'a Pod) -> BoxFuture<'a, ()> {
+        futures::future::ready(()).boxed()
+    }
 }
 
 /// The cluster, as far as a pod loop writes and reads it.

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 use super::probes::{Context, Probes, probe_of};
 use super::publisher::{Publisher, finalize};
 use super::pulls::{Wish, obtain};
-use super::{Shared, events, sandbox};
+use super::{Shared, departure, events, sandbox};
 use crate::etc_files::hostname;
 use crate::ident::PodIdent;
 use crate::image::{Image, ImageError};
@@ -29,8 +29,17 @@ const KILL_RECHECK: Duration = Duration::from_secs(1);
 pub(super) enum Message {
     Pod(Box<Pod>),
     Gone,
-    Image { container: String, result: Box<Result<Image, ImageError>> },
-    Probe { key: ProbeKey, attempt: u32, result: Result<(), String> },
+    /// The pod leaves its Services.
+    Leaving,
+    Image {
+        container: String,
+        result: Box<Result<Image, ImageError>>,
+    },
+    Probe {
+        key: ProbeKey,
+        attempt: u32,
+        result: Result<(), String>,
+    },
 }
 
 pub(super) struct Worker {
@@ -54,6 +63,8 @@ pub(super) struct Worker {
     told: BTreeSet<(String, String)>,
     /// Failed pulls in a row, by container.
     pull_failures: BTreeMap<String, u32>,
+    /// Under way once the pod is deleted and a container is to stop.
+    pub(super) departure: Option<departure::Pending>,
 }
 
 impl Worker {
@@ -83,6 +94,7 @@ impl Worker {
             probes: Probes::default(),
             told: BTreeSet::new(),
             pull_failures: BTreeMap::new(),
+            departure: None,
         }
     }
 
@@ -230,6 +242,7 @@ impl Worker {
             Action::Stop { container, run, grace_secs, reason } => self.stop(&container, run, grace_secs, &reason),
             Action::Kill { container, .. } => self.kill(&container).await,
             Action::TearDown => {
+                self.flush().await;
                 sandbox::tear_down(&self.shared, &self.ident, self.shim.take()).await;
                 self.state = None;
                 self.observed.torn_down = true;
@@ -347,6 +360,7 @@ impl Worker {
         match message {
             Message::Pod(pod) => self.pod = *pod,
             Message::Gone => self.observed.gone = true,
+            Message::Leaving => self.observed.leaving = true,
             Message::Image { container, result } => self.take_image(container, *result),
             Message::Probe { key, attempt, result } => self.take_probe(key, attempt, result),
         }

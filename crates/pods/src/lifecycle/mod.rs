@@ -133,7 +133,8 @@ impl<'a> View<'a> {
     }
 
     fn is_ready(&self, container: &Container, run: &Run) -> bool {
-        self.is_started(container, run)
+        !self.observed.leaving
+            && self.is_started(container, run)
             && (container.readiness_probe.is_none() || self.tally(container, run, ProbeKind::Readiness).passed)
     }
 

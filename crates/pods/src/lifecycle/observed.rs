@@ -24,6 +24,8 @@ pub struct Observed {
     pub stopping: BTreeMap<String, Stopping>,
     /// Containers that cannot be put together (a missing ConfigMap), when and why.
     pub config_failed: BTreeMap<String, (Timestamp, String)>,
+    /// It leaves its Services: whatever its probes say, it is not ready.
+    pub leaving: bool,
     /// The object is gone from the cluster.
     pub gone: bool,
     /// Network, sandbox and folder are taken down.

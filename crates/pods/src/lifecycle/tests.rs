@@ -105,6 +105,20 @@ fn a_new_pod_gets_a_sandbox_then_its_image_then_its_container() {
 }
 
 #[test]
+fn a_pod_that_leaves_its_services_is_not_ready_whatever_its_probes_say() {
+    let mut pod = one("Always");
+    let mut seen = observed(&pod, vec![run("c", 0, 100, None)]);
+    assert_eq!(condition(&fresh(&pod, &seen, 100).status, "Ready").0, "True");
+    pod.metadata.deletion_timestamp = Some(at(101).into());
+    assert_eq!(condition(&fresh(&pod, &seen, 101).status, "Ready").0, "True", "it serves on while it is needed");
+    seen.leaving = true;
+    let status = fresh(&pod, &seen, 102).status;
+    assert_eq!(["Ready", "ContainersReady"].map(|type_| condition(&status, type_).0), ["False", "False"]);
+    assert!(!first(&status).ready);
+    assert_eq!(status.phase.as_deref(), Some("Running"), "its container runs on");
+}
+
+#[test]
 fn restart_policy_and_exit_code_decide_restart_and_phase() {
     for (policy, code, restarts, phase) in [
         ("Always", 0, true, "Running"),

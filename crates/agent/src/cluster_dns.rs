@@ -3,7 +3,11 @@
 //! Order matters. First the zones are whole, then the address is on `lo` and bound, then NOTRACK sends queries there,
 //! and last the mirror pod makes this node one of the kube-dns endpoints. An agent that is told to end goes the same way
 //! back: from then on the Service's own rules send this node's queries to another node.
+//!
+//! Where a killed agent left the address on `lo`, its successor binds it first of all and answers when the zones are whole:
+//! queries that come meanwhile wait in the socket, where a refusal would end a resolver's attempts at once.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,10 +45,15 @@ impl ClusterDns {
         if self.addresses.is_empty() {
             return;
         }
+        let mut bound = self.bind_what_was_left().await;
         while !self.progress.is_programmed() {
             tokio::time::sleep(LOOK_EVERY).await;
         }
         for address in &self.addresses {
+            if let Some(listener) = bound.remove(address) {
+                self.listen(listener);
+                continue;
+            }
             while let Err(reason) = self.answer_at(*address).await {
                 warn!("{reason}");
                 // Until this node answers, others do.
@@ -84,10 +93,25 @@ impl ClusterDns {
 
     async fn answer_at(&self, address: IpAddr) -> Result<(), String> {
         put_on_lo(address)?;
-        let listener = Listener::bind((address, 53).into()).await.map_err(|e| e.to_string())?;
+        self.listen(Listener::bind((address, 53).into()).await.map_err(|e| e.to_string())?);
+        Ok(())
+    }
+
+    fn listen(&self, listener: Listener) {
         // The DNS task ends only with the process.
         let _ = self.to_dns.send(Told::Listen(listener));
-        Ok(())
+    }
+
+    /// Listeners of the addresses that are on `lo` already; nobody reads from them yet.
+    async fn bind_what_was_left(&self) -> BTreeMap<IpAddr, Listener> {
+        let mut bound = BTreeMap::new();
+        for address in &self.addresses {
+            // An address that is not there cannot be bound; that is its turn's business.
+            if let Ok(listener) = Listener::bind((*address, 53).into()).await {
+                bound.insert(*address, listener);
+            }
+        }
+        bound
     }
 }
 

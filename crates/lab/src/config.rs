@@ -19,7 +19,7 @@ pub const DEFAULT_NAME: &str = "lab";
 pub enum Ready {
     /// The lab's processes were started.
     Started,
-    /// Every Node object is Ready, within this time.
+    /// Every Node object is Ready and each node has a route to every other's pods, within this time.
     Nodes(Duration),
 }
 

@@ -1,11 +1,14 @@
-//! Waiting until every node of the lab is Ready, as the Kubernetes API tells it.
+//! Waiting until every node of the lab is Ready, as the Kubernetes API tells it, and has a route to the pods of each other,
+//! as its agent tells it: a Node is Ready before its BGP sessions stand.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Node;
 use kube::api::ListParams;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
+use serde_json::Value;
 
 use crate::client::Lab;
 use crate::error::LabError;
@@ -23,10 +26,14 @@ pub(crate) fn nodes(lab: &Lab, names: &[String], patience: Duration) -> Result<(
 
 async fn await_nodes(lab: &Lab, names: &[String], patience: Duration) -> Result<(), LabError> {
     let until = Instant::now() + patience;
-    let api: Api<Node> = Api::all(client(lab).await?);
+    let client = client(lab).await?;
+    let api: Api<Node> = Api::all(client.clone());
     loop {
         let missing = match tokio::time::timeout(Duration::from_secs(5), api.list(&ListParams::default())).await {
-            Ok(Ok(list)) => unready(names, &list.items),
+            Ok(Ok(list)) => match unready(names, &list.items) {
+                none if none.is_empty() => without_routes(&client, names).await,
+                some => some,
+            },
             Ok(Err(error)) => format!("the API server does not answer: {error}"),
             Err(_) => "the API server takes more than 5 s to list the nodes".to_owned(),
         };
@@ -60,6 +67,31 @@ fn unready(names: &[String], nodes: &[Node]) -> String {
     if missing.is_empty() { String::new() } else { format!("not Ready: {}", missing.join(", ")) }
 }
 
+/// The first of the names that does not know its way to all others yet, as a sentence; empty if all do.
+async fn without_routes(client: &Client, names: &[String]) -> String {
+    for name in names {
+        let known = match agent_status(client, name).await {
+            Ok(status) => peers_with_routes(&status),
+            Err(error) => return format!("the agent of {name} does not answer: {error}"),
+        };
+        if known + 1 < names.len() {
+            return format!("{name} has routes to {known} of {} other nodes", names.len() - 1);
+        }
+    }
+    String::new()
+}
+
+async fn agent_status(client: &Client, node: &str) -> Result<Value, kube::Error> {
+    let path = format!("/api/v1/nodes/{node}/proxy/portolan/v1/status");
+    let request = http::Request::get(path).body(Vec::new()).map_err(kube::Error::HttpError)?;
+    client.request(request).await
+}
+
+fn peers_with_routes(status: &Value) -> usize {
+    let routes = status["bgp"]["routes"].as_array().into_iter().flatten();
+    routes.filter_map(|route| route["peer"].as_str()).collect::<BTreeSet<_>>().len()
+}
+
 fn is_ready(node: &Node) -> bool {
     let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
     conditions.is_some_and(|all| all.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
@@ -88,5 +120,17 @@ mod tests {
         let nodes = [node("node-1", "True"), node("node-2", "False")];
         assert_eq!(unready(&names, &nodes), "not Ready: node-2, node-3");
         assert_eq!(unready(&names[..1], &nodes), "");
+    }
+
+    #[test]
+    fn a_peer_counts_once_however_many_blocks_it_told_of() {
+        let route = |prefix: &str, peer: &str| serde_json::json!({"prefix": prefix, "peer": peer});
+        let routes = [
+            route("10.244.0.64/26", "172.18.0.12"),
+            route("10.244.1.0/26", "172.18.0.12"),
+            route("10.244.2.0/26", "172.18.0.13"),
+        ];
+        assert_eq!(peers_with_routes(&serde_json::json!({ "bgp": { "routes": routes } })), 2);
+        assert_eq!(peers_with_routes(&serde_json::json!({ "bgp": null })), 0);
     }
 }

@@ -71,16 +71,14 @@ impl Unit {
         self.state = UnitState::Running { pid, since: now };
     }
 
-    /// It ended, or could not be started: waits, twice as long as last time.
+    /// It ended, or could not be started: starts at once after a good run, else waits twice as long as last time.
     pub fn ended(&mut self, how: Ended, now: Instant) {
         let was_good = matches!(self.state, UnitState::Running { since, .. } if now - since >= GOOD_RUN);
-        if was_good {
-            self.delay = FIRST_DELAY;
-        }
+        let wait = if was_good { Duration::ZERO } else { self.delay };
+        self.delay = if was_good { FIRST_DELAY } else { (self.delay * 2).min(LONGEST_DELAY) };
         self.last_end = Some(how);
         self.restarts += 1;
-        self.state = UnitState::Waiting { until: now + self.delay };
-        self.delay = (self.delay * 2).min(LONGEST_DELAY);
+        self.state = UnitState::Waiting { until: now + wait };
     }
 
     pub fn stop(&mut self) {
@@ -125,8 +123,10 @@ mod tests {
     }
 
     #[test]
-    fn a_good_run_is_followed_by_a_quick_start() {
-        assert_eq!(delays(GOOD_RUN, 3), [200, 200, 200]);
+    fn a_good_run_is_followed_by_a_start_at_once() {
+        assert_eq!(delays(GOOD_RUN, 3), [0, 0, 0]);
+        let short = GOOD_RUN - Duration::from_millis(1);
+        assert_eq!(delays(short, 3), [200, 400, 800]);
     }
 
     #[test]

@@ -191,8 +191,14 @@ fn down_leaves_nothing() {
 }
 
 #[test]
-fn sigkill_of_the_labs_init_leaves_nothing() {
-    leaves_nothing("t-left-init", |lab| kill(lab.init_pid().expect("an init")));
+fn sigkill_of_the_labs_init_leaves_nothing_and_the_name_is_free() {
+    let name = "t-left-init";
+    leaves_nothing(name, |lab| {
+        kill(lab.init_pid().expect("an init"));
+        wait_for("the end of the lab", 10, || Lab::open(&state_root().join(name)).is_err().then_some(()));
+        portolan_says(&format!("up --detach --name {name}")).done();
+        portolan_says(&format!("down --name {name}")).done();
+    });
 }
 
 #[test]

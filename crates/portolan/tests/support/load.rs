@@ -5,9 +5,10 @@
 // Each test binary uses its own part of this room.
 #![allow(dead_code)]
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,6 +27,8 @@ pub const ENOUGH: usize = 20;
 const PAUSE: Duration = Duration::from_millis(15);
 /// A first packet that is lost is sent again after a second.
 const HTTP_PATIENCE: Duration = Duration::from_secs(2);
+/// Least time after which TCP sends a lost packet again; after a second if it was the first.
+const SHORTEST_LOSS: Duration = Duration::from_millis(200);
 const DNS_PATIENCE: Duration = Duration::from_secs(1);
 /// The cluster DNS of every lab.
 const CLUSTER_DNS: &str = "10.96.0.10:53";
@@ -140,9 +143,13 @@ impl Seen {
 
     pub fn report(&self) {
         let Seen { what, asked, failed, slowest } = self;
-        let reason = failed.first().and_then(|asked| asked.failure.clone()).unwrap_or_default();
+        let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();
+        failed
+            .iter()
+            .filter_map(|asked| asked.failure.as_deref())
+            .for_each(|why| *reasons.entry(why).or_default() += 1);
         println!(
-            "  {what}: {asked} asked, {} failed within {:?}, slowest {slowest:?} {reason}",
+            "  {what}: {asked} asked, {} failed within {:?}, slowest {slowest:?} {reasons:?}",
             failed.len(),
             self.gap()
         );
@@ -172,14 +179,32 @@ fn network_of(lab: &Lab, place: &Place) -> OwnedFd {
 
 fn get(to: SocketAddr) -> Result<(), String> {
     let failed = |step: &'static str| move |error: std::io::Error| format!("{step}: {error}");
+    let began = Instant::now();
     let mut stream = TcpStream::connect_timeout(&to, HTTP_PATIENCE).map_err(failed("connect"))?;
     stream.set_read_timeout(Some(HTTP_PATIENCE)).map_err(failed("set up"))?;
     stream.write_all(b"GET / HTTP/1.1\r\nHost: load\r\nConnection: close\r\n\r\n").map_err(failed("send"))?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).map_err(failed("receive"))?;
-    match answer.starts_with(b"HTTP/1.1 200 ") {
-        true => Ok(()),
-        false => Err(format!("answered {:?}", String::from_utf8_lossy(&answer[..answer.len().min(40)]))),
+    if !answer.starts_with(b"HTTP/1.1 200 ") {
+        return Err(format!("answered {:?}", String::from_utf8_lossy(&answer[..answer.len().min(40)])));
+    }
+    match (sent_again(&stream), began.elapsed() >= SHORTEST_LOSS) {
+        (again @ 1.., true) => Err(format!("answered, after {again} packets had been lost")),
+        _ => Ok(()),
+    }
+}
+
+/// Packets that had to be sent again. TCP hides a loss, which the client only feels as a time of waiting; waiting alone may
+/// also be a busy machine, and a packet that is sent again at once may be TCP's impatience (a tail loss probe).
+fn sent_again(stream: &TcpStream) -> u32 {
+    // SAFETY: the kernel writes at most `length` bytes of a plain structure that is all numbers.
+    unsafe {
+        let mut info: libc::tcp_info = std::mem::zeroed();
+        let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
+        let into = (&raw mut info).cast();
+        let done = libc::getsockopt(stream.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, into, &mut length);
+        assert_eq!(done, 0, "TCP_INFO: {}", std::io::Error::last_os_error());
+        info.tcpi_total_retrans
     }
 }
 

@@ -38,11 +38,11 @@ pub(crate) async fn follow<K>(
     wrap: fn(Box<K>) -> Object,
     sink: impl Sink,
 ) where
-    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
+    K: Resource<DynamicType = ()> + Clone + Default + DeserializeOwned + Debug + Send + 'static,
 {
     let mut stream = watcher(Api::<K>::all(client), config.streaming_lists()).backoff(Pause::default()).boxed();
-    let mut known: HashMap<(String, String), K> = HashMap::new();
-    let mut listed: HashMap<(String, String), K> = HashMap::new();
+    let mut known: HashMap<Key, Uid> = HashMap::new();
+    let mut listed: HashMap<Key, Uid> = HashMap::new();
     // A list comes in the order of names: its versions count when it is whole.
     let mut newest_listed = 0;
     while let Some(event) = stream.next().await {
@@ -50,12 +50,12 @@ pub(crate) async fn follow<K>(
             Ok(watcher::Event::Init) => listed.clear(),
             Ok(watcher::Event::InitApply(object)) => {
                 newest_listed = newest_listed.max(version(&object));
-                sink.event(Event::Value(wrap(Box::new(object.clone()))));
-                listed.insert(key(&object), stub(object));
+                listed.insert(key(&object), uid(&object));
+                sink.event(Event::Value(wrap(Box::new(object))));
             }
             Ok(watcher::Event::InitDone) => {
-                for (_, object) in known.drain().filter(|(key, _)| !listed.contains_key(key)) {
-                    sink.event(Event::Gone(wrap(Box::new(object))));
+                for (key, uid) in known.drain().filter(|(key, _)| !listed.contains_key(key)) {
+                    sink.event(Event::Gone(wrap(Box::new(stub(key, uid)))));
                 }
                 std::mem::swap(&mut known, &mut listed);
                 debug!(kind = ?kind, objects = known.len(), "listed");
@@ -64,8 +64,8 @@ pub(crate) async fn follow<K>(
             }
             Ok(watcher::Event::Apply(object)) => {
                 let seen = version(&object);
-                sink.event(Event::Value(wrap(Box::new(object.clone()))));
-                known.insert(key(&object), stub(object));
+                known.insert(key(&object), uid(&object));
+                sink.event(Event::Value(wrap(Box::new(object))));
                 sink.seen(kind, seen);
             }
             Ok(watcher::Event::Delete(object)) => {
@@ -111,7 +111,11 @@ impl Backoff for Pause {
     fn reset(&mut self) {}
 }
 
-fn key<K: Resource>(object: &K) -> (String, String) {
+/// Namespace and name.
+type Key = (String, String);
+type Uid = Option<String>;
+
+fn key<K: Resource>(object: &K) -> Key {
     (object.meta().namespace.clone().unwrap_or_default(), object.name_any())
 }
 
@@ -120,10 +124,16 @@ fn version<K: Resource>(object: &K) -> u64 {
     object.resource_version().and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
-/// Enough of an object to say later that it is gone.
-fn stub<K: Resource>(mut object: K) -> K {
+fn uid<K: Resource>(object: &K) -> Uid {
+    object.meta().uid.clone()
+}
+
+/// Enough of an object to say that it is gone. All that is remembered of one is its key and uid: a thousand whole Services
+/// and their slices are megabytes.
+fn stub<K: Resource<DynamicType = ()> + Default>((namespace, name): Key, uid: Uid) -> K {
+    let mut object = K::default();
     let meta = object.meta_mut();
-    meta.annotations = None;
-    meta.managed_fields = None;
+    meta.namespace = (!namespace.is_empty()).then_some(namespace);
+    (meta.name, meta.uid) = (Some(name), uid);
     object
 }

@@ -198,6 +198,14 @@ impl Node {
         }
     }
 
+    /// The same in as little memory as it needs: most nodes hold one record of each type, and there are many nodes.
+    pub fn shrunk(mut self) -> Self {
+        self.sets.iter_mut().for_each(|set| set.data.shrink_to_fit());
+        self.sets.shrink_to_fit();
+        self.causes.shrink_to_fit();
+        self
+    }
+
     /// Adds an object that it exists for.
     pub fn blame(&mut self, cause: ObjectRef) {
         if let Err(place) = self.causes.binary_search(&cause) {

@@ -9,7 +9,7 @@
 //! Maps are persistent: a clone is a pointer copy, so a writer can go on while readers answer from the clone before.
 //! Cost of an update is that of the objects it names. Knows no packet and no clock: the serial is given in.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -31,14 +31,23 @@ pub struct Records {
     zone_key: Key,
     pod_key: Option<Key>,
     names: OrdMap<Key, Arc<Node>>,
-    services: OrdMap<NsName, Arc<ServiceRecords>>,
-    addresses: OrdMap<IpAddr, OrdMap<NsName, Claim>>,
+    services: OrdMap<NsName, Arc<Told>>,
+    /// Who claims an address, sorted by Service. Few do, so these are no maps.
+    addresses: OrdMap<IpAddr, Vec<(NsName, Claim)>>,
     /// Services in front of us, with their ClusterIPs.
     servers: OrdMap<NsName, Vec<IpAddr>>,
     serial: u32,
     /// The cluster domain's SOA and its TTL, as each absence needs it.
     soa: Arc<(u32, Rdata)>,
     synced: bool,
+}
+
+/// What a Service put into the zones, as it is needed to take it away again. Its nodes are those of `names`.
+#[derive(Debug, Default, PartialEq)]
+struct Told {
+    names: Vec<(Key, Arc<Node>)>,
+    claims: Vec<(IpAddr, Claim)>,
+    complaints: Vec<Complaint>,
 }
 
 /// What an update did.
@@ -230,42 +239,56 @@ impl Records {
         changes: &mut Changes,
     ) {
         let before = self.services.get(key).cloned().unwrap_or_default();
-        let names: BTreeSet<&Key> = before.names.keys().chain(after.names.keys()).collect();
-        for name in names {
-            self.replace(name.clone(), after.names.get(name).cloned(), changes);
+        for (name, _) in before.names.iter().filter(|(name, _)| !after.names.contains_key(name)) {
+            self.replace(name.clone(), None, changes);
         }
-        self.update_claims(key, &before.claims, &after.claims, reverse);
+        let mut told =
+            Told { claims: after.claims.into_iter().collect(), complaints: after.complaints, ..Told::default() };
+        for (name, node) in after.names {
+            let node = self.replace(name.clone(), Some(node), changes);
+            told.names.extend(node.map(|node| (name, node)));
+        }
+        self.update_claims(key, &before.claims, &told.claims, reverse);
         match after.server_ips.is_empty() {
             true => self.servers.remove(key),
-            false => self.servers.insert(key.clone(), after.server_ips.clone()),
+            false => self.servers.insert(key.clone(), after.server_ips),
         };
-        match after == ServiceRecords::default() {
+        match told == Told::default() {
             true => self.services.remove(key),
-            false => self.services.insert(key.clone(), Arc::new(after)),
+            false => self.services.insert(key.clone(), Arc::new(told)),
         };
     }
 
     fn update_claims(
         &mut self,
         key: &NsName,
-        before: &BTreeMap<IpAddr, Claim>,
-        after: &BTreeMap<IpAddr, Claim>,
+        before: &[(IpAddr, Claim)],
+        after: &[(IpAddr, Claim)],
         reverse: &mut BTreeSet<IpAddr>,
     ) {
-        for addr in before.keys().chain(after.keys()) {
-            if before.get(addr) != after.get(addr) {
+        let of = |claims: &[(IpAddr, Claim)], addr: IpAddr| {
+            claims.binary_search_by_key(&addr, |(addr, _)| *addr).ok().map(|place| claims[place].1.clone())
+        };
+        for (addr, _) in before.iter().chain(after) {
+            let claim = of(after, *addr);
+            if of(before, *addr) != claim {
                 reverse.insert(*addr);
-                self.set_claim(key, *addr, after.get(addr).cloned());
+                self.set_claim(key, *addr, claim);
             }
         }
     }
 
     fn set_claim(&mut self, key: &NsName, addr: IpAddr, claim: Option<Claim>) {
         let claims = self.addresses.entry(addr).or_default();
-        match claim {
-            Some(claim) => claims.insert(key.clone(), claim),
-            None => claims.remove(key),
-        };
+        match (claims.binary_search_by(|(service, _)| service.cmp(key)), claim) {
+            (Ok(place), Some(claim)) => claims[place].1 = claim,
+            (Ok(place), None) => drop(claims.remove(place)),
+            (Err(place), Some(claim)) => {
+                claims.reserve_exact(1);
+                claims.insert(place, (key.clone(), claim));
+            }
+            (Err(_), None) => {}
+        }
         if claims.is_empty() {
             self.addresses.remove(&addr);
         }
@@ -275,7 +298,7 @@ impl Records {
         let owner = Name::reverse(addr);
         let key = owner.key();
         let claims = self.addresses.get(&addr).cloned().unwrap_or_default();
-        let by_cluster_ip = claims.values().any(|claim| claim.cluster_ip);
+        let by_cluster_ip = claims.iter().any(|(_, claim)| claim.cluster_ip);
         let mut node = Node::bare(owner, Vec::new());
         for (service, claim) in claims.iter().filter(|(_, claim)| claim.cluster_ip == by_cluster_ip) {
             for target in &claim.targets {
@@ -293,17 +316,21 @@ impl Records {
         }
     }
 
-    fn replace(&mut self, key: Key, node: Option<Node>, changes: &mut Changes) {
+    /// Gives what is there now, shared.
+    fn replace(&mut self, key: Key, node: Option<Node>, changes: &mut Changes) -> Option<Arc<Node>> {
         changes.visited += 1;
         let old = self.names.get(&key);
         if old.map(|old| &**old) == node.as_ref() {
-            return;
+            return old.cloned();
         }
         changes.names.extend(node.as_ref().or(old.map(|old| &**old)).map(|node| node.owner.clone()));
-        match node {
-            Some(node) => self.names.insert(key, Arc::new(node)),
-            None => self.names.remove(&key),
+        let Some(node) = node else {
+            self.names.remove(&key);
+            return None;
         };
+        let node = Arc::new(node.shrunk());
+        self.names.insert(key, node.clone());
+        Some(node)
     }
 }
 

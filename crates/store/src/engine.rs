@@ -10,11 +10,12 @@ use std::sync::{Arc, RwLock};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
+use crate::bells::{Bells, Changed};
 use crate::log::{Log, LogError};
 use crate::memory::Memory;
-use crate::ring::RingLimits;
+use crate::ring::{RingLimits, weight};
 use crate::{
     Change, Committed, Entry, Event, Expect, Index, Key, Op, Put, Range, RangeError, Store, TxnError, TxnFuture, Watch,
     WatchError,
@@ -46,7 +47,7 @@ struct Request<I: Index> {
 pub struct Engine<I: Index> {
     memory: Arc<RwLock<Memory<I>>>,
     requests: Option<mpsc::UnboundedSender<Request<I>>>,
-    bell: watch::Receiver<u64>,
+    bells: Arc<Bells>,
     writer: Option<JoinHandle<()>>,
 }
 
@@ -58,11 +59,11 @@ impl<I: Index> Engine<I> {
         let limits = RingLimits { events: options.ring_events, bytes: options.ring_bytes };
         let memory = Arc::new(RwLock::new(Memory::new(entries, revision, limits)));
         let (requests, inbox) = mpsc::unbounded_channel();
-        let (ring_bell, bell) = watch::channel(revision);
-        let writer = Writer { log, memory: memory.clone(), bell: ring_bell, revision };
+        let bells = Arc::new(Bells::new(limits));
+        let writer = Writer { log, memory: memory.clone(), bells: bells.clone(), revision };
         let thread = std::thread::Builder::new().name("store-writer".into()).spawn(move || writer.run(inbox));
         let writer = thread.map_err(|source| LogError::Open { path: path.to_owned(), source: source.into() })?;
-        Ok(Engine { memory, requests: Some(requests), bell, writer: Some(writer) })
+        Ok(Engine { memory, requests: Some(requests), bells, writer: Some(writer) })
     }
 
     fn read<T>(&self, look: impl FnOnce(&Memory<I>) -> T) -> T {
@@ -101,7 +102,8 @@ impl<I: Index> Store<I> for Engine<I> {
         if after < oldest {
             return Err(WatchError::Expired { asked: after, oldest });
         }
-        Ok(Watch { memory: self.memory.clone(), bell: self.bell.clone(), prefix: prefix.to_owned(), seen: after })
+        let bell = self.bells.listen(prefix).ok_or(WatchError::Closed)?;
+        Ok(Watch { memory: self.memory.clone(), bell, prefix: prefix.to_owned(), seen: after })
     }
 
     fn compact(&self, revision: u64) {
@@ -127,8 +129,15 @@ impl<I: Index> Drop for Engine<I> {
 struct Writer<I: Index> {
     log: Log,
     memory: Arc<RwLock<Memory<I>>>,
-    bell: watch::Sender<u64>,
+    bells: Arc<Bells>,
     revision: u64,
+}
+
+impl<I: Index> Drop for Writer<I> {
+    /// However the writer ended: nothing more will come.
+    fn drop(&mut self) {
+        self.bells.close();
+    }
 }
 
 /// Where a transaction's outcome goes.
@@ -180,13 +189,16 @@ impl<I: Index> Writer<I> {
     }
 
     fn show(&self, group: Group<I>) {
+        let events = || group.revisions.iter().flat_map(|(_, events)| events);
+        let changed: Vec<(Key, usize)> = events().map(|event| (event.key().into(), weight(event))).collect();
         {
             let mut memory = self.memory.write().expect("no thread panics holding the store's memory");
             for (revision, events) in group.revisions {
                 memory.apply(revision, events);
             }
         }
-        self.bell.send_replace(self.revision);
+        let changed: Vec<_> = changed.iter().map(|(key, bytes)| Changed { key, bytes: *bytes }).collect();
+        self.bells.ring(self.revision, &changed);
         for (answer, committed) in group.answers {
             drop(answer.send(Ok(committed)));
         }

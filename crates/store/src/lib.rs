@@ -15,6 +15,7 @@
 //! Two engines may stand behind [`Store`]: the embedded one here, and etcd (mod_revision compares in
 //! one transaction, memory fed by its watch), which is why `txn` is the only call that waits.
 
+mod bells;
 mod engine;
 mod log;
 mod memory;

@@ -66,6 +66,7 @@ impl<I> Ring<I> {
     }
 }
 
-fn weight<I>(event: &Event<I>) -> usize {
+/// What an event counts for, in bytes.
+pub fn weight<I>(event: &Event<I>) -> usize {
     event.now.as_ref().map_or(0, |entry| entry.value.len()) + 200
 }

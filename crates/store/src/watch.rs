@@ -1,4 +1,4 @@
-//! A watcher: a place in the ring and a bell.
+//! A watcher: a place in the ring and its prefix's bell.
 //!
 //! Watchers hold no queue of their own. Who falls behind the ring is told so and must list again, so a
 //! slow reader costs nobody memory.
@@ -40,8 +40,14 @@ impl<I: Index> Watch<I> {
         }
     }
 
-    /// Everything up to this revision has been seen, events of other prefixes included.
-    pub fn seen(&self) -> u64 {
+    /// Everything up to this revision has been seen, events of other prefixes included: the newest there is, if nothing
+    /// waits to be told.
+    pub fn seen(&mut self) -> u64 {
+        let memory = self.memory.read().expect("no thread panics holding the store's memory");
+        let waits = memory.ring.after(self.seen).any(|event| event.key().starts_with(&self.prefix));
+        if !waits && self.seen >= memory.ring.oldest_start() {
+            self.seen = memory.revision();
+        }
         self.seen
     }
 

@@ -22,7 +22,7 @@ struct World {
 
 fn world(ring_events: usize) -> World {
     let dir = tempfile::tempdir().expect("a folder");
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     let engine = open(&dir, ring_events);
     World { engine, runtime, dir }
 }
@@ -159,6 +159,30 @@ fn a_watcher_sees_its_prefix_only_and_moves_on_with_the_rest() {
         [(1, true), (3, false)]
     );
     assert_eq!(watch.seen(), 3);
+}
+
+#[test]
+fn a_watcher_of_what_rarely_changes_is_not_left_behind_by_the_rest() {
+    let world = world(80);
+    let mut watch = world.engine.watch("/quiet/", 0).expect("from the start");
+    world.runtime.block_on(async {
+        let quiet = tokio::spawn(async move { watch.next().await.map(|events| events.len()) });
+        for count in 0..500 {
+            world.engine.txn(vec![put("/busy/a", &count.to_string(), Expect::Any)]).await.expect("written");
+            tokio::task::yield_now().await;
+        }
+        world.engine.txn(vec![put("/quiet/a", "1", Expect::Absent)]).await.expect("written");
+        let told = tokio::time::timeout(std::time::Duration::from_secs(60), quiet).await;
+        assert_eq!(told.expect("it is told").expect("no panic"), Ok(1));
+    });
+}
+
+#[test]
+fn a_watcher_ends_when_the_store_does() {
+    let World { runtime, engine, dir: _dir } = world(80);
+    let mut watch = engine.watch("/", 0).expect("from the start");
+    drop(engine);
+    assert_eq!(runtime.block_on(watch.next()).map(|events| events.len()), Err(WatchError::Closed));
 }
 
 #[derive(Debug, Clone)]

@@ -46,6 +46,7 @@ use portolan_kernel::iptables::Tool;
 use portolan_kernel::sysctl::{self, Key};
 use portolan_kernel::{Netlink, Network};
 use portolan_model::{Family, ObjectKind, Settings, Snapshot};
+use portolan_pods::NodeLimits;
 use portolan_pods::image::PullOptions;
 use tokio::sync::{mpsc, watch};
 use tracing::warn;
@@ -87,12 +88,25 @@ pub struct Config {
     pub mtu_bytes: Option<u32>,
     /// Which registries may be asked for images.
     pub registries: PullOptions,
+    /// Whether and how containers are limited.
+    pub limits: Limits,
     /// Socket of who fetches images for this node; `None`: it reaches registries itself.
     pub image_broker: Option<PathBuf>,
     /// TTL of cluster records in seconds.
     pub dns_ttl_secs: u32,
     /// This program, which pods' shims are made from.
     pub exe: PathBuf,
+}
+
+/// Whether containers' limits are enforced.
+#[derive(Clone, Debug)]
+pub enum Limits {
+    /// Nobody asked for it.
+    NotAsked,
+    /// It was asked for and cannot be: why.
+    Refused(String),
+    /// By cgroups below these.
+    Enforced(NodeLimits),
 }
 
 /// Why an agent cannot run.
@@ -187,6 +201,7 @@ impl Agent {
             name: config.settings.node.to_string(),
             addresses: config.addresses.clone(),
             heartbeat: config.heartbeat,
+            limits: config.limits.clone(),
         };
         Ok(Self { client, config, identity, core, progress, to_dns, to_bgp, network: Arc::new(network) })
     }

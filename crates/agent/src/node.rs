@@ -14,9 +14,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, Time
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
+use portolan_pods::CgroupRoots;
 use serde_json::json;
 use tracing::{debug, info, warn};
 
+use crate::Limits;
 use crate::pod_api::is_status;
 
 /// Port of the agent's own HTTPS API, where the API server finds kubelet's paths.
@@ -32,6 +34,8 @@ pub(crate) struct NodeIdentity {
     pub(crate) addresses: Vec<IpAddr>,
     /// How often the Lease is renewed.
     pub(crate) heartbeat: Duration,
+    /// Whether containers are limited.
+    pub(crate) limits: Limits,
 }
 
 /// Registers the node, then renews its Lease until the process ends.
@@ -121,7 +125,7 @@ fn status(identity: &NodeIdentity) -> NodeStatus {
     let capacity = capacity();
     NodeStatus {
         addresses: Some(addresses),
-        conditions: Some(conditions()),
+        conditions: Some(conditions(&identity.limits)),
         allocatable: Some(capacity.clone()),
         capacity: Some(capacity),
         daemon_endpoints: Some(NodeDaemonEndpoints {
@@ -132,7 +136,7 @@ fn status(identity: &NodeIdentity) -> NodeStatus {
     }
 }
 
-fn conditions() -> Vec<NodeCondition> {
+fn conditions(limits: &Limits) -> Vec<NodeCondition> {
     let now = Time(Timestamp::now());
     let row = |type_: &str, status: &str, reason: &str, message: &str| NodeCondition {
         type_: type_.into(),
@@ -142,12 +146,36 @@ fn conditions() -> Vec<NodeCondition> {
         last_heartbeat_time: Some(now.clone()),
         last_transition_time: Some(now.clone()),
     };
+    let (enforced, why, said) = limits_condition(limits);
     vec![
         row("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
         row("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
         row("PIDPressure", "False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+        row(LIMITS_CONDITION, enforced, why, &said),
         row("Ready", "True", "KubeletReady", "portolan agent is posting ready status"),
     ]
+}
+
+/// Of our own: whether a container's memory, CPU and process limits hold on this node.
+const LIMITS_CONDITION: &str = "LimitsEnforced";
+
+/// Status, reason and message.
+fn limits_condition(limits: &Limits) -> (&'static str, &'static str, String) {
+    match limits {
+        Limits::Enforced(limits) => {
+            let version = match limits.roots {
+                CgroupRoots::V1 { .. } => "CgroupsV1",
+                CgroupRoots::V2 { .. } => "CgroupsV2",
+            };
+            let pids = limits.pod_pids;
+            ("True", version, format!("memory and CPU limits of containers hold, and {pids} processes a pod"))
+        }
+        Limits::NotAsked => {
+            let message = "limits of containers are not enforced: nobody asked for it (portolan up --limits)";
+            ("False", "NotAskedFor", message.to_owned())
+        }
+        Limits::Refused(reason) => ("False", "NotPossible", format!("limits of containers are not enforced: {reason}")),
+    }
 }
 
 fn capacity() -> BTreeMap<String, Quantity> {
@@ -267,5 +295,27 @@ fn container_status(now: &Time) -> k8s_openapi::api::core::v1::ContainerStatus {
         image: concat!("portolan:", env!("CARGO_PKG_VERSION")).into(),
         state: Some(ContainerState { running: Some(running), ..ContainerState::default() }),
         ..ContainerStatus::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use portolan_pods::NodeLimits;
+
+    #[test]
+    fn the_node_says_whether_limits_hold_and_why_not() {
+        let roots = CgroupRoots::V2 { unified: "/x".into() };
+        for (limits, expected) in [
+            (Limits::Enforced(NodeLimits { roots, pod_pids: 7 }), ("True", "CgroupsV2", "7 processes a pod")),
+            (Limits::NotAsked, ("False", "NotAskedFor", "portolan up --limits")),
+            (Limits::Refused("pids is not mounted".to_owned()), ("False", "NotPossible", "pids is not mounted")),
+        ] {
+            let all = conditions(&limits);
+            let own = all.iter().find(|row| row.type_ == LIMITS_CONDITION).expect("it is said");
+            let (status, reason, word) = expected;
+            assert_eq!((own.status.as_str(), own.reason.as_deref()), (status, Some(reason)));
+            assert!(own.message.as_deref().is_some_and(|message| message.contains(word)), "{own:?}");
+        }
     }
 }

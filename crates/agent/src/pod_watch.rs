@@ -13,7 +13,7 @@ use portolan_pods::{Kubelet, KubeletConfig, PodIdent};
 
 use crate::network::ClusterNetwork;
 use crate::pod_api::ClusterPodApi;
-use crate::{AgentError, Config, source};
+use crate::{AgentError, Config, Limits, source};
 
 /// Starts the pod loop and the watch that feeds it.
 pub(crate) fn start(
@@ -33,6 +33,10 @@ pub(crate) fn start(
             cluster_domain: config.settings.cluster_domain.to_string(),
             resolv_conf: config.resolv_conf.clone(),
             exe: config.exe.clone(),
+            limits: match &config.limits {
+                Limits::Enforced(limits) => Some(limits.clone()),
+                Limits::NotAsked | Limits::Refused(_) => None,
+            },
             puller: Arc::new(StorePuller { store, options, broker }),
         },
         network.clone(),

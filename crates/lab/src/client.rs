@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use portolan_kernel::netns::Entry;
 
+use crate::cgroups::Limits;
 use crate::config::{Files, LabConfig, LabFile};
 use crate::control::{self, Place, Reply, Request, Status};
 use crate::error::{LabError, file};
@@ -22,6 +23,7 @@ pub struct Lab {
     files: Files,
     config: LabConfig,
     api_port: u16,
+    limits: Limits,
 }
 
 /// What a command in the lab printed.
@@ -39,8 +41,8 @@ impl Lab {
             let name = state_dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
             return Err(LabError::NotUp { name });
         }
-        let LabFile { config, api_port } = LabFile::load(state_dir)?;
-        Ok(Lab { files: Files::new(state_dir), config, api_port })
+        let LabFile { config, api_port, limits } = LabFile::load(state_dir)?;
+        Ok(Lab { files: Files::new(state_dir), config, api_port, limits })
     }
 
     pub fn config(&self) -> &LabConfig {
@@ -50,6 +52,11 @@ impl Lab {
     /// Where the machine reaches the API: 127.0.0.1 and this port.
     pub fn api_port(&self) -> u16 {
         self.api_port
+    }
+
+    /// Whether the lab's containers are limited.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// The administrator's kubeconfig.
@@ -242,6 +249,7 @@ pub fn sweep(root: &Path) -> Vec<String> {
     for folder in folders {
         // The lock is taken while we remove, or a lab that starts now would lose its files.
         if let Ok(Some(lock)) = lock::take(&folder) {
+            LabFile::clear_cgroups(&folder);
             if fs::remove_dir_all(&folder).is_ok() {
                 swept.push(folder.file_name().unwrap_or_default().to_string_lossy().into_owned());
             }

@@ -74,6 +74,7 @@ pub(crate) fn agent(config: &LabConfig, host: &HostSpec) -> Vec<String> {
         ("--bgp-hold-secs", BGP_HOLD_SECS.to_string()),
     ]);
     line.extend(image_sources(config));
+    line.extend(config.limit_flags.clone());
     line
 }
 

@@ -8,11 +8,15 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::cgroups::Limits;
 use crate::error::{LabError, file};
 use crate::topology::{MOST_NODES, Topology};
 
 /// The lab's name if none is given.
 pub const DEFAULT_NAME: &str = "lab";
+
+/// Enough for any server, and a fork bomb stays in its pod.
+pub const DEFAULT_POD_PIDS: u32 = 1024;
 
 /// When `up` counts the lab as up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +52,15 @@ pub struct LabConfig {
     /// is asked, and nobody fetches.
     #[serde(default)]
     pub registries: Vec<String>,
+    /// Whether containers' limits are to be enforced by cgroups.
+    #[serde(default)]
+    pub limits: bool,
+    /// Most processes and threads of a pod, where limits are enforced; kubelet's podPidsLimit.
+    #[serde(default)]
+    pub pod_pids: u32,
+    /// What agents are told of limits; filled in by `up`.
+    #[serde(default)]
+    pub limit_flags: Vec<String>,
     /// Folder of the iptables programs; put in front of PATH in the lab. `None`: the machine's PATH.
     pub iptables_dir: Option<PathBuf>,
     pub service_cidr: IpNet,
@@ -69,6 +82,9 @@ impl LabConfig {
             state_dir: state_root().join(name),
             image_store,
             registries: Vec::new(),
+            limits: false,
+            pod_pids: DEFAULT_POD_PIDS,
+            limit_flags: Vec::new(),
             iptables_dir: None,
             service_cidr: "10.96.0.0/12".parse().expect("a CIDR"),
             cluster_cidr: "10.244.0.0/16".parse().expect("a CIDR"),
@@ -172,6 +188,9 @@ pub(crate) struct LabFile {
     pub config: LabConfig,
     /// Port of the API on 127.0.0.1.
     pub api_port: u16,
+    /// The lab's cgroups.
+    #[serde(default)]
+    pub limits: Limits,
 }
 
 impl LabFile {
@@ -179,6 +198,13 @@ impl LabFile {
         let path = Files::new(dir).lab();
         let bytes = fs::read(&path).map_err(file("cannot read", &path))?;
         serde_json::from_slice(&bytes).map_err(|e| file("cannot read", &path)(e.into()))
+    }
+
+    /// Removes the cgroups of the lab whose files are at `dir`, if it has any.
+    pub fn clear_cgroups(dir: &Path) {
+        if let Ok(lab) = LabFile::load(dir) {
+            lab.limits.clear(&lab.config.name);
+        }
     }
 
     pub fn save(&self) -> Result<(), LabError> {

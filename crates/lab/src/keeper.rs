@@ -17,6 +17,7 @@ use std::process::{Child, Command, ExitCode};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::thread::UnshareFlags;
 
+use crate::cgroups::Limits;
 use crate::config::{Files, LabFile};
 use crate::error::{LabError, file, system};
 use crate::fetcher::Fetcher;
@@ -54,20 +55,33 @@ fn keep(state_dir: &Path) -> Result<(), LabError> {
     fs::write(&pid_file, std::process::id().to_string()).map_err(file("cannot write", &pid_file))?;
     let (init_lifeline, _held) =
         rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(system("cannot make a pipe"))?;
-    let mut fetcher = Fetcher::listen(&LabFile::load(state_dir)?.config, &Files::new(state_dir))?;
-    let mut init =
-        start_init(state_dir, listener.try_clone().map_err(system("cannot copy the listener"))?, ready, init_lifeline)?;
+    let lab = LabFile::load(state_dir)?;
+    let mut fetcher = Fetcher::listen(&lab.config, &Files::new(state_dir))?;
+    let mut init = start_init(
+        state_dir,
+        listener.try_clone().map_err(system("cannot copy the listener"))?,
+        ready,
+        init_lifeline,
+        &lab.limits,
+    )?;
     let outcome = wait(&mut init, &signal_fd, lifeline, &mut fetcher);
     drop(fetcher);
     // Whatever happened: nothing of the lab may outlive its keeper.
     let _ = init.kill();
     let _ = init.wait();
+    LabFile::clear_cgroups(state_dir);
     let removed = fs::remove_dir_all(state_dir).map_err(file("cannot remove", state_dir));
     lock::remove(&lock, state_dir);
     outcome.and(removed)
 }
 
-fn start_init(state_dir: &Path, listener: OwnedFd, ready: OwnedFd, lifeline: OwnedFd) -> Result<Child, LabError> {
+fn start_init(
+    state_dir: &Path,
+    listener: OwnedFd,
+    ready: OwnedFd,
+    lifeline: OwnedFd,
+    limits: &Limits,
+) -> Result<Child, LabError> {
     // SAFETY: this process has one thread. Its own namespaces stay; its next child is PID 1 of a new one.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWPID) }.map_err(system("cannot make a PID namespace"))?;
     let mut command = Command::new("/proc/self/exe");
@@ -75,18 +89,16 @@ fn start_init(state_dir: &Path, listener: OwnedFd, ready: OwnedFd, lifeline: Own
     let passed = [(listener, LISTENER), (ready, READY), (lifeline, INIT_LIFELINE)];
     let raised = passed.into_iter().map(|(fd, number)| Ok((high(fd)?, number))).collect::<io::Result<Vec<_>>>();
     pass(&mut command, raised.map_err(system("cannot pass descriptors"))?);
+    // Whoever moves processes between cgroups must see both: one that is limited keeps the machine's view of them.
+    let own = if *limits == Limits::NotAsked { UnshareFlags::NEWCGROUP } else { UnshareFlags::empty() };
     // SAFETY: system calls only, in a process with one thread.
-    unsafe { command.pre_exec(become_init) };
+    unsafe { command.pre_exec(move || become_init(own)) };
     command.spawn().map_err(system("cannot start the lab's init"))
 }
 
-fn become_init() -> io::Result<()> {
+fn become_init(own: UnshareFlags) -> io::Result<()> {
     die_with_parent()?;
-    let rooms = UnshareFlags::NEWNS
-        | UnshareFlags::NEWNET
-        | UnshareFlags::NEWUTS
-        | UnshareFlags::NEWIPC
-        | UnshareFlags::NEWCGROUP;
+    let rooms = UnshareFlags::NEWNS | UnshareFlags::NEWNET | UnshareFlags::NEWUTS | UnshareFlags::NEWIPC | own;
     // SAFETY: a freshly forked process with one thread.
     Ok(unsafe { rustix::thread::unshare_unsafe(rooms) }?)
 }

@@ -19,6 +19,7 @@
 //! Nothing in the machine's own network namespace is ever changed. This room starts programs by their
 //! command lines and knows nothing of what they do.
 
+mod cgroups;
 mod checks;
 mod client;
 mod commands;
@@ -44,8 +45,9 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
+pub use cgroups::Limits;
 pub use client::{Captured, Lab, find, list, sweep};
-pub use config::{Attachment, DEFAULT_NAME, LabConfig, Ready, state_root};
+pub use config::{Attachment, DEFAULT_NAME, DEFAULT_POD_PIDS, LabConfig, Ready, state_root};
 pub use control::{NodeStatus, Place, Status, UnitStatus};
 pub use error::LabError;
 pub use processes::{Process, Role};

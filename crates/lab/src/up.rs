@@ -11,6 +11,7 @@ use std::process::{Child, Command, Stdio};
 
 use rustix::pipe::{PipeFlags, pipe_with};
 
+use crate::cgroups::Limits;
 use crate::client::Lab;
 use crate::config::{Attachment, Files, LabConfig, LabFile, Ready};
 use crate::credentials::{self, make_dir};
@@ -86,6 +87,7 @@ pub fn up(config: &LabConfig, attachment: Attachment) -> Result<LabHandle, LabEr
     let started = prepare(config).and_then(|listener| start(config, lock, listener));
     let handle = started.inspect_err(|_| {
         // A keeper does it too; if there was none nobody else would.
+        LabFile::clear_cgroups(&config.state_dir);
         let _ = fs::remove_dir_all(&config.state_dir);
         lock::remove(&guard, &config.state_dir);
     })?;
@@ -98,6 +100,7 @@ pub fn up(config: &LabConfig, attachment: Attachment) -> Result<LabHandle, LabEr
 fn prepare(config: &LabConfig) -> Result<TcpListener, LabError> {
     checks::machine(config)?;
     let dir = &config.state_dir;
+    LabFile::clear_cgroups(dir);
     match fs::remove_dir_all(dir) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             return Err(file("cannot remove what a dead lab left in", dir)(error));
@@ -113,7 +116,13 @@ fn prepare(config: &LabConfig) -> Result<TcpListener, LabError> {
     let listener = TcpListener::bind("127.0.0.1:0").map_err(system("cannot listen on 127.0.0.1"))?;
     let api_port = listener.local_addr().map_err(system("cannot listen on 127.0.0.1"))?.port();
     credentials::write(config, &files, api_port)?;
-    LabFile { config: config.clone(), api_port }.save()?;
+    // Written down before they are made.
+    let limits = if config.limits { Limits::find(&config.name) } else { Limits::NotAsked };
+    let mut lab = LabFile { config: config.clone(), api_port, limits };
+    lab.save()?;
+    lab.limits = lab.limits.make(&config.name);
+    lab.config.limit_flags = lab.limits.flags(config.pod_pids);
+    lab.save()?;
     Ok(listener)
 }
 

@@ -8,10 +8,11 @@
 //!    └──────────────────────────── shim (a process per pod) ───────────────┘
 //! ```
 //!
-//! `lifecycle`, `spec`, `env`, `resolv`, `etc_files` decide and never act; `kubelet`, `probe`, `volumes`, `image`
-//! and `shim` act. This room knows nothing of Services, DNS or routes: a pod's network is whatever
+//! `lifecycle`, `spec`, `limits`, `env`, `resolv`, `etc_files` decide and never act; `kubelet`, `probe`, `volumes`, `image`,
+//! `cgroups` and `shim` act. This room knows nothing of Services, DNS or routes: a pod's network is whatever
 //! [`PodNetwork`] does. Behaviour follows Kubernetes 1.33's kubelet where a user can see it.
 
+pub mod cgroups;
 pub mod env;
 pub mod etc_files;
 pub mod exec;
@@ -19,6 +20,7 @@ mod ident;
 pub mod image;
 pub mod kubelet;
 pub mod lifecycle;
+pub mod limits;
 pub mod logs;
 pub mod probe;
 pub mod resolv;
@@ -31,5 +33,6 @@ pub use exec::{ExecError, ExecRequest, ExecSession};
 pub use ident::PodIdent;
 pub use image::pull::ImagePuller;
 pub use kubelet::{Kubelet, KubeletConfig, PodApi, PodNetwork};
+pub use limits::{CgroupRoots, NodeLimits};
 pub use logs::{LogError, LogOptions};
 pub use shim::reexec;

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use portolan_agent::Limits;
+use portolan_pods::{CgroupRoots, NodeLimits};
 
 use crate::failure::Failure;
 use crate::settings::ClusterArgs;
@@ -53,11 +55,24 @@ pub struct AgentArgs {
     mtu: Option<u32>,
     #[command(flatten)]
     registries: crate::image::RegistryArgs,
+    /// Limit containers by cgroups below these folders: memory=DIR,cpu=DIR,pids=DIR, or unified=DIR
+    #[arg(long, value_name = "DIRS", value_parser = parse_limits, conflicts_with = "limits_refused")]
+    limits_below: Option<CgroupRoots>,
+    /// Most processes and threads of a pod, where containers are limited
+    #[arg(long, value_name = "N", default_value_t = portolan_lab::DEFAULT_POD_PIDS)]
+    pod_pids_limit: u32,
+    /// Say on the Node why limits that were asked for are not enforced
+    #[arg(long, value_name = "REASON", hide = true)]
+    limits_refused: Option<String>,
     /// Ask for images at this socket instead of asking registries from here
     #[arg(long, value_name = "SOCKET", hide = true)]
     image_broker: Option<PathBuf>,
     #[command(flatten)]
     cluster: ClusterArgs,
+}
+
+fn parse_limits(text: &str) -> Result<CgroupRoots, String> {
+    CgroupRoots::parse(text).ok_or_else(|| "write memory=DIR,cpu=DIR,pids=DIR, or unified=DIR".to_owned())
 }
 
 /// Runs the node until the process is told to end.
@@ -80,6 +95,11 @@ pub async fn run(args: AgentArgs) -> Result<(), Failure> {
         heartbeat: Duration::from_secs(args.heartbeat_secs),
         bgp_hold_time_secs: args.bgp_hold_secs,
         mtu_bytes: args.mtu,
+        limits: match (args.limits_below, args.limits_refused) {
+            (Some(roots), _) => Limits::Enforced(NodeLimits { roots, pod_pids: args.pod_pids_limit.into() }),
+            (None, Some(reason)) => Limits::Refused(reason),
+            (None, None) => Limits::NotAsked,
+        },
         registries: args.registries.options(),
         image_broker: args.image_broker,
         dns_ttl_secs: crate::settings::DNS_TTL_SECS,

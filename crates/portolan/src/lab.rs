@@ -35,6 +35,13 @@ pub struct LabArgs {
     image_store: Option<PathBuf>,
     #[command(flatten)]
     registries: crate::image::RegistryArgs,
+    /// Enforce containers' memory, CPU and process limits by cgroups; as root
+    #[arg(long)]
+    limits: bool,
+    /// Most processes and threads of a pod, with --limits
+    #[arg(long, value_name = "N", default_value_t = portolan_lab::DEFAULT_POD_PIDS, requires = "limits",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pod_pids_limit: u32,
 }
 
 impl LabArgs {
@@ -48,6 +55,8 @@ impl LabArgs {
         let mut config = LabConfig::new(&self.name, self.nodes, exe, self.image_store());
         config.iptables_dir = crate::tools::deb_bin();
         config.registries = self.registries.flags();
+        config.limits = self.limits;
+        config.pod_pids = self.pod_pids_limit;
         Ok(config)
     }
 }
@@ -95,6 +104,11 @@ pub fn up(args: &LabArgs, detach: bool) -> Result<(), Failure> {
     ensure_nginx(args)?;
     let attachment = if detach { Attachment::Detached } else { Attachment::Attached };
     let lab = portolan_lab::up(&args.config()?, attachment).map_err(failed)?;
+    if let portolan_lab::Limits::Refused(reason) = lab.limits() {
+        eprintln!(
+            "portolan: limits of containers are not enforced: {reason}; the nodes' condition LimitsEnforced says so"
+        );
+    }
     let say = || {
         let name = &args.name;
         println!(

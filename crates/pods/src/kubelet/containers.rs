@@ -15,6 +15,7 @@ use crate::etc_files;
 use crate::image::layer::open_inside;
 use crate::image::{Image, Reference};
 use crate::lifecycle::{Sandbox, Stopping};
+use crate::limits::Limits;
 use crate::resolv::resolv_conf;
 use crate::shim::client::ShimError;
 use crate::shim::protocol::{Request, StartContainer};
@@ -115,6 +116,7 @@ impl Worker {
             image: image.reference.clone(),
             image_id: format!("{repository}@{}", image.digest),
             stop_signal: stop_signal(config),
+            limits: Limits::of(container),
         })
     }
 

@@ -34,6 +34,7 @@ use crate::exec::{self, ExecError, ExecRequest, ExecSession};
 use crate::ident::PodIdent;
 use crate::image::pull::ImagePuller;
 use crate::lifecycle::NodeFacts;
+use crate::limits::NodeLimits;
 use crate::logs::{self, LogError, LogOptions};
 use crate::resolv::ClusterDns;
 use worker::{Message, Worker};
@@ -58,6 +59,8 @@ pub struct KubeletConfig {
     /// Our own binary, whose `main` calls [`crate::reexec`] first.
     pub exe: PathBuf,
     pub puller: Arc<dyn ImagePuller>,
+    /// How containers are limited; `None`: not at all.
+    pub limits: Option<NodeLimits>,
 }
 
 /// A pod's network, made and removed by someone else.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Shared;
+use crate::cgroups;
 use crate::ident::PodIdent;
 use crate::shim::client::{Seed, Shim, ShimError};
 use crate::shim::protocol::Request;
@@ -40,7 +41,7 @@ pub(super) async fn make(
     let text = |error: ShimError| error.to_string();
     let dir = shared.config.state_dir.join(&ident.uid);
     if known.is_none() {
-        let seed = Seed { pod: ident.clone(), runs };
+        let seed = Seed { pod: ident.clone(), runs, limits: shared.config.limits.clone() };
         *known = Some(Shim::start(&shared.config.exe, &dir, &seed).await.map_err(text)?);
     }
     let Some(shim) = known else {
@@ -82,6 +83,11 @@ pub(super) async fn tear_down(shared: &Shared, ident: &PodIdent, shim: Option<Sh
     }
     let dir = shared.config.state_dir.join(&ident.uid);
     end_processes(&dir, shim).await;
+    if let Some(limits) = shared.config.limits.clone() {
+        let uid = ident.uid.clone();
+        // What is left is the lab's to remove.
+        let _ = tokio::task::spawn_blocking(move || cgroups::remove_pod(&limits, &uid)).await;
+    }
     if let Err(error) = remove_folder(&dir).await {
         tracing::warn!(pod = %ident, %error, "the pod's folder is not deleted");
     }

@@ -15,6 +15,7 @@ use super::protocol::{PROTOCOL_VERSION, Reply, Request};
 use super::state::{PodState, Run};
 use super::wire;
 use crate::ident::PodIdent;
+use crate::limits::NodeLimits;
 
 /// How long a new shim may take to listen; it needs milliseconds.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
@@ -43,6 +44,9 @@ pub struct Seed {
     /// Runs under an earlier shim that died.
     #[serde(default)]
     pub runs: Vec<Run>,
+    /// How containers are limited; `None`: not at all.
+    #[serde(default)]
+    pub limits: Option<NodeLimits>,
 }
 
 /// A connection to one pod's shim.

@@ -12,12 +12,18 @@ use std::path::PathBuf;
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 use rustix::thread::UnshareFlags;
 
+use crate::limits::NodeLimits;
+
 const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 
 /// Moves the calling process, which must be single-threaded, into its own mount and cgroup namespace.
-pub fn enter() -> io::Result<()> {
+///
+/// One that joins its containers to cgroups stays in the cgroup namespace it is in: from a new one nobody can be moved
+/// to a cgroup beside it (cgroup2's mount option nsdelegate).
+pub fn enter(limited: Option<&NodeLimits>) -> io::Result<()> {
+    let own = if limited.is_some() { UnshareFlags::empty() } else { UnshareFlags::NEWCGROUP };
     // SAFETY: this process has one thread and shares no file table.
-    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::NEWCGROUP) }?;
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS | own) }?;
     rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
     if hide_cgroups().is_ok() {
         return Ok(());

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::state::PodState;
+use crate::limits::Limits;
 
 /// Raised when an older peer could not understand; both sides refuse another's version.
 pub const PROTOCOL_VERSION: u32 = 1;
@@ -56,6 +57,9 @@ pub struct StartContainer {
     pub image_id: String,
     /// Signal that asks it to stop.
     pub stop_signal: i32,
+    /// What it may use, where the node limits containers.
+    #[serde(default)]
+    pub limits: Limits,
 }
 
 /// Answered by the shim.

@@ -4,8 +4,8 @@
 //! for itself (SIGPIPE ignored), takes the terminal, and ties the container's life to the shim's.
 
 use std::error::Error;
-use std::fs;
-use std::os::fd::OwnedFd;
+use std::fs::{self, File};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -28,17 +28,17 @@ pub fn notes_dir(pod_dir: &Path) -> PathBuf {
 }
 
 /// Creates and starts the container of `bundle`; returns the pid of its init, a child of this process.
-pub fn start(pod_dir: &Path, id: &str, bundle: &Path, stdio: Stdio) -> Result<i32, String> {
+pub fn start(pod_dir: &Path, id: &str, bundle: &Path, stdio: Stdio, doors: &[File]) -> Result<i32, String> {
     let mut container =
-        builder(pod_dir, id, stdio, false)?.as_init(bundle).with_systemd(false).build().map_err(reason)?;
+        builder(pod_dir, id, stdio, false, doors)?.as_init(bundle).with_systemd(false).build().map_err(reason)?;
     container.start().map_err(reason)?;
     let pid = container.pid().ok_or("the container has no init process")?;
     Ok(pid.as_raw())
 }
 
 /// Runs another process in a container; returns its pid, a child of this process.
-pub fn exec(pod_dir: &Path, id: &str, process: &Path, stdio: Stdio, tty: bool) -> Result<i32, String> {
-    let pid = builder(pod_dir, id, stdio, tty)?
+pub fn exec(pod_dir: &Path, id: &str, process: &Path, stdio: Stdio, tty: bool, doors: &[File]) -> Result<i32, String> {
+    let pid = builder(pod_dir, id, stdio, tty, doors)?
         .as_tenant()
         .with_process(Some(process))
         .with_detach(true)
@@ -47,9 +47,10 @@ pub fn exec(pod_dir: &Path, id: &str, process: &Path, stdio: Stdio, tty: bool) -
     Ok(pid.as_raw())
 }
 
-fn builder(pod_dir: &Path, id: &str, stdio: Stdio, tty: bool) -> Result<ContainerBuilder, String> {
+fn builder(pod_dir: &Path, id: &str, stdio: Stdio, tty: bool, doors: &[File]) -> Result<ContainerBuilder, String> {
+    let doors = doors.iter().map(AsRawFd::as_raw_fd).collect();
     ContainerBuilder::new(id.to_owned(), SyscallType::default())
-        .with_executor(Payload { tty })
+        .with_executor(Payload { tty, doors })
         .with_root_path(notes_dir(pod_dir))
         .map_err(reason)?
         .with_stdin(stdio.stdin)
@@ -76,10 +77,19 @@ fn reason(error: impl Error) -> String {
 #[derive(Clone)]
 struct Payload {
     tty: bool,
+    /// Open `cgroup.procs` of the cgroups to join; the builder's caller holds them.
+    doors: Vec<RawFd>,
 }
 
 impl Executor for Payload {
     fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
+        for door in &self.doors {
+            // SAFETY: the descriptor is open in this copy of the shim. `0` is the process that writes.
+            if unsafe { libc::write(*door, c"0".as_ptr().cast(), 1) } != 1 {
+                let error = std::io::Error::last_os_error();
+                return Err(ExecutorError::Other(format!("cannot join the container's cgroup: {error}")));
+            }
+        }
         // SAFETY: plain system calls on values of our own; this process has one thread.
         unsafe {
             let mut none: libc::sigset_t = std::mem::zeroed();

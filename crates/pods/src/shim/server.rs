@@ -22,7 +22,9 @@ use super::runtime::{self, Stdio};
 use super::state::{Ended, PodState, ProcessId, Run, STATE_VERSION};
 use super::wire::{self, Inbox, Received};
 use super::{isolate, sandbox};
+use crate::cgroups::PodCgroups;
 use crate::image::InUse;
+use crate::limits::Limits;
 
 /// Runs of a container that are kept in the state: the last and the one before.
 const KEPT_RUNS: usize = 2;
@@ -85,6 +87,8 @@ struct Server {
     logs: HashMap<String, LogFile>,
     /// The images that running containers have below them, by run.
     in_use: HashMap<String, InUse>,
+    /// `None` where containers are not limited.
+    cgroups: Option<PodCgroups>,
     quitting: bool,
 }
 
@@ -121,7 +125,8 @@ impl Server {
     fn open(dir: PathBuf) -> io::Result<Self> {
         std::env::set_current_dir(&dir)?;
         let seed: Seed = serde_json::from_slice(&fs::read("pod.json")?)?;
-        isolate::enter()?;
+        let cgroups = seed.limits.as_ref().map(|limits| PodCgroups::make(limits, &seed.pod.uid)).transpose()?;
+        isolate::enter(seed.limits.as_ref())?;
         fs::create_dir_all(runtime::notes_dir(&dir))?;
         let _ = fs::remove_file("shim.sock");
         let listener = UnixListener::bind("shim.sock")?;
@@ -147,6 +152,7 @@ impl Server {
             pumps: Vec::new(),
             logs: HashMap::new(),
             in_use: HashMap::new(),
+            cgroups,
             quitting: false,
         })
     }
@@ -364,7 +370,8 @@ impl Server {
             stdout: out_writer.into(),
             stderr: err_writer.into(),
         };
-        let pid = runtime::start(&self.dir, id, bundle, stdio)?;
+        let doors = self.cgroup_of(id, Some(&start.limits)).map_err(text("limit it"))?;
+        let pid = runtime::start(&self.dir, id, bundle, stdio, &doors)?;
         self.logs.insert(id.to_owned(), log);
         for (output, reader) in [(Output::Stdout, out_reader), (Output::Stderr, err_reader)] {
             let source = File::from(OwnedFd::from(reader));
@@ -372,6 +379,15 @@ impl Server {
             self.pumps.push(Pump { run: id.to_owned(), output, source });
         }
         Ok(self.adopt(pid, ChildKind::Container(id.to_owned())))
+    }
+
+    /// The doors of a run's cgroup, which is made if limits are given; none where containers are not limited.
+    fn cgroup_of(&self, id: &str, limits: Option<&Limits>) -> io::Result<Vec<File>> {
+        let Some(cgroups) = &self.cgroups else { return Ok(Vec::new()) };
+        if let Some(limits) = limits {
+            cgroups.make_run(id, limits)?;
+        }
+        cgroups.doors(id)
     }
 
     /// Only the newest runs stay; what older ones left is deleted, their logs too.
@@ -408,7 +424,8 @@ impl Server {
         let stdio = Stdio { stdin, stdout, stderr };
         let began = fs::write(&path, process.to_string())
             .map_err(|error| format!("cannot write {}: {error}", path.display()))
-            .and_then(|()| runtime::exec(&self.dir, &run, &path, stdio, tty))
+            .and_then(|()| self.cgroup_of(&run, None).map_err(|error| format!("cannot join its limits: {error}")))
+            .and_then(|doors| runtime::exec(&self.dir, &run, &path, stdio, tty, &doors))
             .map(|pid| self.adopt(pid, ChildKind::Exec(id)));
         let _ = fs::remove_file(path);
         match began {
@@ -460,15 +477,15 @@ impl Server {
         if let Some(mut log) = self.logs.remove(id) {
             let _ = log.finish(now);
         }
+        let was_oom_killed = self.cgroups.as_ref().is_some_and(|cgroups| cgroups.was_oom_killed(id));
         self.discard(id);
         if let Some(run) = self.state.runs.iter_mut().find(|run| run.id == id) {
-            run.ended = Some(Ended {
-                at: now,
-                exit_code,
-                signal,
-                reason: if exit_code == 0 { "Completed" } else { "Error" }.to_owned(),
-                message: None,
-            });
+            let reason = match exit_code {
+                0 => "Completed",
+                _ if was_oom_killed => "OOMKilled",
+                _ => "Error",
+            };
+            run.ended = Some(Ended { at: now, exit_code, signal, reason: reason.to_owned(), message: None });
         }
     }
 
@@ -479,6 +496,9 @@ impl Server {
         let _ = fs::remove_dir_all(bundle);
         let _ = fs::remove_dir_all(runtime::notes_dir(&self.dir).join(id));
         self.in_use.remove(id);
+        if let Some(cgroups) = &self.cgroups {
+            cgroups.remove_run(id);
+        }
     }
 
     /// Reads all there is now.

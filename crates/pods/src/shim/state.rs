@@ -89,7 +89,7 @@ pub struct Ended {
     /// 128+n if killed by signal n; 128 if it never started.
     pub exit_code: i32,
     pub signal: Option<i32>,
-    /// `Completed`, `Error`, `StartError`.
+    /// `Completed`, `Error`, `OOMKilled`, `StartError`.
     pub reason: String,
     pub message: Option<String>,
 }

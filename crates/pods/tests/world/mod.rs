@@ -267,6 +267,7 @@ fn start(dir: &Path, cluster: &Arc<Cluster>) -> Arc<Kubelet> {
         resolv_conf: PathBuf::from("/nonexistent"),
         exe: std::env::current_exe().expect("has a name"),
         puller: Arc::new(StorePuller { store: store(), options: PullOptions::default(), broker: None }),
+        limits: None,
     };
     Kubelet::start(config, cluster.clone(), cluster.clone())
 }

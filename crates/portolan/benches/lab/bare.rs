@@ -93,7 +93,7 @@ pub fn pod(runtime: &Runtime, exe: &Path, image: &Image, dir: &Path) -> Outcome<
     let ident = PodIdent { namespace: "default".into(), name: "bare".into(), uid: "bare".into() };
     let container = container(image, dir)?;
     let start = Instant::now();
-    let shim = runtime.block_on(Shim::start(exe, dir, &Seed { pod: ident, runs: Vec::new() }))?;
+    let shim = runtime.block_on(Shim::start(exe, dir, &Seed { pod: ident, runs: Vec::new(), limits: None }))?;
     let answered = run(runtime, &shim, container);
     runtime.block_on(shim.call(&Request::Quit))?;
     Ok(answered?.duration_since(start))
@@ -134,6 +134,7 @@ fn container(image: &Image, dir: &Path) -> Outcome<StartContainer> {
         image: image.reference.clone(),
         image_id: image.id.clone(),
         stop_signal: stop_signal(&image.config),
+        limits: Default::default(),
     })
 }
 

@@ -2,6 +2,9 @@
 
 mod world;
 
+#[path = "pods/departure.rs"]
+mod departure;
+
 use std::collections::BTreeSet;
 use std::time::Instant;
 

@@ -8,7 +8,7 @@ use std::ffi::{CStr, OsString};
 use std::net::IpAddr;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, Once};
 use std::time::{Duration, Instant};
 
@@ -73,6 +73,10 @@ pub struct Cluster {
     pub detached: Mutex<Vec<String>>,
     /// So many attachments fail before one succeeds.
     pub failing_attachments: AtomicU32,
+    /// Services select the pods.
+    pub is_endpoint: AtomicBool,
+    /// 1: they can do without them; 2: nobody sends to them any more.
+    pub services_let_go: tokio::sync::watch::Sender<u8>,
 }
 
 impl PodApi for Cluster {
@@ -118,6 +122,20 @@ impl PodNetwork for Cluster {
     fn detach(&self, pod: &PodIdent) -> BoxFuture<'_, Result<(), String>> {
         self.detached.lock().expect("whole").push(pod.name.clone());
         async { Ok(()) }.boxed()
+    }
+
+    fn wait_spare<'a>(&'a self, _: &'a Pod) -> BoxFuture<'a, bool> {
+        let mut let_go = self.services_let_go.subscribe();
+        async move {
+            let is_endpoint = self.is_endpoint.load(Ordering::SeqCst);
+            is_endpoint && let_go.wait_for(|stage| *stage >= 1).await.is_ok()
+        }
+        .boxed()
+    }
+
+    fn wait_silent<'a>(&'a self, _: &'a Pod) -> BoxFuture<'a, ()> {
+        let mut let_go = self.services_let_go.subscribe();
+        async move { drop(let_go.wait_for(|stage| *stage >= 2).await) }.boxed()
     }
 }
 

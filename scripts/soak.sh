@@ -7,7 +7,7 @@ rounds=${ROUNDS:-20}
 cargo build --locked --workspace --all-targets
 for round in $(seq "$rounds"); do
     target/debug/portolan walk > target/soak-walk.log || { cat target/soak-walk.log; echo "round $round of $rounds: the walk failed"; exit 1; }
-    PORTOLAN_DEATH_ROUNDS=3 cargo test --locked -q --workspace --test deaths --test outages --test traffic --test rollout > target/soak-deaths.log 2>&1 || { cat target/soak-deaths.log; echo "round $round of $rounds: a test failed"; exit 1; }
+    PORTOLAN_DEATH_ROUNDS=3 PORTOLAN_ROLLOUT_ROUNDS=3 cargo test --locked -q --workspace --test deaths --test outages --test traffic --test rollout > target/soak-deaths.log 2>&1 || { cat target/soak-deaths.log; echo "round $round of $rounds: a test failed"; exit 1; }
     cargo test --locked -q --workspace --test lab --test lan --test pods > target/soak-rooms.log 2>&1 || { cat target/soak-rooms.log; echo "round $round of $rounds: a test failed"; exit 1; }
     echo "round $round of $rounds: all held (${SECONDS}s)"
 done

@@ -9,6 +9,7 @@ mod support;
 mod load;
 
 use std::net::SocketAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use load::{Load, Source};
 use portolan_lab::Place;
@@ -21,8 +22,12 @@ const BIG_BYTES: usize = 8 << 20;
 /// Requests that a change must see to show something.
 const ENOUGH: usize = 20;
 
-fn world() -> &'static World {
-    support::world("t-rollout")
+/// A frozen agent is the concern of its own test only.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+fn space(name: &'static str) -> (Space, MutexGuard<'static, ()>) {
+    let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    (support::world("t-rollout").space(name), turn)
 }
 
 /// nginx behind a Service, three replicas with a readiness probe.
@@ -142,7 +147,7 @@ fn all_changes(space: Space, load: &Load, round: usize) {
 
 #[test]
 fn no_request_fails_while_pods_come_and_go() {
-    let space = world().space("rollout");
+    let (space, _turn) = space("rollout");
     deploy(space);
     space.shell("shell", "node-1");
     let rounds = std::env::var("PORTOLAN_ROLLOUT_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
@@ -159,9 +164,54 @@ fn no_request_fails_while_pods_come_and_go() {
     assert_eq!(events, "", "every pod was free of traffic before it was told to stop");
 }
 
+/// Frozen by a signal, thawed whatever happens.
+struct Frozen(&'static World, &'static str);
+
+impl Frozen {
+    fn agent(world: &'static World, unit: &'static str) -> Frozen {
+        world.lab().signal(unit, libc::SIGSTOP).expect("frozen");
+        Frozen(world, unit)
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        let _ = self.0.lab().signal(self.1, libc::SIGCONT);
+    }
+}
+
+#[test]
+fn a_pod_is_held_while_the_rules_of_a_slow_node_still_send_to_it() {
+    let (space, _turn) = space("slow");
+    deploy(space);
+    let on_1 = space.field("pods -l app=web", ".items[?(@.spec.nodeName==\"node-1\")].metadata.name");
+    let pod = on_1.split_whitespace().next().expect("three pods on two nodes").to_owned();
+    let cluster = format!("{}:80", space.field("svc/web", ".spec.clusterIP")).parse().expect("an address");
+    let place = "node-2".parse::<Place>().expect("a place");
+    let load = Load::begin(
+        space.world,
+        vec![Source { name: "slow node", place, node: "node-2", target: cluster, path: "/", slowly: false }],
+    );
+    let frozen = Frozen::agent(space.world, "agent-node-2");
+    space.kubectl(&format!("delete pod {pod} --wait=false")).done();
+    let seen = || space.json(&format!("pod {pod}"));
+    wait_for("the pod to be shown as not ready", 30, || (!is_ready(&seen())).then_some(()));
+    // A third of them goes to the pod, by rules that nobody can change now.
+    let asked = load.asked();
+    wait_for("requests from the slow node", 30, || (load.asked() >= asked + 2 * ENOUGH).then_some(()));
+    let state = &seen()["status"]["containerStatuses"][0]["state"];
+    assert!(state["running"].is_object(), "it was told to stop while node-2 sent to it: {state}");
+    drop(frozen);
+    settle(space, 3);
+    let (asked, failures) = load.end();
+    failures.iter().for_each(|failure| println!("{failure}"));
+    assert!(failures.is_empty(), "{} of {asked} requests failed, listed above", failures.len());
+    assert_eq!(space.kubectl("get events --field-selector reason=NotDrained").out, "");
+}
+
 #[test]
 fn a_pod_that_nobody_replaces_is_not_kept_waiting() {
-    let space = world().space("leaving");
+    let (space, _turn) = space("leaving");
     deploy(space);
     // Half of the grace time is what a pod may be held: 15 s of the default 30.
     let held = std::time::Duration::from_secs(15);

@@ -22,7 +22,9 @@ const LIST_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta";
 pub fn definitions() -> Definitions {
     use k8s_openapi::api::{apps::v1 as apps, autoscaling::v1 as scaling};
     use k8s_openapi::api::{
+        authentication::v1 as authentication, authorization::v1 as authorization,
         coordination::v1 as coordination, core::v1 as core, discovery::v1 as discovery,
+        events::v1 as events, policy::v1 as policy,
     };
     use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 
@@ -42,6 +44,11 @@ pub fn definitions() -> Definitions {
     generator.subschema_for::<scaling::Scale>();
     generator.subschema_for::<coordination::Lease>();
     generator.subschema_for::<discovery::EndpointSlice>();
+    generator.subschema_for::<events::Event>();
+    generator.subschema_for::<authentication::SelfSubjectReview>();
+    generator.subschema_for::<authorization::SelfSubjectAccessReview>();
+    generator.subschema_for::<authorization::SelfSubjectRulesReview>();
+    generator.subschema_for::<policy::Eviction>();
     generator.subschema_for::<meta::DeleteOptions>();
     generator.subschema_for::<meta::Status>();
     generator.subschema_for::<meta::ListMeta>();

@@ -342,6 +342,9 @@ impl Table<'_> {
         let Some(json) = json else {
             return self.inlined(field, schema);
         };
+        if self.is_bare_list(&field.wire) {
+            return None;
+        }
         let (wire, target) = self.wire(&field.wire);
         let is_required = required(&definitions[schema]).contains(json.as_str());
         let omit_zero = match &field.wire {
@@ -362,6 +365,18 @@ impl Table<'_> {
             wire,
             target,
         })
+    }
+
+    /// A message that is a plain list in JSON (`ExtraValue`): it stands in what servers answer, not in
+    /// what clients send, and is skipped.
+    fn is_bare_list(&self, wire: &PbType) -> bool {
+        match wire {
+            PbType::Scalar(_) => false,
+            PbType::Message(name) => {
+                let is_special = SPECIAL.iter().any(|(special, _)| special == name);
+                !is_special && !self.definitions.contains_key(name)
+            }
+        }
     }
 
     fn wire(&mut self, wire: &PbType) -> (String, Option<String>) {

@@ -124,6 +124,7 @@ const ABSENT: &[&str] = &[
     "EphemeralContainerCommon.stdinOnce",
     "EphemeralContainerCommon.tty",
     "Event.count",
+    "Event.deprecatedCount",
     "EventSeries.count",
     "FCVolumeSource.readOnly",
     "FlexVolumeSource.readOnly",
@@ -163,6 +164,9 @@ const ABSENT: &[&str] = &[
     "Status.code",
     "StatusDetails.retryAfterSeconds",
     "StorageOSVolumeSource.readOnly",
+    "SubjectAccessReviewStatus.allowed",
+    "SubjectAccessReviewStatus.denied",
+    "SubjectRulesReviewStatus.incomplete",
     "VolumeMount.readOnly",
     "VolumeMountStatus.readOnly",
 ];

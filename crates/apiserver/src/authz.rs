@@ -2,13 +2,15 @@
 //!
 //! The first authorizer knows three sorts of users: administrators (`system:masters`), nodes
 //! (`system:nodes`: their own Node, Lease and pods, and reading what a node's network needs), and
-//! everybody else (health and version; whoever has a certificate may also read discovery).
+//! everybody else (health and version; whoever has a certificate may also read discovery and ask what
+//! he may).
 
 use serde_json::Value;
 
 use crate::authn::User;
 use crate::object;
-use crate::registry::Resource;
+use crate::registry::{RESOURCES, Resource};
+use crate::rest::review::is_question;
 use crate::status::ApiError;
 
 /// What a user wants to do.
@@ -39,6 +41,33 @@ pub trait Authorizer: Send + Sync + 'static {
 
     /// A second look once the body of a create is known.
     fn allows_new(&self, user: &User, resource: &Resource, object: &Value) -> bool;
+
+    /// What a user may do, for `kubectl auth can-i --list`.
+    fn rules(&self, user: &User) -> Rules;
+}
+
+/// What a user may do, in the shape of Kubernetes' roles.
+#[derive(Debug, Default, PartialEq)]
+pub struct Rules {
+    pub resources: Vec<Rule>,
+    /// (verb, paths) of what is no object.
+    pub paths: Vec<(&'static str, Vec<String>)>,
+}
+
+/// Verbs on resources of one group; with a name, on that object alone.
+#[derive(Debug, PartialEq)]
+pub struct Rule {
+    pub verbs: Vec<&'static str>,
+    pub group: &'static str,
+    pub resources: Vec<String>,
+    pub name: Option<String>,
+}
+
+impl Rule {
+    fn new(verbs: &[&'static str], group: &'static str, resources: &[&str], name: Option<&str>) -> Rule {
+        let resources = resources.iter().map(|resource| (*resource).to_owned()).collect();
+        Rule { verbs: verbs.to_vec(), group, resources, name: name.map(str::to_owned) }
+    }
 }
 
 /// Administrators, nodes, everybody.
@@ -68,6 +97,7 @@ impl Authorizer for Builtin {
         }
         match attempt {
             Attempt::Path { verb, path } => is_open_path(user, verb, path),
+            Attempt::Object { verb: "create", resource, .. } if is_question(resource) => !user.is_anonymous(),
             Attempt::Object { .. } => user.node().is_some_and(|node| node_may(node, attempt, facts)),
         }
     }
@@ -79,13 +109,62 @@ impl Authorizer for Builtin {
             _ => true,
         }
     }
+
+    fn rules(&self, user: &User) -> Rules {
+        if user.is_in("system:masters") {
+            return Rules {
+                resources: vec![Rule::new(&["*"], "*", &["*"], None)],
+                paths: vec![("*", vec!["*".into()])],
+            };
+        }
+        let under = |root: &&str| [(*root).to_owned(), format!("{root}/*")];
+        let mut paths: Vec<String> = HEALTH_PATHS.iter().flat_map(under).collect();
+        let mut resources = Vec::new();
+        if !user.is_anonymous() {
+            paths.extend(DISCOVERY_PATHS.iter().flat_map(under));
+            resources.extend(questions());
+        }
+        resources.extend(user.node().map(node_rules).unwrap_or_default());
+        Rules { resources, paths: vec![("get", paths)] }
+    }
+}
+
+/// Paths that are open to everybody, with all below them.
+const HEALTH_PATHS: [&str; 4] = ["/healthz", "/livez", "/readyz", "/version"];
+/// Paths that are open to whoever is known.
+const DISCOVERY_PATHS: [&str; 3] = ["/api", "/apis", "/openapi"];
+
+/// What everybody who is known may ask of himself.
+fn questions() -> Vec<Rule> {
+    let rows = RESOURCES.iter().filter(|row| is_question(row));
+    rows.map(|row| Rule::new(row.verbs, row.group, &[row.plural], None)).collect()
+}
+
+/// The same that `node_may` says, as rules; which pods are a node's own no rule can say.
+fn node_rules(node: &str) -> Vec<Rule> {
+    let reads = ["get", "list", "watch"];
+    let writes = ["create", "update", "patch"];
+    let mut rules: Vec<Rule> = RESOURCES
+        .iter()
+        .filter(|row| NODE_READS.contains(&row.plural))
+        .map(|row| Rule::new(&reads, row.group, &[row.plural], None))
+        .collect();
+    rules.extend([
+        Rule::new(&["create", "delete"], "", &["pods"], None),
+        Rule::new(&["get", "update", "patch"], "", &["pods/status"], None),
+        Rule::new(&writes, "", &["events"], None),
+        Rule::new(&["create"], "", &["nodes"], None),
+        Rule::new(&writes, "", &["nodes", "nodes/status"], Some(node)),
+        Rule::new(&["create"], "coordination.k8s.io", &["leases"], None),
+        Rule::new(&["create", "update", "patch", "delete"], "coordination.k8s.io", &["leases"], Some(node)),
+    ]);
+    rules
 }
 
 fn is_open_path(user: &User, verb: &str, path: &str) -> bool {
     let under = |root: &str| path == root || path.strip_prefix(root).is_some_and(|rest| rest.starts_with('/'));
-    let health = ["/healthz", "/livez", "/readyz", "/version"];
-    let discovery = ["/api", "/apis", "/openapi"];
-    verb == "get" && (health.into_iter().any(under) || (!user.is_anonymous() && discovery.into_iter().any(under)))
+    let is_open = HEALTH_PATHS.into_iter().any(under);
+    verb == "get" && (is_open || (!user.is_anonymous() && DISCOVERY_PATHS.into_iter().any(under)))
 }
 
 fn node_may(node: &str, attempt: &Attempt, facts: &dyn Facts) -> bool {
@@ -182,6 +261,29 @@ mod tests {
         }
         let elsewhere = serde_json::json!({ "spec": { "nodeName": "node-2" } });
         assert!(!Builtin.allows_new(&node, registry::row("pods"), &elsewhere));
+    }
+
+    #[test]
+    fn what_the_rules_say_of_a_node_is_what_it_may() {
+        let node = User { name: "system:node:node-1".into(), groups: vec!["system:nodes".into()] };
+        for rule in Builtin.rules(&node).resources {
+            for (verb, what) in rule.verbs.iter().flat_map(|verb| rule.resources.iter().map(move |what| (verb, what))) {
+                // Its own Lease lies in the namespace of Leases.
+                let namespace = if what == "leases" { "kube-node-lease" } else { "default" };
+                let name = rule.name.as_deref().unwrap_or("pod-1");
+                assert!(may(&node, verb, what, namespace, name), "{verb} {what} {name}");
+            }
+        }
+        let everything = Builtin.rules(&User { name: "admin".into(), groups: vec!["system:masters".into()] });
+        assert_eq!(everything.resources, [Rule::new(&["*"], "*", &["*"], None)]);
+        assert!(Builtin.rules(&User::anonymous()).resources.is_empty());
+    }
+
+    #[test]
+    fn everybody_who_is_known_may_ask_about_himself() {
+        let ann = User { name: "ann".into(), groups: vec!["system:authenticated".into()] };
+        assert!(may(&ann, "create", "selfsubjectaccessreviews", "", ""));
+        assert!(!may(&User::anonymous(), "create", "selfsubjectaccessreviews", "", ""));
     }
 
     #[test]

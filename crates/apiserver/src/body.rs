@@ -5,7 +5,7 @@ use http::HeaderMap;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use portolan_kinds::schema::{self, Problem};
-use portolan_kinds::{protobuf, yaml};
+use portolan_kinds::{duplicates, protobuf, yaml};
 use serde_json::Value;
 
 use crate::object;
@@ -79,6 +79,14 @@ impl FieldValidation {
     }
 }
 
+/// Members that a body says twice, for [`conform`]; only JSON can: the other forms are refused, or have none.
+pub fn said_twice(media_type: &str, body: &[u8]) -> Vec<String> {
+    if !media_type.ends_with("json") {
+        return Vec::new();
+    }
+    duplicates::of_json(body).iter().map(|path| format!("duplicate field \"{path}\"")).collect()
+}
+
 /// Makes the object one of `api_version` and `kind`: fills both in if absent, refuses others, refuses
 /// wrong types, and refuses or removes unknown fields. Gives back the warnings to send along.
 pub fn conform(
@@ -86,6 +94,16 @@ pub fn conform(
     api_version: &str,
     kind: &str,
     validation: FieldValidation,
+) -> ApiResult<Vec<String>> {
+    conform_sent(object, (api_version, kind), validation, &[])
+}
+
+/// The same for an object whose body said some members twice.
+pub fn conform_sent(
+    object: &mut Value,
+    (api_version, kind): (&str, &str),
+    validation: FieldValidation,
+    twice: &[String],
 ) -> ApiResult<Vec<String>> {
     if !object.is_object() {
         return Err(ApiError::bad_request("the body is no object"));
@@ -106,14 +124,14 @@ pub fn conform(
             "the API version in the data ({got_version}) does not match the expected API version ({api_version})"
         )));
     }
-    check_fields(object, api_version, kind, validation)
+    check_fields(object, (api_version, kind), validation, twice)
 }
 
 fn check_fields(
     object: &mut Value,
-    api_version: &str,
-    kind: &str,
+    (api_version, kind): (&str, &str),
     validation: FieldValidation,
+    twice: &[String],
 ) -> ApiResult<Vec<String>> {
     let version = api_version.rsplit('/').next().unwrap_or(api_version);
     let (mut wrong, mut unknown) = (Vec::new(), Vec::new());
@@ -129,7 +147,7 @@ fn check_fields(
     if let Some(first) = wrong.first() {
         return Err(refused(first.to_string()));
     }
-    let said: Vec<String> = unknown.iter().map(ToString::to_string).collect();
+    let said: Vec<String> = twice.iter().cloned().chain(unknown.iter().map(ToString::to_string)).collect();
     if validation == FieldValidation::Strict && !said.is_empty() {
         return Err(refused(format!("strict decoding error: {}", said.join(", "))));
     }

@@ -3,6 +3,8 @@
 //! Everything is made only if it is absent; the Service's endpoints follow the advertised address.
 
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use jiff::Timestamp;
@@ -16,6 +18,9 @@ use crate::rest::update::modify;
 use crate::rest::{Api, WriteOptions};
 use crate::status::ApiResult;
 use crate::strategy::Part;
+
+/// How long the `kubernetes` Service may be gone: Kubernetes' own controller takes up to ten.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 
@@ -31,6 +36,21 @@ pub async fn run(api: &Api, advertise: IpAddr, port: u16) -> ApiResult<()> {
         ensure(api, resource, "default", object, options).await?;
     }
     Ok(())
+}
+
+/// Makes again what `kubectl delete svc --all` took along. Looks are cheap: they read memory.
+pub async fn keep(api: Arc<Api>, advertise: IpAddr, port: u16) {
+    let keys =
+        ["services", "endpoints", "endpointslices"].map(|plural| registry::row(plural).key("default", "kubernetes"));
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        if keys.iter().all(|key| api.store.get(key).is_some()) {
+            continue;
+        }
+        if let Err(problem) = run(&api, advertise, port).await {
+            tracing::warn!(%problem, "cannot make the Service kubernetes again; it is tried once more");
+        }
+    }
 }
 
 /// Makes the object, or brings what an older run advertised up to date.

@@ -4,7 +4,7 @@ use http::Response;
 use portolan_kinds::openapi;
 use serde_json::{Value, json};
 
-use crate::registry::{RESOURCES, Resource, VERBS, group_versions};
+use crate::registry::{RESOURCES, Resource, group_versions};
 use crate::rest::{Body, json_response, typed_response};
 use crate::status::{ApiError, ApiResult};
 
@@ -73,7 +73,7 @@ pub fn resources(group: &str, version: &str) -> ApiResult<Value> {
     for row in rows(group, version) {
         resources.push(json!({
             "name": row.plural, "singularName": row.singular, "namespaced": row.namespaced, "kind": row.kind,
-            "verbs": VERBS, "shortNames": row.short_names, "categories": row.categories,
+            "verbs": row.verbs, "shortNames": row.short_names, "categories": row.categories,
         }));
         for part in row.subresources {
             let (part_group, part_version, kind) = part.kind;
@@ -113,7 +113,7 @@ fn aggregated_resource(row: &Resource) -> Value {
     let mut value = json!({
         "resource": row.plural, "responseKind": kind((row.group, row.version, row.kind)),
         "scope": if row.namespaced { "Namespaced" } else { "Cluster" },
-        "singularResource": row.singular, "verbs": VERBS,
+        "singularResource": row.singular, "verbs": row.verbs,
         "shortNames": row.short_names, "categories": row.categories,
     });
     if !parts.is_empty() {

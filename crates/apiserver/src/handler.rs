@@ -7,7 +7,7 @@ use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use jiff::Timestamp;
 
-use crate::authn::User;
+use crate::authn::{self, User};
 use crate::authz::{self, Attempt};
 use crate::body;
 use crate::discovery;
@@ -18,7 +18,8 @@ use crate::status::{ApiError, ApiResult};
 
 pub async fn handle(api: Arc<Api>, user: Option<User>, request: Request<Incoming>) -> Response<Body> {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let answer = match authenticate(user, &request) {
+    let asked_by = authenticate(user, &request).and_then(|user| authn::impersonated(user, request.headers()));
+    let answer = match asked_by {
         Ok(user) => dispatch(api, user, request).await,
         Err(error) => Err(error),
     };
@@ -63,6 +64,9 @@ async fn dispatch(api: Arc<Api>, user: User, request: Request<Incoming>) -> Answ
 
 /// Everything that is no object.
 fn plain(route: Route, request: &Request<Incoming>) -> Answer {
+    if matches!(route, Route::Unknown) {
+        return Err(ApiError::no_path());
+    }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return Err(ApiError::new(
             405,
@@ -97,6 +101,9 @@ async fn object(api: Arc<Api>, user: User, target: Target, request: Request<Inco
     let resource = target.resource;
     let verb =
         request::verb(request.method(), &target, &query).ok_or_else(|| ApiError::method_not_allowed(resource))?;
+    if target.subresource.is_none() && !resource.verbs.contains(&verb) {
+        return Err(ApiError::method_not_allowed(resource));
+    }
     let attempt = Attempt::Object {
         verb,
         resource,
@@ -119,14 +126,17 @@ async fn object(api: Arc<Api>, user: User, target: Target, request: Request<Inco
     }
     let form = request::accepted_form(accept(&request)).ok_or_else(ApiError::not_acceptable)?;
     let (parts, incoming) = request.into_parts();
-    let call = Call { api, user, target, query, form, headers: parts.headers, now: Timestamp::now() };
+    let target = Target { resource: resource.stored(), ..target };
+    let call = Call { api, user, target, asked: resource, query, form, headers: parts.headers, now: Timestamp::now() };
     let body = body::read(incoming).await?;
     match (verb, call.target.subresource.as_deref()) {
         ("get", None) if call.query.is_set("watch") => rest::watch::watch(&call),
         ("get", None | Some("status" | "scale")) => rest::read::get(&call),
         ("list", None) => rest::read::list(&call),
         ("watch", None) => rest::watch::watch(&call),
+        ("create", None) if rest::review::is_question(resource) => rest::review::create(&call, &body),
         ("create", None) if call.target.name.is_none() => rest::create::create(&call, body).await,
+        ("create", Some("eviction")) => rest::evict::evict(&call, body).await,
         ("create", Some("binding")) => rest::create::bind(&call, body).await,
         ("update", None | Some("status" | "scale" | "finalize")) => rest::update::replace(&call, body).await,
         ("patch", None | Some("status" | "scale")) => rest::update::patch(&call, body).await,

@@ -32,6 +32,7 @@ mod server;
 pub mod status;
 pub mod strategy;
 mod table;
+pub mod view;
 
 use std::net::{IpAddr, TcpListener};
 use std::ops::RangeInclusive;

@@ -6,6 +6,8 @@
 
 use serde_json::Value;
 
+use crate::view::{self, View};
+
 /// One kind.
 #[derive(Debug)]
 pub struct Resource {
@@ -19,6 +21,9 @@ pub struct Resource {
     pub categories: &'static [&'static str],
     pub namespaced: bool,
     pub subresources: &'static [Subresource],
+    pub verbs: &'static [&'static str],
+    /// Set where another row stores the objects and this one shows them under other names.
+    pub view: Option<&'static View>,
     /// `metadata.generation` counts changes of everything but metadata and status.
     pub counts_generation: bool,
     /// Field selectors beyond `metadata.name` and `metadata.namespace`: (label, JSON pointer).
@@ -34,8 +39,8 @@ pub struct Subresource {
     pub verbs: &'static [&'static str],
 }
 
-/// Verbs of every kind here.
-pub const VERBS: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+/// Verbs of every kind that is stored.
+const VERBS: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 
 const GET_PATCH_UPDATE: &[&str] = &["get", "patch", "update"];
 
@@ -48,6 +53,7 @@ const SCALE: Subresource = Subresource { name: "scale", kind: ("autoscaling", "v
 const POD_SUBRESOURCES: &[Subresource] = &[
     Subresource { name: "attach", kind: ("", "v1", "PodAttachOptions"), verbs: &["create", "get"] },
     Subresource { name: "binding", kind: ("", "v1", "Binding"), verbs: &["create"] },
+    Subresource { name: "eviction", kind: ("policy", "v1", "Eviction"), verbs: &["create"] },
     Subresource { name: "exec", kind: ("", "v1", "PodExecOptions"), verbs: &["create", "get"] },
     Subresource { name: "log", kind: ("", "v1", "Pod"), verbs: &["get"] },
     status("", "v1", "Pod"),
@@ -73,6 +79,8 @@ const BASE: Resource = Resource {
     categories: &[],
     namespaced: true,
     subresources: &[],
+    verbs: VERBS,
+    view: None,
     counts_generation: false,
     fields: &[],
 };
@@ -192,7 +200,25 @@ pub static RESOURCES: &[Resource] = &[
         counts_generation: true,
         ..BASE
     },
+    Resource {
+        group: "events.k8s.io",
+        kind: "Event",
+        plural: "events",
+        singular: "event",
+        short_names: &["ev"],
+        view: Some(&view::EVENTS),
+        fields: view::EVENT_FIELDS,
+        ..BASE
+    },
+    question("authentication.k8s.io", "SelfSubjectReview", "selfsubjectreviews", "selfsubjectreview"),
+    question("authorization.k8s.io", "SelfSubjectAccessReview", "selfsubjectaccessreviews", "selfsubjectaccessreview"),
+    question("authorization.k8s.io", "SelfSubjectRulesReview", "selfsubjectrulesreviews", "selfsubjectrulesreview"),
 ];
+
+/// A kind that is answered and never stored.
+const fn question(group: &'static str, kind: &'static str, plural: &'static str, singular: &'static str) -> Resource {
+    Resource { group, kind, plural, singular, namespaced: false, verbs: &["create"], ..BASE }
+}
 
 impl Resource {
     /// `pods`, `deployments.apps`: how messages name a resource.
@@ -221,7 +247,8 @@ impl Resource {
 
     /// Where objects of this kind are stored; with a namespace, only that namespace's.
     pub fn prefix(&self, namespace: Option<&str>) -> String {
-        let group = if self.group.is_empty() { "core" } else { self.group };
+        let group = self.view.map_or(self.group, |view| view.stored_group);
+        let group = if group.is_empty() { "core" } else { group };
         match namespace {
             Some(namespace) => format!("/registry/{group}/{}/{namespace}/", self.plural),
             None => format!("/registry/{group}/{}/", self.plural),
@@ -280,7 +307,7 @@ mod tests {
     fn every_row_is_found_by_its_key_and_its_path() {
         for row in RESOURCES {
             let key = row.key("ns", "name");
-            assert!(std::ptr::eq(of_key(&key).expect("a row"), row), "{key}");
+            assert!(std::ptr::eq(of_key(&key).expect("a row"), row.stored()), "{key}");
             assert!(std::ptr::eq(find(row.group, row.version, row.plural).expect("a row"), row));
         }
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::object::ObjectIndex;
 use crate::registry::Resource;
 use crate::status::{ApiError, ApiResult};
+use crate::view;
 
 #[derive(Debug, Clone, PartialEq)]
 enum Requirement {
@@ -150,7 +151,7 @@ impl FieldSelector {
             if !is_selectable(resource, field) {
                 return Err(ApiError::bad_request(format!("field label not supported: {field}")));
             }
-            terms.push((field.to_owned(), value.to_owned(), equal));
+            terms.push((view::stored_field(resource, field), value.to_owned(), equal));
         }
         Ok(FieldSelector(terms))
     }

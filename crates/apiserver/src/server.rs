@@ -85,7 +85,15 @@ pub async fn serve(config: Config) -> Result<Server, ServeError> {
     bootstrap::run(&api, config.advertise, advertised_port)
         .await
         .map_err(|error| ServeError::Bootstrap(error.message))?;
+    let kept = bootstrap::keep(api.clone(), config.advertise, advertised_port);
     let server = Server { addrs, stop: CancellationToken::new(), tasks: TaskTracker::new() };
+    let stop = server.stop.clone();
+    server.tasks.spawn(async move {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = kept => {}
+        }
+    });
     for listener in config.listeners {
         let listener = tokio_listener(listener)?;
         let accepting = accept(listener, acceptor.clone(), api.clone(), server.stop.clone(), server.tasks.clone());

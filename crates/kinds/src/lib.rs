@@ -15,6 +15,7 @@
 //! Source: Kubernetes 1.33 API, by way of k8s-openapi 0.29 and k8s-pb 0.9 (see `xtask`).
 
 pub mod defaults;
+pub mod duplicates;
 mod generated;
 pub mod manifest;
 pub mod merge_keys;

@@ -66,6 +66,15 @@ pub fn dns1123_subdomain(name: &str) -> Vec<String> {
     wrong
 }
 
+/// Name of an Event: whatever may stand in a URL's path.
+pub fn path_segment(name: &str) -> Vec<String> {
+    if matches!(name, "." | "..") {
+        return vec![format!("may not be '{name}'")];
+    }
+    let barred = ["/", "%"].into_iter().filter(|barred| name.contains(barred));
+    barred.map(|barred| format!("may not contain '{barred}'")).collect()
+}
+
 /// Name of a Service.
 pub fn dns1035_label(name: &str) -> Vec<String> {
     let mut wrong = Vec::new();

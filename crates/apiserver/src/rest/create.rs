@@ -13,6 +13,7 @@ use crate::object::{self, ObjectIndex, meta_mut, text};
 use crate::registry::{self, Resource};
 use crate::status::{self, ApiError, ApiResult};
 use crate::strategy::{self, namespace, pod};
+use crate::view;
 
 pub async fn create(call: &Call, body: Bytes) -> Answer {
     let resource = call.target.resource;
@@ -20,14 +21,30 @@ pub async fn create(call: &Call, body: Bytes) -> Answer {
         return Err(ApiError::method_not_allowed(resource));
     }
     let options = call.write_options()?;
-    let mut object = body::parse(body::media_type(&call.headers), &body)?;
-    let warnings = body::conform(&mut object, &resource.api_version(), resource.kind, options.validation)?;
+    let media_type = body::media_type(&call.headers);
+    let mut object = body::parse(media_type, &body)?;
+    let twice = body::said_twice(media_type, &body);
+    let form = (call.asked.api_version(), call.asked.kind);
+    let warnings = body::conform_sent(&mut object, (&form.0, form.1), options.validation, &twice)?;
+    let object = stored_form(call, object)?;
     if !call.api.authorizer.allows_new(&call.user, resource, &object) {
         let why = format!("User \"{}\" may create only what belongs to it", call.user.name);
         return Err(ApiError::forbidden(resource, object::name(&object), &why));
     }
     let made = create_object(&call.api, resource, call.target.namespace(), object, options).await?;
     call.answer(201, made, &warnings)
+}
+
+/// The object as it is stored. One that comes in another form is checked by the rules of that form.
+fn stored_form(call: &Call, object: Value) -> ApiResult<Value> {
+    if call.asked.view.is_none() {
+        return Ok(object);
+    }
+    let errors = validate::create(&object);
+    match errors.is_empty() {
+        true => Ok(view::to_stored(call.asked, object)),
+        false => Err(ApiError::invalid(call.asked, object::name(&object), &errors)),
+    }
 }
 
 /// Stores a new object of a known shape; gives back its bytes.

@@ -8,7 +8,7 @@ use super::{ATTEMPTS, Answer, Api, Call, Landed, json_response, op, read, releas
 use crate::body;
 use crate::object::{self, child_mut, meta_mut, text};
 use crate::registry::{self, Resource};
-use crate::request::Target;
+use crate::request::{Query, Target};
 use crate::status::{self, ApiError, ApiResult};
 use crate::strategy::{self, pod, time_text};
 
@@ -37,8 +37,12 @@ impl DeleteOptions {
             true => json!({}),
             false => body::parse(body::media_type(&call.headers), body)?,
         };
-        let said = |pointer| Some(text(&sent, pointer).to_owned()).filter(|text| !text.is_empty());
-        let query = &call.query;
+        DeleteOptions::said(&sent, &call.query, call.write_options()?.dry_run)
+    }
+
+    /// From options as they were sent, and the query where those say nothing.
+    pub fn said(sent: &Value, query: &Query, dry_run: bool) -> ApiResult<DeleteOptions> {
+        let said = |pointer| Some(text(sent, pointer).to_owned()).filter(|text| !text.is_empty());
         let orphans = sent.get("orphanDependents").and_then(Value::as_bool);
         let propagation = said("/propagationPolicy")
             .or_else(|| query.given("propagationPolicy").map(str::to_owned))
@@ -58,7 +62,7 @@ impl DeleteOptions {
             propagation,
             uid: said("/preconditions/uid"),
             resource_version: said("/preconditions/resourceVersion"),
-            dry_run: sent.pointer("/dryRun/0").is_some() || call.write_options()?.dry_run,
+            dry_run: sent.pointer("/dryRun/0").is_some() || dry_run,
         })
     }
 }
@@ -87,7 +91,7 @@ pub async fn delete_collection(call: &Call, body: Bytes) -> Answer {
             Err(error) => return Err(error),
         }
     }
-    Ok(json_response(200, read::list_bytes(call.target.resource, &found, None, None)))
+    Ok(json_response(200, read::list_bytes(call.asked, &found, None, None)))
 }
 
 pub async fn delete_object(

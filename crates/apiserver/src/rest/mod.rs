@@ -8,7 +8,9 @@
 
 pub mod create;
 pub mod delete;
+pub mod evict;
 pub mod read;
+pub mod review;
 pub mod update;
 pub mod watch;
 
@@ -28,10 +30,10 @@ use crate::authz::{Authorizer, Facts};
 use crate::body::FieldValidation;
 use crate::nodes::NodeClient;
 use crate::object::{ObjectIndex, Stored};
-use crate::registry;
+use crate::registry::{self, Resource};
 use crate::request::{Form, Query, Target};
 use crate::status::{ApiError, ApiResult};
-use crate::table;
+use crate::{table, view};
 
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 pub type Body = UnsyncBoxBody<Bytes, BoxError>;
@@ -49,7 +51,10 @@ pub struct Api {
 pub struct Call {
     pub api: Arc<Api>,
     pub user: User,
+    /// Its resource is the row that stores the objects.
     pub target: Target,
+    /// The row that was asked for: what goes in and out is of this form.
+    pub asked: &'static Resource,
     pub query: Query,
     pub form: Form,
     pub headers: HeaderMap,
@@ -83,7 +88,7 @@ impl Call {
     /// One object, in the form the client asked for.
     pub fn answer(&self, code: u16, object: Bytes, warnings: &[String]) -> Answer {
         let bytes = match self.form {
-            Form::Json => object,
+            Form::Json => view::shown_bytes(self.asked, object),
             Form::Table | Form::Partial => {
                 let value: Value =
                     serde_json::from_slice(&object).map_err(|problem| ApiError::internal(problem.to_string()))?;

@@ -12,7 +12,7 @@ use crate::request::{Form, Query};
 use crate::selector::{FieldSelector, LabelSelector};
 use crate::status::{ApiError, ApiResult};
 use crate::strategy::scale;
-use crate::table;
+use crate::{table, view};
 
 /// Both selectors of a request.
 #[derive(Debug, Clone, Default)]
@@ -56,7 +56,7 @@ pub fn select(call: &Call) -> ApiResult<Found> {
 
 fn select_at(call: &Call, at: Option<u64>) -> ApiResult<Found> {
     let resource = call.target.resource;
-    let selection = Selection::of(&call.query, resource)?;
+    let selection = Selection::of(&call.query, call.asked)?;
     let store = &call.api.store;
     if let (Some(name), Some(namespace), None) = (selection.fields.only_name(), single_namespace(call), at) {
         // The revision is read first: the answer then holds at least at that revision.
@@ -124,7 +124,7 @@ pub fn list(call: &Call) -> Answer {
     let is_whole = query.given("labelSelector").is_none() && query.given("fieldSelector").is_none();
     let remaining = next.as_ref().filter(|_| is_whole).map(|_| remaining);
     match call.form {
-        Form::Json => Ok(json_response(200, list_bytes(call.target.resource, &found, next, remaining))),
+        Form::Json => Ok(json_response(200, list_bytes(call.asked, &found, next, remaining))),
         Form::Table => Ok(json_response(200, table_bytes(call, &found, next, remaining))),
         Form::Partial => Ok(json_response(200, partial_bytes(&found, next, remaining))),
     }
@@ -174,7 +174,7 @@ pub fn list_bytes(resource: &Resource, found: &Found, next: Option<String>, rema
         if at > 0 {
             bytes.push(b',');
         }
-        bytes.extend_from_slice(&entry.value);
+        bytes.extend_from_slice(&view::shown_bytes(resource, entry.value.clone()));
     }
     bytes.extend_from_slice(b"]}\n");
     bytes.into()

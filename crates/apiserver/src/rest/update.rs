@@ -1,10 +1,11 @@
 //! Update and patch: a change to one part of one object, tried again when somebody else was faster.
 
 use bytes::Bytes;
+use portolan_kinds::schema::{self, Problem};
 use portolan_kinds::validate::{ErrorKind, FieldError};
 use portolan_kinds::{defaults, patch, validate};
 use portolan_store::{Change, Expect};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{ATTEMPTS, Answer, Api, Call, Landed, WriteOptions, claim_ops, op, release_ops, unstored};
 use crate::alloc::{self, Plan};
@@ -14,11 +15,14 @@ use crate::registry::Resource;
 use crate::request::Target;
 use crate::status::{ApiError, ApiResult};
 use crate::strategy::{self, Part, scale};
+use crate::view;
 
 /// `PUT`.
 pub async fn replace(call: &Call, body: Bytes) -> Answer {
-    let sent = body::parse(body::media_type(&call.headers), &body)?;
-    change(call, |_| Ok(sent.clone())).await
+    let media_type = body::media_type(&call.headers);
+    let sent = body::parse(media_type, &body)?;
+    let twice = body::said_twice(media_type, &body);
+    change(call, &twice, |_| Ok(sent.clone())).await
 }
 
 /// `PATCH`.
@@ -31,11 +35,28 @@ pub async fn patch(call: &Call, body: Bytes) -> Answer {
     }
     let sent: Value = serde_json::from_slice(&body)
         .map_err(|problem| ApiError::bad_request(format!("error decoding patch: {problem}")))?;
-    let resource = call.target.resource;
+    let resource = call.asked;
     let is_scale = call.target.subresource.as_deref() == Some("scale");
     let (api_version, kind) =
         if is_scale { ("autoscaling/v1".to_owned(), "Scale") } else { (resource.api_version(), resource.kind) };
-    change(call, |current| patched(&media_type, &api_version, kind, current, &sent)).await
+    let twice = body::said_twice(&media_type, &body);
+    change(call, &twice, |current| {
+        let next = patched(&media_type, &api_version, kind, current, &sent)?;
+        check_types(&api_version, kind, &next, &sent)?;
+        Ok(next)
+    })
+    .await
+}
+
+/// A patch that puts a wrong type somewhere is the patch's fault, and the answer names it.
+fn check_types(api_version: &str, kind: &str, next: &Value, sent: &Value) -> ApiResult<()> {
+    let mut findings = schema::check(api_version, kind, next).into_iter();
+    let Some(wrong) = findings.find(|finding| finding.problem != Problem::UnknownField) else { return Ok(()) };
+    let message = format!("Invalid value: {:?}: {wrong}", sent.to_string());
+    let mut error = ApiError::new(422, "Invalid", format!(" \"\" is invalid: patch: {message}"));
+    error.details =
+        Some(json!({ "causes": [{ "reason": "FieldValueInvalid", "message": message, "field": "patch" }] }));
+    Err(error)
 }
 
 fn patched(media_type: &str, api_version: &str, kind: &str, current: &Value, sent: &Value) -> ApiResult<Value> {
@@ -67,7 +88,7 @@ fn patched(media_type: &str, api_version: &str, kind: &str, current: &Value, sen
 }
 
 /// Does `wish` to the object or subresource that the call names.
-async fn change(call: &Call, wish: impl Fn(&Value) -> ApiResult<Value>) -> Answer {
+async fn change(call: &Call, twice: &[String], wish: impl Fn(&Value) -> ApiResult<Value>) -> Answer {
     let options = call.write_options()?;
     let (resource, target) = (call.target.resource, &call.target);
     let part = match target.subresource.as_deref() {
@@ -80,11 +101,14 @@ async fn change(call: &Call, wish: impl Fn(&Value) -> ApiResult<Value>) -> Answe
         return change_scale(call, options, wish).await;
     }
     let mut warnings = Vec::new();
+    let form = (call.asked.api_version(), call.asked.kind);
     let checked = |current: &Value| {
-        let mut wanted = wish(current)?;
-        let said = body::conform(&mut wanted, &resource.api_version(), resource.kind, options.validation)?;
-        warnings = said;
-        Ok(wanted)
+        let mut wanted = match call.asked.view {
+            Some(_) => wish(&view::shown(call.asked, current.clone()))?,
+            None => wish(current)?,
+        };
+        warnings = body::conform_sent(&mut wanted, (&form.0, form.1), options.validation, twice)?;
+        Ok(view::to_stored(call.asked, wanted))
     };
     let bytes = modify(&call.api, target, part, options, checked).await?;
     call.answer(200, bytes, &warnings)

@@ -27,7 +27,7 @@ use crate::object::{ObjectIndex, Stored};
 use crate::registry::Resource;
 use crate::request::{Form, Query};
 use crate::status::{ApiError, ApiResult};
-use crate::table;
+use crate::{table, view};
 
 /// How often a client that asked for bookmarks hears of progress.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
@@ -65,7 +65,7 @@ struct Stream {
 impl Stream {
     fn open(call: &Call) -> ApiResult<Stream> {
         let (query, resource) = (&call.query, call.target.resource);
-        let selection = Selection::of(query, resource)?;
+        let selection = Selection::of(query, call.asked)?;
         let mut encoder = Encoder::new(call);
         let mut queue = VecDeque::new();
         let start = Start::of(query)?;
@@ -246,7 +246,7 @@ struct Encoder {
 
 impl Encoder {
     fn new(call: &Call) -> Encoder {
-        Encoder { resource: call.target.resource, form: call.form, query: call.query.clone(), headed: false }
+        Encoder { resource: call.asked, form: call.form, query: call.query.clone(), headed: false }
     }
 
     fn entry(&mut self, kind: &str, entry: &Stored) -> Vec<u8> {
@@ -254,7 +254,7 @@ impl Encoder {
     }
 
     fn object(&mut self, kind: &str, bytes: &[u8]) -> Vec<u8> {
-        if self.form == Form::Json {
+        if self.form == Form::Json && self.resource.view.is_none() {
             return line(kind, bytes);
         }
         let object: Value = serde_json::from_slice(bytes).expect("only JSON objects are ever stored");
@@ -262,7 +262,8 @@ impl Encoder {
             Form::Table => {
                 self.table(std::slice::from_ref(&object), crate::object::text(&object, "/metadata/resourceVersion"))
             }
-            _ => table::partial(&object),
+            Form::Json => view::shown(self.resource, object),
+            Form::Partial => table::partial(&object),
         };
         line(kind, shaped.to_string().as_bytes())
     }

@@ -134,9 +134,12 @@ impl<'a> Rollout<'a> {
         let message = format!("Scaled up replica set {name} from 0 to {replicas}");
         let subject = Object::Deployment(self.deployment.clone());
         let failure = format!("Failed to create new replica set \"{name}\": {{error}}");
-        Write::create(set)
-            .telling(Note::normal(COMPONENT, &subject, "ScalingReplicaSet", message))
-            .telling_failure(Note::warning(COMPONENT, &subject, "ReplicaSetCreateError", failure))
+        let write =
+            Write::create(set).telling_failure(Note::warning(COMPONENT, &subject, "ReplicaSetCreateError", failure));
+        match replicas {
+            0 => write,
+            _ => write.telling(Note::normal(COMPONENT, &subject, "ScalingReplicaSet", message)),
+        }
     }
 
     /// The name is taken by a set with another template: the next hash will differ.

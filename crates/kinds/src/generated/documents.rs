@@ -5,7 +5,11 @@ use crate::openapi::Document;
 pub(crate) static DOCUMENTS: &[Document] = &[
     Document { path: "api/v1", hash: "1DD0ED401189D8F8", json_gz: include_bytes!("../../data/openapi/api_v1.json.gz") },
     Document { path: "apis/apps/v1", hash: "3BED23DF2758B641", json_gz: include_bytes!("../../data/openapi/apis_apps_v1.json.gz") },
+    Document { path: "apis/authentication.k8s.io/v1", hash: "3F5AA41FA38F669D", json_gz: include_bytes!("../../data/openapi/apis_authentication.k8s.io_v1.json.gz") },
+    Document { path: "apis/authorization.k8s.io/v1", hash: "CB2BAC77D047D2C5", json_gz: include_bytes!("../../data/openapi/apis_authorization.k8s.io_v1.json.gz") },
     Document { path: "apis/autoscaling/v1", hash: "15769AF72B322A77", json_gz: include_bytes!("../../data/openapi/apis_autoscaling_v1.json.gz") },
     Document { path: "apis/coordination.k8s.io/v1", hash: "6B9D63D1427A188B", json_gz: include_bytes!("../../data/openapi/apis_coordination.k8s.io_v1.json.gz") },
     Document { path: "apis/discovery.k8s.io/v1", hash: "DB6E692DF19855C3", json_gz: include_bytes!("../../data/openapi/apis_discovery.k8s.io_v1.json.gz") },
+    Document { path: "apis/events.k8s.io/v1", hash: "B19CC6825C506B1C", json_gz: include_bytes!("../../data/openapi/apis_events.k8s.io_v1.json.gz") },
+    Document { path: "apis/policy/v1", hash: "5D29414FD0B83666", json_gz: include_bytes!("../../data/openapi/apis_policy_v1.json.gz") },
 ];

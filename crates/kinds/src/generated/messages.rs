@@ -5,7 +5,7 @@ use crate::protobuf::{Field, Message, Wire::*};
 pub(crate) static MESSAGES: &[Message] = &[
     // 0
     Message { name: "io.k8s.api.apps.v1.Deployment", fields: &[
-        Field { tag: 1, name: "metadata", omit_zero: false, wire: Object(197) },
+        Field { tag: 1, name: "metadata", omit_zero: false, wire: Object(216) },
         Field { tag: 2, name: "spec", omit_zero: false, wire: Object(2) },
         Field { tag: 3, name: "status", omit_zero: false, wire: Object(3) },
     ] },
@@ -21,8 +21,8 @@ pub(crate) static MESSAGES: &[Message] = &[
     // 2
     Message { name: "io.k8s.api.apps.v1.DeploymentSpec", fields: &[
         Field { tag: 1, name: "replicas", omit_zero: false, wire: Int32 },
-        Field { tag: 2, name: "selector", omit_zero: false, wire: Object(193) },
-        Field { tag: 3, name: "template", omit_zero: false, wire: Object(135) },
+        Field { tag: 2, name: "selector", omit_zero: false, wire: Object(212) },
+        Field { tag: 3, name: "template", omit_zero: false, wire: Object(150) },
         Field { tag: 4, name: "strategy", omit_zero: false, wire: Object(4) },
         Field { tag: 5, name: "minReadySeconds", omit_zero: true, wire: Int32 },
         Field { tag: 6, name: "revisionHistoryLimit", omit_zero: false, wire: Int32 },
@@ -48,7 +48,7 @@ pub(crate) static MESSAGES: &[Message] = &[
     ] },
     // 5
     Message { name: "io.k8s.api.apps.v1.ReplicaSet", fields: &[
-        Field { tag: 1, name: "metadata", omit_zero: false, wire: Object(197) },
+        Field { tag: 1, name: "metadata", omit_zero: false, wire: Object(216) },
         Field { tag: 2, name: "spec", omit_zero: false, wire: Object(7) },
         Field { tag: 3, name: "status", omit_zero: false, wire: Object(8) },
     ] },
@@ -63,8 +63,8 @@ pub(crate) static MESSAGES: &[Message] = &[
     // 7
     Message { name: "io.k8s.api.apps.v1.ReplicaSetSpec", fields: &[
         Field { tag: 1, name: "replicas", omit_zero: false, wire: Int32 },
-        Field { tag: 2, name: "selector", omit_zero: false, wire: Object(193) },
-        Field { tag: 3, name: "template", omit_zero: false, wire: Object(135) },
+        Field { tag: 2, name: "selector", omit_zero: false, wire: Object(212) },
+        Field { tag: 3, name: "template", omit_zero: false, wire: Object(150) },
         Field { tag: 4, name: "minReadySeconds", omit_zero: true, wire: Int32 },
     ] },
     // 8
@@ -83,26 +83,115 @@ pub(crate) static MESSAGES: &[Message] = &[
         Field { tag: 2, name: "maxSurge", omit_zero: false, wire: IntOrString },
     ] },
     // 10
-    Message { name: "io.k8s.api.autoscaling.v1.Scale", fields: &[
-        Field { tag: 1, name: "metadata", omit_zero: false, wire: Object(197) },
-        Field { tag: 2, name: "spec", omit_zero: false, wire: Object(11) },
-        Field { tag: 3, name: "status", omit_zero: false, wire: Object(12) },
+    Message { name: "io.k8s.api.authentication.v1.SelfSubjectReview", fields: &[
+        Field { tag: 1, name: "metadata", omit_zero: false, wire: Object(216) },
+        Field { tag: 2, name: "status", omit_zero: false, wire: Object(11) },
     ] },
     // 11
+    Message { name: "io.k8s.api.authentication.v1.SelfSubjectReviewStatus", fields: &[
+        Field { tag: 1, name: "userInfo", omit_zero: false, wire: Object(12) },
+    ] },
+    // 12
+    Message { name: "io.k8s.api.authentication.v1.UserInfo", fields: &[
+        Field { tag: 1, name: "username", omit_zero: true, wire: String },
+        Field { tag: 2, name: "uid", omit_zero: true, wire: String },
+        Field { tag: 3, name: "groups", omit_zero: false, wire: List(&String) },
+    ] },
+    // 13
+    Message { name: "io.k8s.api.authorization.v1.FieldSelectorAttributes", fields: &[
+        Field { tag: 1, name: "rawSelector", omit_zero: true, wire: String },
+        Field { tag: 2, name: "requirements", omit_zero: false, wire: List(&Object(211)) },
+    ] },
+    // 14
+    Message { name: "io.k8s.api.authorization.v1.LabelSelectorAttributes", fields: &[
+        Field { tag: 1, name: "rawSelector", omit_zero: true, wire: String },
+        Field { tag: 2, name: "requirements", omit_zero: false, wire: List(&Object(213)) },
+    ] },
+    // 15
+    Message { name: "io.k8s.api.authorization.v1.NonResourceAttributes", fields: &[
+        Field { tag: 1, name: "path", omit_zero: true, wire: String },
+        Field { tag: 2, name: "verb", omit_zero: true, wire: String },
+    ] },
+    // 16
+    Message { name: "io.k8s.api.authorization.v1.NonResourceRule", fields: &[
+        Field { tag: 1, name: "verbs", omit_zero: false, wire: List(&String) },
+        Field { tag: 2, name: "nonResourceURLs", omit_zero: false, wire: List(&String) },
+    ] },
+    // 17
+    Message { name: "io.k8s.api.authorization.v1.ResourceAttributes", fields: &[
+        Field { tag: 1, name: "namespace", omit_zero: true, wire: String },
+        Field { tag: 2, name: "verb", omit_zero: true, wire: String },
+        Field { tag: 3, name: "group", omit_zero: true, wire: String },
+        Field { tag: 4, name: "version", omit_zero: true, wire: String },
+        Field { tag: 5, name: "resource", omit_zero: true, wire: String },
+        Field { tag: 6, name: "subresource", omit_zero: true, wire: String },
+        Field { tag: 7, name: "name", omit_zero: true, wire: String },
+        Field { tag: 8, name: "fieldSelector", omit_zero: false, wire: Object(13) },
+        Field { tag: 9, name: "labelSelector", omit_zero: false, wire: Object(14) },
+    ] },
+    // 18
+    Message { name: "io.k8s.api.authorization.v1.ResourceRule", fields: &[
+        Field { tag: 1, name: "verbs", omit_zero: false, wire: List(&String) },
+        Field { tag: 2, name: "apiGroups", omit_zero: false, wire: List(&String) },
+        Field { tag: 3, name: "resources", omit_zero: false, wire: List(&String) },
+        Field { tag: 4, name: "resourceNames", omit_zero: false, wire: List(&String) },
+    ] },
+    // 19
+    Message { name: "io.k8s.api.authorization.v1.SelfSubjectAccessReview", fields: &[
+        Field { tag: 1, name: "metadata", omit_zero: false, wire: Object(216) },
+        Field { tag: 2, name: "spec", omit_zero: false, wire: Object(20) },
+        Field { tag: 3, name: "status", omit_zero: false, wire: Object(23) },
+    ] },
+    // 20
+    Message { name: "io.k8s.api.authorization.v1.SelfSubjectAccessReviewSpec", fields: &[
+        Field { tag: 1, name: "resourceAttributes", omit_zero: false, wire: Object(17) },
+        Field { tag: 2, name: "nonResourceAttributes", omit_zero: false, wire: Object(15) },
+    ] },
+    // 21
+    Message { name: "io.k8s.api.authorization.v1.SelfSubjectRulesReview", fields: &[
+        Field { tag: 1, name: "metadata", omit_zero: false, wire: Object(216) },
+        Field { tag: 2, name: "spec", omit_zero: false, wire: Object(22) },
+        Field { tag: 3, name: "status", omit_zero: false, wire: Object(24) },
+    ] },
+    // 22
+    Message { name: "io.k8s.api.authorization.v1.SelfSubjectRulesReviewSpec", fields: &[
+        Field { tag: 1, name: "namespace", omit_zero: true, wire: String },
+    ] },
+    // 23
+    Message { name: "io.k8s.api.authorization.v1.SubjectAccessReviewStatus", fields: &[
+        Field { tag: 1, name: "allowed", omit_zero: false, wire: Bool },
+        Field { tag: 2, name: "reason", omit_zero: true, wire: String },
+        Field { tag: 3, name: "evaluationError", omit_zero: true, wire: String },
+        Field { tag: 4, name: "denied", omit_zero: true, wire: Bool },
+    ] },
+    // 24
+    Message { name: "io.k8s.api.authorization.v1.SubjectRulesReviewStatus", fields: &[
+        Field { tag: 1, name: "resourceRules", omit_zero: false, wire: List(&Object(18)) },
+        Field { tag: 2, name: "nonResourceRules", omit_zero: false, wire: List(&Object(16)) },
+        Field { tag: 3, name: "incomplete", omit_zero: false, wire: Bool },
+        Field { tag: 4, name: "evaluationError", omit_zero: true, wire: String },
+    ] },
+    // 25
+    Message { name: "io.k8s.api.autoscaling.v1.Scale", fields: &[
+        Field { tag: 1, name: "metadata", omit_zero: false, wire: Object(216) },
+        Field { tag: 2, name: "spec", omit_zero: false, wire: Object(26) },
+        Field { tag: 3, name: "status", omit_zero: false, wire: Object(27) },
+    ] },
+    // 26
     Message { name: "io.k8s.api.autoscaling.v1.ScaleSpec", fields: &[
         Field { tag: 1, name: "replicas", omit_zero: false, wire: Int32 },
     ] },
-    // 12
+    // 27
     Message { name: "io.k8s.api.autoscaling.v1.ScaleStatus", fields: &[
         Field { tag: 1, name: "replicas", omit_zero: false, wire: Int32 },
         Field { tag: 2, name: "selector", omit_zero: true, wire: String },
     ] },
-    // 13
+    // 28
     Message { name: "io.k8s.api.coordination.v1.Lease", fields: &[
-        Field { tag: 1, name: "metadata", omit_zero: false, wire: Object(197) },
-        Field { tag: 2, name: "spec", omit_zero: false, wire: Object(14) },
+        Field { tag: 1, name: "metadata", omit_zero: false, wire: Object(216) },
+        Field { tag: 2, name: "spec", omit_zero: false, wire: Object(29) },
     ] },
-    // 14
+    // 29
     Message { name: "io.k8s.api.coordination.v1.LeaseSpec", fields: &[
         Field { tag: 1, name: "holderIdentity", omit_zero: true, wire: String },
         Field { tag: 2, name: "leaseDurationSeconds", omit_zero: false, wire: Int32 },
@@ -112,30 +201,30 @@ pub(crate) static MESSAGES: &[Message] = &[
         Field { tag: 6, name: "strategy", omit_zero: true, wire: String },
         Field { tag: 7, name: "preferredHolder", omit_zero: true, wire: String },
     ] },
-    // 15
+    // 30
     Message { name: "io.k8s.api.core.v1.AWSElasticBlockStoreVolumeSource", fields: &[
         Field { tag: 1, name: "volumeID", omit_zero: false, wire: String },
         Field { tag: 2, name: "fsType", omit_zero: true, wire: String },
         Field { tag: 3, name: "partition", omit_zero: true, wire: Int32 },
         Field { tag: 4, name: "readOnly", omit_zero: true, wire: Bool },
     ] },
-    // 16
+    // 31
     Message { name: "io.k8s.api.core.v1.Affinity", fields: &[
-        Field { tag: 1, name: "nodeAffinity", omit_zero: false, wire: Object(98) },
-        Field { tag: 2, name: "podAffinity", omit_zero: false, wire: Object(120) },
-        Field { tag: 3, name: "podAntiAffinity", omit_zero: false, wire: Object(122) },
+        Field { tag: 1, name: "nodeAffinity", omit_zero: false, wire: Object(113) },
+        Field { tag: 2, name: "podAffinity", omit_zero: false, wire: Object(135) },
+        Field { tag: 3, name: "podAntiAffinity", omit_zero: false, wire: Object(137) },
     ] },
-    // 17
+    // 32
     Message { name: "io.k8s.api.core.v1.AppArmorProfile", fields: &[
         Field { tag: 1, name: "type", omit_zero: false, wire: String },
         Field { tag: 2, name: "localhostProfile", omit_zero: true, wire: String },
     ] },
-    // 18
+    // 33
     Message { name: "io.k8s.api.core.v1.AttachedVolume", fields: &[
         Field { tag: 1, name: "name", omit_zero: false, wire: String },
         Field { tag: 2, name: "devicePath", omit_zero: false, wire: String },
     ] },
-    // 19
+    // 34
     Message { name: "io.k8s.api.core.v1.AzureDiskVolumeSource", fields: &[
         Field { tag: 1, name: "diskName", omit_zero: false, wire: String },
         Field { tag: 2, name: "diskURI", omit_zero: false, wire: String },
@@ -144,77 +233,77 @@ pub(crate) static MESSAGES: &[Message] = &[
         Field { tag: 5, name: "readOnly", omit_zero: false, wire: Bool },
         Field { tag: 6, name: "kind", omit_zero: true, wire: String },
     ] },
-    // 20
+    // 35
     Message { name: "io.k8s.api.core.v1.AzureFileVolumeSource", fields: &[
         Field { tag: 1, name: "secretName", omit_zero: false, wire: String },
         Field { tag: 2, name: "shareName", omit_zero: false, wire: String },
         Field { tag: 3, name: "readOnly", omit_zero: true, wire: Bool },
     ] },
-    // 21
+    // 36
     Message { name: "io.k8s.api.core.v1.Binding", fields: &[
-        Field { tag: 1, name: "metadata", omit_zero: false, wire: Object(197) },
-        Field { tag: 2, name: "target", omit_zero: false, wire: Object(114) },
+        Field { tag: 1, name: "metadata", omit_zero: false, wire: Object(216) },
+        Field { tag: 2, name: "target", omit_zero: false, wire: Object(129) },
     ] },
-    // 22
+    // 37
     Message { name: "io.k8s.api.core.v1.CSIVolumeSource", fields: &[
         Field { tag: 1, name: "driver", omit_zero: false, wire: String },
         Field { tag: 2, name: "readOnly", omit_zero: false, wire: Bool },
         Field { tag: 3, name: "fsType", omit_zero: true, wire: String },
         Field { tag: 4, name: "volumeAttributes", omit_zero: false, wire: Map(&String) },
-        Field { tag: 5, name: "nodePublishSecretRef", omit_zero: false, wire: Object(83) },
+        Field { tag: 5, name: "nodePublishSecretRef", omit_zero: false, wire: Object(98) },
     ] },
-    // 23
+    // 38
     Message { name: "io.k8s.api.core.v1.Capabilities", fields: &[
         Field { tag: 1, name: "add", omit_zero: false, wire: List(&String) },
         Field { tag: 2, name: "drop", omit_zero: false, wire: List(&String) },
     ] },
-    // 24
+    // 39
     Message { name: "io.k8s.api.core.v1.CephFSVolumeSource", fields: &[
         Field { tag: 1, name: "monitors", omit_zero: false, wire: List(&String) },
         Field { tag: 2, name: "path", omit_zero: true, wire: String },
         Field { tag: 3, name: "user", omit_zero: true, wire: String },
         Field { tag: 4, name: "secretFile", omit_zero: true, wire: String },
-        Field { tag: 5, name: "secretRef", omit_zero: false, wire: Object(83) },
+        Field { tag: 5, name: "secretRef", omit_zero: false, wire: Object(98) },
         Field { tag: 6, name: "readOnly", omit_zero: true, wire: Bool },
     ] },
-    // 25
+    // 40
     Message { name: "io.k8s.api.core.v1.CinderVolumeSource", fields: &[
         Field { tag: 1, name: "volumeID", omit_zero: false, wire: String },
         Field { tag: 2, name: "fsType", omit_zero: true, wire: String },
         Field { tag: 3, name: "readOnly", omit_zero: true, wire: Bool },
-        Field { tag: 4, name: "secretRef", omit_zero: false, wire: Object(83) },
+        Field { tag: 4, name: "secretRef", omit_zero: false, wire: Object(98) },
     ] },
-    // 26
+    // 41
     Message { name: "io.k8s.api.core.v1.ClientIPConfig", fields: &[
         Field { tag: 1, name: "timeoutSeconds", omit_zero: false, wire: Int32 },
     ] },
-    // 27
+    // 42
     Message { name: "io.k8s.api.core.v1.ClusterTrustBundleProjection", fields: &[
         Field { tag: 1, name: "name", omit_zero: true, wire: String },
         Field { tag: 2, name: "signerName", omit_zero: true, wire: String },
-        Field { tag: 3, name: "labelSelector", omit_zero: false, wire: Object(193) },
+        Field { tag: 3, name: "labelSelector", omit_zero: false, wire: Object(212) },
         Field { tag: 4, name: "path", omit_zero: false, wire: String },
         Field { tag: 5, name: "optional", omit_zero: false, wire: Bool },
     ] },
-    // 28
+    // 43
     Message { name: "io.k8s.api.core.v1.ConfigMap", fields: &[
-        Field { tag: 1, name: "metadata", omit_zero: false, wire: Object(197) },
+        Field { tag: 1, name: "metadata", omit_zero: false, wire: Object(216) },
         Field { tag: 2, name: "data", omit_zero: false, wire: Map(&String) },
         Field { tag: 3, name: "binaryData", omit_zero: false, wire: Map(&Bytes) },
         Field { tag: 4, name: "immutable", omit_zero: false, wire: Bool },
     ] },
-    // 29
+    // 44
     Message { name: "io.k8s.api.core.v1.ConfigMapEnvSource", fields: &[
-        Field { tag: 1, name: "", omit_zero: false, wire: Inline(84) },
+        Field { tag: 1, name: "", omit_zero: false, wire: Inline(99) },
         Field { tag: 2, name: "optional", omit_zero: false, wire: Bool },
     ] },
-    // 30
+    // 45
     Message { name: "io.k8s.api.core.v1.ConfigMapKeySelector", fields: &[
-        Field { tag: 1, name: "", omit_zero: false, wire: Inline(85) },
+        Field { tag: 1, name: "", omit_zero: false, wire: Inline(100) },
         Field { tag: 2, name: "key", omit_zero: false, wire: String },
         Field { tag: 3, name: "optional", omit_zero: false, wire: Bool },
     ] },
-    // 31
+    // 46
     Message { name: "io.k8s.api.core.v1.ConfigMapNodeConfigSource", fields: &[
         Field { tag: 1, name: "namespace", omit_zero: false, wire: String },
         Field { tag: 2, name: "name", omit_zero: false, wire: String },
@@ -222,52 +311,52 @@ pub(crate) static MESSAGES: &[Message] = &[
         Field { tag: 4, name: "resourceVersion", omit_zero: true, wire: String },
         Field { tag: 5, name: "kubeletConfigKey", omit_zero: false, wire: String },
     ] },
-    // 32
+    // 47
     Message { name: "io.k8s.api.core.v1.ConfigMapProjection", fields: &[
-        Field { tag: 1, name: "", omit_zero: false, wire: Inline(86) },
-        Field { tag: 2, name: "items", omit_zero: false, wire: List(&Object(77)) },
+        Field { tag: 1, name: "", omit_zero: false, wire: Inline(101) },
+        Field { tag: 2, name: "items", omit_zero: false, wire: List(&Object(92)) },
         Field { tag: 4, name: "optional", omit_zero: false, wire: Bool },
     ] },
-    // 33
+    // 48
     Message { name: "io.k8s.api.core.v1.ConfigMapVolumeSource", fields: &[
-        Field { tag: 1, name: "", omit_zero: false, wire: Inline(87) },
-        Field { tag: 2, name: "items", omit_zero: false, wire: List(&Object(77)) },
+        Field { tag: 1, name: "", omit_zero: false, wire: Inline(102) },
+        Field { tag: 2, name: "items", omit_zero: false, wire: List(&Object(92)) },
         Field { tag: 3, name: "defaultMode", omit_zero: false, wire: Int32 },
         Field { tag: 4, name: "optional", omit_zero: false, wire: Bool },
     ] },
-    // 34
+    // 49
     Message { name: "io.k8s.api.core.v1.Container", fields: &[
         Field { tag: 1, name: "name", omit_zero: false, wire: String },
         Field { tag: 2, name: "image", omit_zero: true, wire: String },
         Field { tag: 3, name: "command", omit_zero: false, wire: List(&String) },
         Field { tag: 4, name: "args", omit_zero: false, wire: List(&String) },
         Field { tag: 5, name: "workingDir", omit_zero: true, wire: String },
-        Field { tag: 6, name: "ports", omit_zero: false, wire: List(&Object(36)) },
-        Field { tag: 7, name: "env", omit_zero: false, wire: List(&Object(54)) },
-        Field { tag: 8, name: "resources", omit_zero: false, wire: Object(147) },
-        Field { tag: 9, name: "volumeMounts", omit_zero: false, wire: List(&Object(176)) },
-        Field { tag: 10, name: "livenessProbe", omit_zero: false, wire: Object(139) },
-        Field { tag: 11, name: "readinessProbe", omit_zero: false, wire: Object(139) },
-        Field { tag: 12, name: "lifecycle", omit_zero: false, wire: Object(78) },
+        Field { tag: 6, name: "ports", omit_zero: false, wire: List(&Object(51)) },
+        Field { tag: 7, name: "env", omit_zero: false, wire: List(&Object(69)) },
+        Field { tag: 8, name: "resources", omit_zero: false, wire: Object(162) },
+        Field { tag: 9, name: "volumeMounts", omit_zero: false, wire: List(&Object(191)) },
+        Field { tag: 10, name: "livenessProbe", omit_zero: false, wire: Object(154) },
+        Field { tag: 11, name: "readinessProbe", omit_zero: false, wire: Object(154) },
+        Field { tag: 12, name: "lifecycle", omit_zero: false, wire: Object(93) },
         Field { tag: 13, name: "terminationMessagePath", omit_zero: true, wire: String },
         Field { tag: 14, name: "imagePullPolicy", omit_zero: true, wire: String },
-        Field { tag: 15, name: "securityContext", omit_zero: false, wire: Object(157) },
+        Field { tag: 15, name: "securityContext", omit_zero: false, wire: Object(172) },
         Field { tag: 16, name: "stdin", omit_zero: true, wire: Bool },
         Field { tag: 17, name: "stdinOnce", omit_zero: true, wire: Bool },
         Field { tag: 18, name: "tty", omit_zero: true, wire: Bool },
-        Field { tag: 19, name: "envFrom", omit_zero: false, wire: List(&Object(53)) },
+        Field { tag: 19, name: "envFrom", omit_zero: false, wire: List(&Object(68)) },
         Field { tag: 20, name: "terminationMessagePolicy", omit_zero: true, wire: String },
-        Field { tag: 21, name: "volumeDevices", omit_zero: false, wire: List(&Object(175)) },
-        Field { tag: 22, name: "startupProbe", omit_zero: false, wire: Object(139) },
-        Field { tag: 23, name: "resizePolicy", omit_zero: false, wire: List(&Object(37)) },
+        Field { tag: 21, name: "volumeDevices", omit_zero: false, wire: List(&Object(190)) },
+        Field { tag: 22, name: "startupProbe", omit_zero: false, wire: Object(154) },
+        Field { tag: 23, name: "resizePolicy", omit_zero: false, wire: List(&Object(52)) },
         Field { tag: 24, name: "restartPolicy", omit_zero: true, wire: String },
     ] },
-    // 35
+    // 50
     Message { name: "io.k8s.api.core.v1.ContainerImage", fields: &[
         Field { tag: 1, name: "names", omit_zero: false, wire: List(&String) },
         Field { tag: 2, name: "sizeBytes", omit_zero: true, wire: Int64 },
     ] },
-    // 36
+    // 51
     Message { name: "io.k8s.api.core.v1.ContainerPort", fields: &[
         Field { tag: 1, name: "name", omit_zero: true, wire: String },
         Field { tag: 2, name: "hostPort", omit_zero: true, wire: Int32 },
@@ -275,22 +364,22 @@ pub(crate) static MESSAGES: &[Message] = &[
         Field { tag: 4, name: "protocol", omit_zero: true, wire: String },
         Field { tag: 5, name: "hostIP", omit_zero: true, wire: String },
     ] },
-    // 37
+    // 52
     Message { name: "io.k8s.api.core.v1.ContainerResizePolicy", fields: &[
         Field { tag: 1, name: "resourceName", omit_zero: false, wire: String },
         Field { tag: 2, name: "restartPolicy", omit_zero: false, wire: String },
     ] },
-    // 38
+    // 53
     Message { name: "io.k8s.api.core.v1.ContainerState", fields: &[
-        Field { tag: 1, name: "waiting", omit_zero: false, wire: Object(41) },
-        Field { tag: 2, name: "running", omit_zero: false, wire: Object(39) },
-        Field { tag: 3, name: "terminated", omit_zero: false, wire: Object(40) },
+        Field { tag: 1, name: "waiting", omit_zero: false, wire: Object(56) },
+        Field { tag: 2, name: "running", omit_zero: false, wire: Object(54) },
+        Field { tag: 3, name: "terminated", omit_zero: false, wire: Object(55) },
     ] },
-    // 39
+    // 54
     Message { name: "io.k8s.api.core.v1.ContainerStateRunning", fields: &[
         Field { tag: 1, name: "startedAt", omit_zero: false, wire: Time },
     ] },
-    // 40
+    // 55
     Message { name: "io.k8s.api.core.v1.ContainerStateTerminated", fields: &[
         Field { tag: 1, name: "exitCode", omit_zero: false, wire: Int32 },
         Field { tag: 2, name: "signal", omit_zero: true, wire: Int32 },
@@ -300,16 +389,16 @@ pub(crate) static MESSAGES: &[Message] = &[
         Field { tag: 6, name: "finishedAt", omit_zero: false, wire: Time },
         Field { tag: 7, name: "containerID", omit_zero: true, wire: String },
     ] },
-    // 41
+    // 56
     Message { name: "io.k8s.api.core.v1.ContainerStateWaiting", fields: &[
         Field { tag: 1, name: "reason", omit_zero: true, wire: String },
         Field { tag: 2, name: "message", omit_zero: true, wire: String },
     ] },
-    // 42
+    // 57
     Message { name: "io.k8s.api.core.v1.ContainerStatus", fields: &[
         Field { tag: 1, name: "name", omit_zero: false, wire: String },
-        Field { tag: 2, name: "state", omit_zero: false, wire: Object(38) },
-        Field { tag: 3, name: "lastState", omit_zero: false, wire: Object(38) },
+        Field { tag: 2, name: "state", omit_zero: false, wire: Object(53) },
+        Field { tag: 3, name: "lastState", omit_zero: false, wire: Object(53) },
         Field { tag: 4, name: "ready", omit_zero: false, wire: Bool },
         Field { tag: 5, name: "restartCount", omit_zero: false, wire: Int32 },
         Field { tag: 6, name: "image", omit_zero: false, wire: String },
@@ -317,154 +406,154 @@ pub(crate) static MESSAGES: &[Message] = &[
         Field { tag: 8, name: "containerID", omit_zero: true, wire: String },
         Field { tag: 9, name: "started", omit_zero: false, wire: Bool },
         Field { tag: 10, name: "allocatedResources", omit_zero: false, wire: Map(&Quantity) },
-        Field { tag: 11, name: "resources", omit_zero: false, wire: Object(147) },
-        Field { tag: 12, name: "volumeMounts", omit_zero: false, wire: List(&Object(177)) },
-        Field { tag: 13, name: "user", omit_zero: false, wire: Object(43) },
-        Field { tag: 14, name: "allocatedResourcesStatus", omit_zero: false, wire: List(&Object(148)) },
+        Field { tag: 11, name: "resources", omit_zero: false, wire: Object(162) },
+        Field { tag: 12, name: "volumeMounts", omit_zero: false, wire: List(&Object(192)) },
+        Field { tag: 13, name: "user", omit_zero: false, wire: Object(58) },
+        Field { tag: 14, name: "allocatedResourcesStatus", omit_zero: false, wire: List(&Object(163)) },
         Field { tag: 15, name: "stopSignal", omit_zero: true, wire: String },
     ] },
-    // 43
+    // 58
     Message { name: "io.k8s.api.core.v1.ContainerUser", fields: &[
-        Field { tag: 1, name: "linux", omit_zero: false, wire: Object(80) },
+        Field { tag: 1, name: "linux", omit_zero: false, wire: Object(95) },
     ] },
-    // 44
+    // 59
     Message { name: "io.k8s.api.core.v1.DaemonEndpoint", fields: &[
         Field { tag: 1, name: "Port", omit_zero: false, wire: Int32 },
     ] },
-    // 45
+    // 60
     Message { name: "io.k8s.api.core.v1.DownwardAPIProjection", fields: &[
-        Field { tag: 1, name: "items", omit_zero: false, wire: List(&Object(46)) },
+        Field { tag: 1, name: "items", omit_zero: false, wire: List(&Object(61)) },
     ] },
-    // 46
+    // 61
     Message { name: "io.k8s.api.core.v1.DownwardAPIVolumeFile", fields: &[
         Field { tag: 1, name: "path", omit_zero: false, wire: String },
-        Field { tag: 2, name: "fieldRef", omit_zero: false, wire: Object(113) },
-        Field { tag: 3, name: "resourceFieldRef", omit_zero: false, wire: Object(145) },
+        Field { tag: 2, name: "fieldRef", omit_zero: false, wire: Object(128) },
+        Field { tag: 3, name: "resourceFieldRef", omit_zero: false, wire: Object(160) },
         Field { tag: 4, name: "mode", omit_zero: false, wire: Int32 },
     ] },
-    // 47
+    // 62
     Message { name: "io.k8s.api.core.v1.DownwardAPIVolumeSource", fields: &[
-        Field { tag: 1, name: "items", omit_zero: false, wire: List(&Object(46)) },
+        Field { tag: 1, name: "items", omit_zero: false, wire: List(&Object(61)) },
         Field { tag: 2, name: "defaultMode", omit_zero: false, wire: Int32 },
     ] },
-    // 48
+    // 63
     Message { name: "io.k8s.api.core.v1.EmptyDirVolumeSource", fields: &[
         Field { tag: 1, name: "medium", omit_zero: true, wire: String },
         Field { tag: 2, name: "sizeLimit", omit_zero: false, wire: Quantity },
     ] },
-    // 49
+    // 64
     Message { name: "io.k8s.api.core.v1.EndpointAddress", fields: &[
         Field { tag: 1, name: "ip", omit_zero: false, wire: String },
-        Field { tag: 2, name: "targetRef", omit_zero: false, wire: Object(114) },
+        Field { tag: 2, name: "targetRef", omit_zero: false, wire: Object(129) },
         Field { tag: 3, name: "hostname", omit_zero: true, wire: String },
         Field { tag: 4, name: "nodeName", omit_zero: true, wire: String },
     ] },
-    // 50
+    // 65
     Message { name: "io.k8s.api.core.v1.EndpointPort", fields: &[
         Field { tag: 1, name: "name", omit_zero: false, wire: String },
         Field { tag: 2, name: "port", omit_zero: false, wire: Int32 },
         Field { tag: 3, name: "protocol", omit_zero: true, wire: String },
         Field { tag: 4, name: "appProtocol", omit_zero: true, wire: String },
     ] },
-    // 51
+    // 66
     Message { name: "io.k8s.api.core.v1.EndpointSubset", fields: &[
-        Field { tag: 1, name: "addresses", omit_zero: false, wire: List(&Object(49)) },
-        Field { tag: 2, name: "notReadyAddresses", omit_zero: false, wire: List(&Object(49)) },
-        Field { tag: 3, name: "ports", omit_zero: false, wire: List(&Object(50)) },
+        Field { tag: 1, name: "addresses", omit_zero: false, wire: List(&Object(64)) },
+        Field { tag: 2, name: "notReadyAddresses", omit_zero: false, wire: List(&Object(64)) },
+        Field { tag: 3, name: "ports", omit_zero: false, wire: List(&Object(65)) },
     ] },
-    // 52
+    // 67
     Message { name: "io.k8s.api.core.v1.Endpoints", fields: &[
-        Field { tag: 1, name: "metadata", omit_zero: false, wire: Object(197) },
-        Field { tag: 2, name: "subsets", omit_zero: false, wire: List(&Object(51)) },
+        Field { tag: 1, name: "metadata", omit_zero: false, wire: Object(216) },
+        Field { tag: 2, name: "subsets", omit_zero: false, wire: List(&Object(66)) },
     ] },
-    // 53
+    // 68
     Message { name: "io.k8s.api.core.v1.EnvFromSource", fields: &[
         Field { tag: 1, name: "prefix", omit_zero: true, wire: String },
-        Field { tag: 2, name: "configMapRef", omit_zero: false, wire: Object(29) },
-        Field { tag: 3, name: "secretRef", omit_zero: false, wire: Object(153) },
+        Field { tag: 2, name: "configMapRef", omit_zero: false, wire: Object(44) },
+        Field { tag: 3, name: "secretRef", omit_zero: false, wire: Object(168) },
     ] },
-    // 54
+    // 69
     Message { name: "io.k8s.api.core.v1.EnvVar", fields: &[
         Field { tag: 1, name: "name", omit_zero: false, wire: String },
         Field { tag: 2, name: "value", omit_zero: true, wire: String },
-        Field { tag: 3, name: "valueFrom", omit_zero: false, wire: Object(55) },
+        Field { tag: 3, name: "valueFrom", omit_zero: false, wire: Object(70) },
     ] },
-    // 55
+    // 70
     Message { name: "io.k8s.api.core.v1.EnvVarSource", fields: &[
-        Field { tag: 1, name: "fieldRef", omit_zero: false, wire: Object(113) },
-        Field { tag: 2, name: "resourceFieldRef", omit_zero: false, wire: Object(145) },
-        Field { tag: 3, name: "configMapKeyRef", omit_zero: false, wire: Object(30) },
-        Field { tag: 4, name: "secretKeyRef", omit_zero: false, wire: Object(154) },
+        Field { tag: 1, name: "fieldRef", omit_zero: false, wire: Object(128) },
+        Field { tag: 2, name: "resourceFieldRef", omit_zero: false, wire: Object(160) },
+        Field { tag: 3, name: "configMapKeyRef", omit_zero: false, wire: Object(45) },
+        Field { tag: 4, name: "secretKeyRef", omit_zero: false, wire: Object(169) },
     ] },
-    // 56
+    // 71
     Message { name: "io.k8s.api.core.v1.EphemeralContainer", fields: &[
-        Field { tag: 1, name: "", omit_zero: false, wire: Inline(57) },
+        Field { tag: 1, name: "", omit_zero: false, wire: Inline(72) },
         Field { tag: 2, name: "targetContainerName", omit_zero: true, wire: String },
     ] },
-    // 57
+    // 72
     Message { name: "io.k8s.api.core.v1.EphemeralContainerCommon", fields: &[
         Field { tag: 1, name: "name", omit_zero: false, wire: String },
         Field { tag: 2, name: "image", omit_zero: true, wire: String },
         Field { tag: 3, name: "command", omit_zero: false, wire: List(&String) },
         Field { tag: 4, name: "args", omit_zero: false, wire: List(&String) },
         Field { tag: 5, name: "workingDir", omit_zero: true, wire: String },
-        Field { tag: 6, name: "ports", omit_zero: false, wire: List(&Object(36)) },
-        Field { tag: 7, name: "env", omit_zero: false, wire: List(&Object(54)) },
-        Field { tag: 8, name: "resources", omit_zero: false, wire: Object(147) },
-        Field { tag: 9, name: "volumeMounts", omit_zero: false, wire: List(&Object(176)) },
-        Field { tag: 10, name: "livenessProbe", omit_zero: false, wire: Object(139) },
-        Field { tag: 11, name: "readinessProbe", omit_zero: false, wire: Object(139) },
-        Field { tag: 12, name: "lifecycle", omit_zero: false, wire: Object(78) },
+        Field { tag: 6, name: "ports", omit_zero: false, wire: List(&Object(51)) },
+        Field { tag: 7, name: "env", omit_zero: false, wire: List(&Object(69)) },
+        Field { tag: 8, name: "resources", omit_zero: false, wire: Object(162) },
+        Field { tag: 9, name: "volumeMounts", omit_zero: false, wire: List(&Object(191)) },
+        Field { tag: 10, name: "livenessProbe", omit_zero: false, wire: Object(154) },
+        Field { tag: 11, name: "readinessProbe", omit_zero: false, wire: Object(154) },
+        Field { tag: 12, name: "lifecycle", omit_zero: false, wire: Object(93) },
         Field { tag: 13, name: "terminationMessagePath", omit_zero: true, wire: String },
         Field { tag: 14, name: "imagePullPolicy", omit_zero: true, wire: String },
-        Field { tag: 15, name: "securityContext", omit_zero: false, wire: Object(157) },
+        Field { tag: 15, name: "securityContext", omit_zero: false, wire: Object(172) },
         Field { tag: 16, name: "stdin", omit_zero: true, wire: Bool },
         Field { tag: 17, name: "stdinOnce", omit_zero: true, wire: Bool },
         Field { tag: 18, name: "tty", omit_zero: true, wire: Bool },
-        Field { tag: 19, name: "envFrom", omit_zero: false, wire: List(&Object(53)) },
+        Field { tag: 19, name: "envFrom", omit_zero: false, wire: List(&Object(68)) },
         Field { tag: 20, name: "terminationMessagePolicy", omit_zero: true, wire: String },
-        Field { tag: 21, name: "volumeDevices", omit_zero: false, wire: List(&Object(175)) },
-        Field { tag: 22, name: "startupProbe", omit_zero: false, wire: Object(139) },
-        Field { tag: 23, name: "resizePolicy", omit_zero: false, wire: List(&Object(37)) },
+        Field { tag: 21, name: "volumeDevices", omit_zero: false, wire: List(&Object(190)) },
+        Field { tag: 22, name: "startupProbe", omit_zero: false, wire: Object(154) },
+        Field { tag: 23, name: "resizePolicy", omit_zero: false, wire: List(&Object(52)) },
         Field { tag: 24, name: "restartPolicy", omit_zero: true, wire: String },
     ] },
-    // 58
+    // 73
     Message { name: "io.k8s.api.core.v1.EphemeralVolumeSource", fields: &[
-        Field { tag: 1, name: "volumeClaimTemplate", omit_zero: false, wire: Object(116) },
+        Field { tag: 1, name: "volumeClaimTemplate", omit_zero: false, wire: Object(131) },
     ] },
-    // 59
+    // 74
     Message { name: "io.k8s.api.core.v1.Event", fields: &[
-        Field { tag: 1, name: "metadata", omit_zero: false, wire: Object(197) },
-        Field { tag: 2, name: "involvedObject", omit_zero: false, wire: Object(114) },
+        Field { tag: 1, name: "metadata", omit_zero: false, wire: Object(216) },
+        Field { tag: 2, name: "involvedObject", omit_zero: false, wire: Object(129) },
         Field { tag: 3, name: "reason", omit_zero: true, wire: String },
         Field { tag: 4, name: "message", omit_zero: true, wire: String },
-        Field { tag: 5, name: "source", omit_zero: false, wire: Object(61) },
+        Field { tag: 5, name: "source", omit_zero: false, wire: Object(76) },
         Field { tag: 6, name: "firstTimestamp", omit_zero: false, wire: Time },
         Field { tag: 7, name: "lastTimestamp", omit_zero: false, wire: Time },
         Field { tag: 8, name: "count", omit_zero: true, wire: Int32 },
         Field { tag: 9, name: "type", omit_zero: true, wire: String },
         Field { tag: 10, name: "eventTime", omit_zero: false, wire: MicroTime },
-        Field { tag: 11, name: "series", omit_zero: false, wire: Object(60) },
+        Field { tag: 11, name: "series", omit_zero: false, wire: Object(75) },
         Field { tag: 12, name: "action", omit_zero: true, wire: String },
-        Field { tag: 13, name: "related", omit_zero: false, wire: Object(114) },
+        Field { tag: 13, name: "related", omit_zero: false, wire: Object(129) },
         Field { tag: 14, name: "reportingComponent", omit_zero: true, wire: String },
         Field { tag: 15, name: "reportingInstance", omit_zero: true, wire: String },
     ] },
-    // 60
+    // 75
     Message { name: "io.k8s.api.core.v1.EventSeries", fields: &[
         Field { tag: 1, name: "count", omit_zero: true, wire: Int32 },
         Field { tag: 2, name: "lastObservedTime", omit_zero: false, wire: MicroTime },
     ] },
-    // 61
+    // 76
     Message { name: "io.k8s.api.core.v1.EventSource", fields: &[
         Field { tag: 1, name: "component", omit_zero: true, wire: String },
         Field { tag: 2, name: "host", omit_zero: true, wire: String },
     ] },
-    // 62
+    // 77
     Message { name: "io.k8s.api.core.v1.ExecAction", fields: &[
         Field { tag: 1, name: "command", omit_zero: false, wire: List(&String) },
     ] },
-    // 63
+    // 78
     Message { name: "io.k8s.api.core.v1.FCVolumeSource", fields: &[
         Field { tag: 1, name: "targetWWNs", omit_zero: false, wire: List(&String) },
         Field { tag: 2, name: "lun", omit_zero: false, wire: Int32 },
@@ -472,71 +561,71 @@ pub(crate) static MESSAGES: &[Message] = &[
         Field { tag: 4, name: "readOnly", omit_zero: true, wire: Bool },
         Field { tag: 5, name: "wwids", omit_zero: false, wire: List(&String) },
     ] },
-    // 64
+    // 79
     Message { name: "io.k8s.api.core.v1.FlexVolumeSource", fields: &[
         Field { tag: 1, name: "driver", omit_zero: false, wire: String },
         Field { tag: 2, name: "fsType", omit_zero: true, wire: String },
-        Field { tag: 3, name: "secretRef", omit_zero: false, wire: Object(83) },
+        Field { tag: 3, name: "secretRef", omit_zero: false, wire: Object(98) },
         Field { tag: 4, name: "readOnly", omit_zero: true, wire: Bool },
         Field { tag: 5, name: "options", omit_zero: false, wire: Map(&String) },
     ] },
-    // 65
+    // 80
     Message { name: "io.k8s.api.core.v1.FlockerVolumeSource", fields: &[
         Field { tag: 1, name: "datasetName", omit_zero: true, wire: String },
         Field { tag: 2, name: "datasetUUID", omit_zero: true, wire: String },
     ] },
-    // 66
+    // 81
     Message { name: "io.k8s.api.core.v1.GCEPersistentDiskVolumeSource", fields: &[
         Field { tag: 1, name: "pdName", omit_zero: false, wire: String },
         Field { tag: 2, name: "fsType", omit_zero: true, wire: String },
         Field { tag: 3, name: "partition", omit_zero: true, wire: Int32 },
         Field { tag: 4, name: "readOnly", omit_zero: true, wire: Bool },
     ] },
-    // 67
+    // 82
     Message { name: "io.k8s.api.core.v1.GRPCAction", fields: &[
         Field { tag: 1, name: "port", omit_zero: false, wire: Int32 },
         Field { tag: 2, name: "service", omit_zero: true, wire: String },
     ] },
-    // 68
+    // 83
     Message { name: "io.k8s.api.core.v1.GitRepoVolumeSource", fields: &[
         Field { tag: 1, name: "repository", omit_zero: false, wire: String },
         Field { tag: 2, name: "revision", omit_zero: true, wire: String },
         Field { tag: 3, name: "directory", omit_zero: true, wire: String },
     ] },
-    // 69
+    // 84
     Message { name: "io.k8s.api.core.v1.GlusterfsVolumeSource", fields: &[
         Field { tag: 1, name: "endpoints", omit_zero: false, wire: String },
         Field { tag: 2, name: "path", omit_zero: false, wire: String },
         Field { tag: 3, name: "readOnly", omit_zero: true, wire: Bool },
     ] },
-    // 70
+    // 85
     Message { name: "io.k8s.api.core.v1.HTTPGetAction", fields: &[
         Field { tag: 1, name: "path", omit_zero: true, wire: String },
         Field { tag: 2, name: "port", omit_zero: false, wire: IntOrString },
         Field { tag: 3, name: "host", omit_zero: true, wire: String },
         Field { tag: 4, name: "scheme", omit_zero: true, wire: String },
-        Field { tag: 5, name: "httpHeaders", omit_zero: false, wire: List(&Object(71)) },
+        Field { tag: 5, name: "httpHeaders", omit_zero: false, wire: List(&Object(86)) },
     ] },
-    // 71
+    // 86
     Message { name: "io.k8s.api.core.v1.HTTPHeader", fields: &[
         Field { tag: 1, name: "name", omit_zero: false, wire: String },
         Field { tag: 2, name: "value", omit_zero: false, wire: String },
     ] },
-    // 72
+    // 87
     Message { name: "io.k8s.api.core.v1.HostAlias", fields: &[
         Field { tag: 1, name: "ip", omit_zero: false, wire: String },
         Field { tag: 2, name: "hostnames", omit_zero: false, wire: List(&String) },
     ] },
-    // 73
+    // 88
     Message { name: "io.k8s.api.core.v1.HostIP", fields: &[
         Field { tag: 1, name: "ip", omit_zero: false, wire: String },
     ] },
-    // 74
+    // 89
     Message { name: "io.k8s.api.core.v1.HostPathVolumeSource", fields: &[
         Field { tag: 1, name: "path", omit_zero: false, wire: String },
         Field { tag: 2, name: "type", omit_zero: true, wire: String },
     ] },
-    // 75
+    // 90
     Message { name: "io.k8s.api.core.v1.ISCSIVolumeSource", fields: &[
         Field { tag: 1, name: "targetPortal", omit_zero: false, wire: String },
         Field { tag: 2, name: "iqn", omit_zero: false, wire: String },
@@ -546,96 +635,96 @@ pub(crate) static MESSAGES: &[Message] = &[
         Field { tag: 6, name: "readOnly", omit_zero: true, wire: Bool },
         Field { tag: 7, name: "portals", omit_zero: false, wire: List(&String) },
         Field { tag: 8, name: "chapAuthDiscovery", omit_zero: true, wire: Bool },
-        Field { tag: 10, name: "secretRef", omit_zero: false, wire: Object(83) },
+        Field { tag: 10, name: "secretRef", omit_zero: false, wire: Object(98) },
         Field { tag: 11, name: "chapAuthSession", omit_zero: true, wire: Bool },
         Field { tag: 12, name: "initiatorName", omit_zero: true, wire: String },
     ] },
-    // 76
+    // 91
     Message { name: "io.k8s.api.core.v1.ImageVolumeSource", fields: &[
         Field { tag: 1, name: "reference", omit_zero: true, wire: String },
         Field { tag: 2, name: "pullPolicy", omit_zero: true, wire: String },
     ] },
-    // 77
+    // 92
     Message { name: "io.k8s.api.core.v1.KeyToPath", fields: &[
         Field { tag: 1, name: "key", omit_zero: false, wire: String },
         Field { tag: 2, name: "path", omit_zero: false, wire: String },
         Field { tag: 3, name: "mode", omit_zero: false, wire: Int32 },
     ] },
-    // 78
+    // 93
     Message { name: "io.k8s.api.core.v1.Lifecycle", fields: &[
-        Field { tag: 1, name: "postStart", omit_zero: false, wire: Object(79) },
-        Field { tag: 2, name: "preStop", omit_zero: false, wire: Object(79) },
+        Field { tag: 1, name: "postStart", omit_zero: false, wire: Object(94) },
+        Field { tag: 2, name: "preStop", omit_zero: false, wire: Object(94) },
         Field { tag: 3, name: "stopSignal", omit_zero: true, wire: String },
     ] },
-    // 79
+    // 94
     Message { name: "io.k8s.api.core.v1.LifecycleHandler", fields: &[
-        Field { tag: 1, name: "exec", omit_zero: false, wire: Object(62) },
-        Field { tag: 2, name: "httpGet", omit_zero: false, wire: Object(70) },
-        Field { tag: 3, name: "tcpSocket", omit_zero: false, wire: Object(168) },
-        Field { tag: 4, name: "sleep", omit_zero: false, wire: Object(165) },
+        Field { tag: 1, name: "exec", omit_zero: false, wire: Object(77) },
+        Field { tag: 2, name: "httpGet", omit_zero: false, wire: Object(85) },
+        Field { tag: 3, name: "tcpSocket", omit_zero: false, wire: Object(183) },
+        Field { tag: 4, name: "sleep", omit_zero: false, wire: Object(180) },
     ] },
-    // 80
+    // 95
     Message { name: "io.k8s.api.core.v1.LinuxContainerUser", fields: &[
         Field { tag: 1, name: "uid", omit_zero: false, wire: Int64 },
         Field { tag: 2, name: "gid", omit_zero: false, wire: Int64 },
         Field { tag: 3, name: "supplementalGroups", omit_zero: false, wire: List(&Int64) },
     ] },
-    // 81
+    // 96
     Message { name: "io.k8s.api.core.v1.LoadBalancerIngress", fields: &[
         Field { tag: 1, name: "ip", omit_zero: true, wire: String },
         Field { tag: 2, name: "hostname", omit_zero: true, wire: String },
         Field { tag: 3, name: "ipMode", omit_zero: true, wire: String },
-        Field { tag: 4, name: "ports", omit_zero: false, wire: List(&Object(136)) },
+        Field { tag: 4, name: "ports", omit_zero: false, wire: List(&Object(151)) },
     ] },
-    // 82
+    // 97
     Message { name: "io.k8s.api.core.v1.LoadBalancerStatus", fields: &[
-        Field { tag: 1, name: "ingress", omit_zero: false, wire: List(&Object(81)) },
+        Field { tag: 1, name: "ingress", omit_zero: false, wire: List(&Object(96)) },
     ] },
-    // 83
+    // 98
     Message { name: "io.k8s.api.core.v1.LocalObjectReference", fields: &[
         Field { tag: 1, name: "name", omit_zero: false, wire: String },
     ] },
-    // 84
+    // 99
     Message { name: "io.k8s.api.core.v1.LocalObjectReference", fields: &[
         Field { tag: 1, name: "name", omit_zero: false, wire: String },
     ] },
-    // 85
+    // 100
     Message { name: "io.k8s.api.core.v1.LocalObjectReference", fields: &[
         Field { tag: 1, name: "name", omit_zero: false, wire: String },
     ] },
-    // 86
+    // 101
     Message { name: "io.k8s.api.core.v1.LocalObjectReference", fields: &[
         Field { tag: 1, name: "name", omit_zero: false, wire: String },
     ] },
-    // 87
+    // 102
     Message { name: "io.k8s.api.core.v1.LocalObjectReference", fields: &[
         Field { tag: 1, name: "name", omit_zero: false, wire: String },
     ] },
-    // 88
+    // 103
     Message { name: "io.k8s.api.core.v1.LocalObjectReference", fields: &[
         Field { tag: 1, name: "name", omit_zero: false, wire: String },
     ] },
-    // 89
+    // 104
     Message { name: "io.k8s.api.core.v1.LocalObjectReference", fields: &[
         Field { tag: 1, name: "name", omit_zero: false, wire: String },
     ] },
-    // 90
+    // 105
     Message { name: "io.k8s.api.core.v1.LocalObjectReference", fields: &[
         Field { tag: 1, name: "name", omit_zero: false, wire: String },
     ] },
-    // 91
+    // 106
     Message { name: "io.k8s.api.core.v1.NFSVolumeSource", fields: &[
         Field { tag: 1, name: "server", omit_zero: false, wire: String },
         Field { tag: 2, name: "path", omit_zero: false, wire: String },
         Field { tag: 3, name: "readOnly", omit_zero: true, wire: Bool },
     ] },
-    // 92
+    // 107
     Message { name: "io.k8s.api.core.v1.Namespace", fields: &[
-        Field { tag: 1, name: "metadata", omit_zero: false, wire: Object(197) },
-        Field { tag: 2, name: "spec", omit_zero: false, wire: Object(94) },
-        Field { tag: 3, name: "status", omit_zero: false, wire: Object(95) },
+        Field { tag: 1, name: "metadata", omit_zero: false, wire: Object(216) },
+        Field { tag: 2, name: "spec", omit_zero: false, wire: Object(109) },
+        Field { tag: 3, name: "status", omit_zero: false, wire: Object(110) },
     ] },
-    // 93
+    // 108
     Message { name: "io.k8s.api.core.v1.NamespaceCondition", fields: &[
         Field { tag: 1, name: "type", omit_zero: false, wire: String },
         Field { tag: 2, name: "status", omit_zero: false, wire: String },
@@ -643,32 +732,32 @@ pub(crate) static MESSAGES: &[Message] = &[
         Field { tag: 5, name: "reason", omit_zero: true, wire: String },
         Field { tag: 6, name: "message", omit_zero: true, wire: String },
     ] },
-    // 94
+    // 109
     Message { name: "io.k8s.api.core.v1.NamespaceSpec", fields: &[
         Field { tag: 1, name: "finalizers", omit_zero: false, wire: List(&String) },
     ] },
-    // 95
+    // 110
     Message { name: "io.k8s.api.core.v1.NamespaceStatus", fields: &[
         Field { tag: 1, name: "phase", omit_zero: true, wire: String },
-        Field { tag: 2, name: "conditions", omit_zero: false, wire: List(&Object(93)) },
+        Field { tag: 2, name: "conditions", omit_zero: false, wire: List(&Object(108)) },
     ] },
-    // 96
+    // 111
     Message { name: "io.k8s.api.core.v1.Node", fields: &[
-        Field { tag: 1, name: "metadata", omit_zero: false, wire: Object(197) },
-        Field { tag: 2, name: "spec", omit_zero: false, wire: Object(109) },
-        Field { tag: 3, name: "status", omit_zero: false, wire: Object(110) },
+        Field { tag: 1, name: "metadata", omit_zero: false, wire: Object(216) },
+        Field { tag: 2, name: "spec", omit_zero: false, wire: Object(124) },
+        Field { tag: 3, name: "status", omit_zero: false, wire: Object(125) },
     ] },
-    // 97
+    // 112
     Message { name: "io.k8s.api.core.v1.NodeAddress", fields: &[
         Field { tag: 1, name: "type", omit_zero: false, wire: String },
         Field { tag: 2, name: "address", omit_zero: false, wire: String },
     ] },
-    // 98
+    // 113
     Message { name: "io.k8s.api.core.v1.NodeAffinity", fields: &[
-        Field { tag: 1, name: "requiredDuringSchedulingIgnoredDuringExecution", omit_zero: false, wire: Object(106) },
-        Field { tag: 2, name: "preferredDuringSchedulingIgnoredDuringExecution", omit_zero: false, wire: List(&Object(138)) },
+        Field { tag: 1, name: "requiredDuringSchedulingIgnoredDuringExecution", omit_zero: false, wire: Object(121) },
+        Field { tag: 2, name: "preferredDuringSchedulingIgnoredDuringExecution", omit_zero: false, wire: List(&Object(153)) },
     ] },
-    // 99
+    // 114
     Message { name: "io.k8s.api.core.v1.NodeCondition", fields: &[
         Field { tag: 1, name: "type", omit_zero: false, wire: String },
         Field { tag: 2, name: "status", omit_zero: false, wire: String },
@@ -677,81 +766,81 @@ pub(crate) static MESSAGES: &[Message] = &[
         Field { tag: 5, name: "reason", omit_zero: true, wire: String },
         Field { tag: 6, name: "message", omit_zero: true, wire: String },
     ] },
-    // 100
+    // 115
     Message { name: "io.k8s.api.core.v1.NodeConfigSource", fields: &[
-        Field { tag: 2, name: "configMap", omit_zero: false, wire: Object(31) },
+        Field { tag: 2, name: "configMap", omit_zero: false, wire: Object(46) },
     ] },
-    // 101
+    // 116
     Message { name: "io.k8s.api.core.v1.NodeConfigStatus", fields: &[
-        Field { tag: 1, name: "assigned", omit_zero: false, wire: Object(100) },
-        Field { tag: 2, name: "active", omit_zero: false, wire: Object(100) },
-        Field { tag: 3, name: "lastKnownGood", omit_zero: false, wire: Object(100) },
+        Field { tag: 1, name: "assigned", omit_zero: false, wire: Object(115) },
+        Field { tag: 2, name: "active", omit_zero: false, wire: Object(115) },
+        Field { tag: 3, name: "lastKnownGood", omit_zero: false, wire: Object(115) },
         Field { tag: 4, name: "error", omit_zero: true, wire: String },
     ] },
-    // 102
+    // 117
     Message { name: "io.k8s.api.core.v1.NodeDaemonEndpoints", fields: &[
-        Field { tag: 1, name: "kubeletEndpoint", omit_zero: false, wire: Object(44) },
+        Field { tag: 1, name: "kubeletEndpoint", omit_zero: false, wire: Object(59) },
     ] },
-    // 103
+    // 118
     Message { name: "io.k8s.api.core.v1.NodeFeatures", fields: &[
         Field { tag: 1, name: "supplementalGroupsPolicy", omit_zero: false, wire: Bool },
     ] },
-    // 104
+    // 119
     Message { name: "io.k8s.api.core.v1.NodeRuntimeHandler", fields: &[
         Field { tag: 1, name: "name", omit_zero: true, wire: String },
-        Field { tag: 2, name: "features", omit_zero: false, wire: Object(105) },
+        Field { tag: 2, name: "features", omit_zero: false, wire: Object(120) },
     ] },
-    // 105
+    // 120
     Message { name: "io.k8s.api.core.v1.NodeRuntimeHandlerFeatures", fields: &[
         Field { tag: 1, name: "recursiveReadOnlyMounts", omit_zero: false, wire: Bool },
         Field { tag: 2, name: "userNamespaces", omit_zero: false, wire: Bool },
     ] },
-    // 106
+    // 121
     Message { name: "io.k8s.api.core.v1.NodeSelector", fields: &[
-        Field { tag: 1, name: "nodeSelectorTerms", omit_zero: false, wire: List(&Object(108)) },
+        Field { tag: 1, name: "nodeSelectorTerms", omit_zero: false, wire: List(&Object(123)) },
     ] },
-    // 107
+    // 122
     Message { name: "io.k8s.api.core.v1.NodeSelectorRequirement", fields: &[
         Field { tag: 1, name: "key", omit_zero: false, wire: String },
         Field { tag: 2, name: "operator", omit_zero: false, wire: String },
         Field { tag: 3, name: "values", omit_zero: false, wire: List(&String) },
     ] },
-    // 108
+    // 123
     Message { name: "io.k8s.api.core.v1.NodeSelectorTerm", fields: &[
-        Field { tag: 1, name: "matchExpressions", omit_zero: false, wire: List(&Object(107)) },
-        Field { tag: 2, name: "matchFields", omit_zero: false, wire: List(&Object(107)) },
+        Field { tag: 1, name: "matchExpressions", omit_zero: false, wire: List(&Object(122)) },
+        Field { tag: 2, name: "matchFields", omit_zero: false, wire: List(&Object(122)) },
     ] },
-    // 109
+    // 124
     Message { name: "io.k8s.api.core.v1.NodeSpec", fields: &[
         Field { tag: 1, name: "podCIDR", omit_zero: true, wire: String },
         Field { tag: 2, name: "externalID", omit_zero: true, wire: String },
         Field { tag: 3, name: "providerID", omit_zero: true, wire: String },
         Field { tag: 4, name: "unschedulable", omit_zero: true, wire: Bool },
-        Field { tag: 5, name: "taints", omit_zero: false, wire: List(&Object(169)) },
-        Field { tag: 6, name: "configSource", omit_zero: false, wire: Object(100) },
+        Field { tag: 5, name: "taints", omit_zero: false, wire: List(&Object(184)) },
+        Field { tag: 6, name: "configSource", omit_zero: false, wire: Object(115) },
         Field { tag: 7, name: "podCIDRs", omit_zero: false, wire: List(&String) },
     ] },
-    // 110
+    // 125
     Message { name: "io.k8s.api.core.v1.NodeStatus", fields: &[
         Field { tag: 1, name: "capacity", omit_zero: false, wire: Map(&Quantity) },
         Field { tag: 2, name: "allocatable", omit_zero: false, wire: Map(&Quantity) },
         Field { tag: 3, name: "phase", omit_zero: true, wire: String },
-        Field { tag: 4, name: "conditions", omit_zero: false, wire: List(&Object(99)) },
-        Field { tag: 5, name: "addresses", omit_zero: false, wire: List(&Object(97)) },
-        Field { tag: 6, name: "daemonEndpoints", omit_zero: false, wire: Object(102) },
-        Field { tag: 7, name: "nodeInfo", omit_zero: false, wire: Object(112) },
-        Field { tag: 8, name: "images", omit_zero: false, wire: List(&Object(35)) },
+        Field { tag: 4, name: "conditions", omit_zero: false, wire: List(&Object(114)) },
+        Field { tag: 5, name: "addresses", omit_zero: false, wire: List(&Object(112)) },
+        Field { tag: 6, name: "daemonEndpoints", omit_zero: false, wire: Object(117) },
+        Field { tag: 7, name: "nodeInfo", omit_zero: false, wire: Object(127) },
+        Field { tag: 8, name: "images", omit_zero: false, wire: List(&Object(50)) },
         Field { tag: 9, name: "volumesInUse", omit_zero: false, wire: List(&String) },
-        Field { tag: 10, name: "volumesAttached", omit_zero: false, wire: List(&Object(18)) },
-        Field { tag: 11, name: "config", omit_zero: false, wire: Object(101) },
-        Field { tag: 12, name: "runtimeHandlers", omit_zero: false, wire: List(&Object(104)) },
-        Field { tag: 13, name: "features", omit_zero: false, wire: Object(103) },
+        Field { tag: 10, name: "volumesAttached", omit_zero: false, wire: List(&Object(33)) },
+        Field { tag: 11, name: "config", omit_zero: false, wire: Object(116) },
+        Field { tag: 12, name: "runtimeHandlers", omit_zero: false, wire: List(&Object(119)) },
+        Field { tag: 13, name: "features", omit_zero: false, wire: Object(118) },
     ] },
-    // 111
+    // 126
     Message { name: "io.k8s.api.core.v1.NodeSwapStatus", fields: &[
         Field { tag: 1, name: "capacity", omit_zero: false, wire: Int64 },
     ] },
-    // 112
+    // 127
     Message { name: "io.k8s.api.core.v1.NodeSystemInfo", fields: &[
         Field { tag: 1, name: "machineID", omit_zero: false, wire: String },
         Field { tag: 2, name: "systemUUID", omit_zero: false, wire: String },
@@ -763,14 +852,14 @@ pub(crate) static MESSAGES: &[Message] = &[
         Field { tag: 8, name: "kubeProxyVersion", omit_zero: false, wire: String },
         Field { tag: 9, name: "operatingSystem", omit_zero: false, wire: String },
         Field { tag: 10, name: "architecture", omit_zero: false, wire: String },
-        Field { tag: 11, name: "swap", omit_zero: false, wire: Object(111) },
+        Field { tag: 11, name: "swap", omit_zero: false, wire: Object(126) },
     ] },
-    // 113
+    // 128
     Message { name: "io.k8s.api.core.v1.ObjectFieldSelector", fields: &[
         Field { tag: 1, name: "apiVersion", omit_zero: true, wire: String },
         Field { tag: 2, name: "fieldPath", omit_zero: false, wire: String },
     ] },
-    // 114
+    // 129
     Message { name: "io.k8s.api.core.v1.ObjectReference", fields: &[
         Field { tag: 1, name: "kind", omit_zero: true, wire: String },
         Field { tag: 2, name: "namespace", omit_zero: true, wire: String },
@@ -780,59 +869,59 @@ pub(crate) static MESSAGES: &[Message] = &[
         Field { tag: 6, name: "resourceVersion", omit_zero: true, wire: String },
         Field { tag: 7, name: "fieldPath", omit_zero: true, wire: String },
     ] },
-    // 115
+    // 130
     Message { name: "io.k8s.api.core.v1.PersistentVolumeClaimSpec", fields: &[
         Field { tag: 1, name: "accessModes", omit_zero: false, wire: List(&String) },
-        Field { tag: 2, name: "resources", omit_zero: false, wire: Object(179) },
+        Field { tag: 2, name: "resources", omit_zero: false, wire: Object(194) },
         Field { tag: 3, name: "volumeName", omit_zero: true, wire: String },
-        Field { tag: 4, name: "selector", omit_zero: false, wire: Object(193) },
+        Field { tag: 4, name: "selector", omit_zero: false, wire: Object(212) },
         Field { tag: 5, name: "storageClassName", omit_zero: false, wire: String },
         Field { tag: 6, name: "volumeMode", omit_zero: true, wire: String },
-        Field { tag: 7, name: "dataSource", omit_zero: false, wire: Object(172) },
-        Field { tag: 8, name: "dataSourceRef", omit_zero: false, wire: Object(173) },
+        Field { tag: 7, name: "dataSource", omit_zero: false, wire: Object(187) },
+        Field { tag: 8, name: "dataSourceRef", omit_zero: false, wire: Object(188) },
         Field { tag: 9, name: "volumeAttributesClassName", omit_zero: true, wire: String },
     ] },
-    // 116
+    // 131
     Message { name: "io.k8s.api.core.v1.PersistentVolumeClaimTemplate", fields: &[
-        Field { tag: 1, name: "metadata", omit_zero: false, wire: Object(197) },
-        Field { tag: 2, name: "spec", omit_zero: false, wire: Object(115) },
+        Field { tag: 1, name: "metadata", omit_zero: false, wire: Object(216) },
+        Field { tag: 2, name: "spec", omit_zero: false, wire: Object(130) },
     ] },
-    // 117
+    // 132
     Message { name: "io.k8s.api.core.v1.PersistentVolumeClaimVolumeSource", fields: &[
         Field { tag: 1, name: "claimName", omit_zero: false, wire: String },
         Field { tag: 2, name: "readOnly", omit_zero: true, wire: Bool },
     ] },
-    // 118
+    // 133
     Message { name: "io.k8s.api.core.v1.PhotonPersistentDiskVolumeSource", fields: &[
         Field { tag: 1, name: "pdID", omit_zero: false, wire: String },
         Field { tag: 2, name: "fsType", omit_zero: true, wire: String },
     ] },
-    // 119
+    // 134
     Message { name: "io.k8s.api.core.v1.Pod", fields: &[
-        Field { tag: 1, name: "metadata", omit_zero: false, wire: Object(197) },
-        Field { tag: 2, name: "spec", omit_zero: false, wire: Object(133) },
-        Field { tag: 3, name: "status", omit_zero: false, wire: Object(134) },
+        Field { tag: 1, name: "metadata", omit_zero: false, wire: Object(216) },
+        Field { tag: 2, name: "spec", omit_zero: false, wire: Object(148) },
+        Field { tag: 3, name: "status", omit_zero: false, wire: Object(149) },
     ] },
-    // 120
+    // 135
     Message { name: "io.k8s.api.core.v1.PodAffinity", fields: &[
-        Field { tag: 1, name: "requiredDuringSchedulingIgnoredDuringExecution", omit_zero: false, wire: List(&Object(121)) },
-        Field { tag: 2, name: "preferredDuringSchedulingIgnoredDuringExecution", omit_zero: false, wire: List(&Object(182)) },
+        Field { tag: 1, name: "requiredDuringSchedulingIgnoredDuringExecution", omit_zero: false, wire: List(&Object(136)) },
+        Field { tag: 2, name: "preferredDuringSchedulingIgnoredDuringExecution", omit_zero: false, wire: List(&Object(197)) },
     ] },
-    // 121
+    // 136
     Message { name: "io.k8s.api.core.v1.PodAffinityTerm", fields: &[
-        Field { tag: 1, name: "labelSelector", omit_zero: false, wire: Object(193) },
+        Field { tag: 1, name: "labelSelector", omit_zero: false, wire: Object(212) },
         Field { tag: 2, name: "namespaces", omit_zero: false, wire: List(&String) },
         Field { tag: 3, name: "topologyKey", omit_zero: false, wire: String },
-        Field { tag: 4, name: "namespaceSelector", omit_zero: false, wire: Object(193) },
+        Field { tag: 4, name: "namespaceSelector", omit_zero: false, wire: Object(212) },
         Field { tag: 5, name: "matchLabelKeys", omit_zero: false, wire: List(&String) },
         Field { tag: 6, name: "mismatchLabelKeys", omit_zero: false, wire: List(&String) },
     ] },
-    // 122
+    // 137
     Message { name: "io.k8s.api.core.v1.PodAntiAffinity", fields: &[
-        Field { tag: 1, name: "requiredDuringSchedulingIgnoredDuringExecution", omit_zero: false, wire: List(&Object(121)) },
-        Field { tag: 2, name: "preferredDuringSchedulingIgnoredDuringExecution", omit_zero: false, wire: List(&Object(182)) },
+        Field { tag: 1, name: "requiredDuringSchedulingIgnoredDuringExecution", omit_zero: false, wire: List(&Object(136)) },
+        Field { tag: 2, name: "preferredDuringSchedulingIgnoredDuringExecution", omit_zero: false, wire: List(&Object(197)) },
     ] },
-    // 123
+    // 138
     Message { name: "io.k8s.api.core.v1.PodCondition", fields: &[
         Field { tag: 1, name: "type", omit_zero: false, wire: String },
         Field { tag: 2, name: "status", omit_zero: false, wire: String },
@@ -842,64 +931,64 @@ pub(crate) static MESSAGES: &[Message] = &[
         Field { tag: 6, name: "message", omit_zero: true, wire: String },
         Field { tag: 7, name: "observedGeneration", omit_zero: true, wire: Int64 },
     ] },
-    // 124
+    // 139
     Message { name: "io.k8s.api.core.v1.PodDNSConfig", fields: &[
         Field { tag: 1, name: "nameservers", omit_zero: false, wire: List(&String) },
         Field { tag: 2, name: "searches", omit_zero: false, wire: List(&String) },
-        Field { tag: 3, name: "options", omit_zero: false, wire: List(&Object(125)) },
+        Field { tag: 3, name: "options", omit_zero: false, wire: List(&Object(140)) },
     ] },
-    // 125
+    // 140
     Message { name: "io.k8s.api.core.v1.PodDNSConfigOption", fields: &[
         Field { tag: 1, name: "name", omit_zero: true, wire: String },
         Field { tag: 2, name: "value", omit_zero: true, wire: String },
     ] },
-    // 126
+    // 141
     Message { name: "io.k8s.api.core.v1.PodIP", fields: &[
         Field { tag: 1, name: "ip", omit_zero: false, wire: String },
     ] },
-    // 127
+    // 142
     Message { name: "io.k8s.api.core.v1.PodOS", fields: &[
         Field { tag: 1, name: "name", omit_zero: false, wire: String },
     ] },
-    // 128
+    // 143
     Message { name: "io.k8s.api.core.v1.PodReadinessGate", fields: &[
         Field { tag: 1, name: "conditionType", omit_zero: false, wire: String },
     ] },
-    // 129
+    // 144
     Message { name: "io.k8s.api.core.v1.PodResourceClaim", fields: &[
         Field { tag: 1, name: "name", omit_zero: false, wire: String },
         Field { tag: 3, name: "resourceClaimName", omit_zero: true, wire: String },
         Field { tag: 4, name: "resourceClaimTemplateName", omit_zero: true, wire: String },
     ] },
-    // 130
+    // 145
     Message { name: "io.k8s.api.core.v1.PodResourceClaimStatus", fields: &[
         Field { tag: 1, name: "name", omit_zero: false, wire: String },
         Field { tag: 2, name: "resourceClaimName", omit_zero: true, wire: String },
     ] },
-    // 131
+    // 146
     Message { name: "io.k8s.api.core.v1.PodSchedulingGate", fields: &[
         Field { tag: 1, name: "name", omit_zero: false, wire: String },
     ] },
-    // 132
+    // 147
     Message { name: "io.k8s.api.core.v1.PodSecurityContext", fields: &[
-        Field { tag: 1, name: "seLinuxOptions", omit_zero: false, wire: Object(149) },
+        Field { tag: 1, name: "seLinuxOptions", omit_zero: false, wire: Object(164) },
         Field { tag: 2, name: "runAsUser", omit_zero: false, wire: Int64 },
         Field { tag: 3, name: "runAsNonRoot", omit_zero: false, wire: Bool },
         Field { tag: 4, name: "supplementalGroups", omit_zero: false, wire: List(&Int64) },
         Field { tag: 5, name: "fsGroup", omit_zero: false, wire: Int64 },
         Field { tag: 6, name: "runAsGroup", omit_zero: false, wire: Int64 },
-        Field { tag: 7, name: "sysctls", omit_zero: false, wire: List(&Object(167)) },
-        Field { tag: 8, name: "windowsOptions", omit_zero: false, wire: Object(183) },
+        Field { tag: 7, name: "sysctls", omit_zero: false, wire: List(&Object(182)) },
+        Field { tag: 8, name: "windowsOptions", omit_zero: false, wire: Object(198) },
         Field { tag: 9, name: "fsGroupChangePolicy", omit_zero: true, wire: String },
-        Field { tag: 10, name: "seccompProfile", omit_zero: false, wire: Object(151) },
-        Field { tag: 11, name: "appArmorProfile", omit_zero: false, wire: Object(17) },
+        Field { tag: 10, name: "seccompProfile", omit_zero: false, wire: Object(166) },
+        Field { tag: 11, name: "appArmorProfile", omit_zero: false, wire: Object(32) },
         Field { tag: 12, name: "supplementalGroupsPolicy", omit_zero: true, wire: String },
         Field { tag: 13, name: "seLinuxChangePolicy", omit_zero: true, wire: String },
     ] },
-    // 133
+    // 148
     Message { name: "io.k8s.api.core.v1.PodSpec", fields: &[
-        Field { tag: 1, name: "volumes", omit_zero: false, wire: List(&Object(174)) },
-        Field { tag: 2, name: "containers", omit_zero: false, wire: List(&Object(34)) },
+        Field { tag: 1, name: "volumes", omit_zero: false, wire: List(&Object(189)) },
+        Field { tag: 2, name: "containers", omit_zero: false, wire: List(&Object(49)) },
         Field { tag: 3, name: "restartPolicy", omit_zero: true, wire: String },
         Field { tag: 4, name: "terminationGracePeriodSeconds", omit_zero: false, wire: Int64 },
         Field { tag: 5, name: "activeDeadlineSeconds", omit_zero: false, wire: Int64 },
@@ -911,79 +1000,79 @@ pub(crate) static MESSAGES: &[Message] = &[
         Field { tag: 11, name: "hostNetwork", omit_zero: true, wire: Bool },
         Field { tag: 12, name: "hostPID", omit_zero: true, wire: Bool },
         Field { tag: 13, name: "hostIPC", omit_zero: true, wire: Bool },
-        Field { tag: 14, name: "securityContext", omit_zero: false, wire: Object(132) },
-        Field { tag: 15, name: "imagePullSecrets", omit_zero: false, wire: List(&Object(83)) },
+        Field { tag: 14, name: "securityContext", omit_zero: false, wire: Object(147) },
+        Field { tag: 15, name: "imagePullSecrets", omit_zero: false, wire: List(&Object(98)) },
         Field { tag: 16, name: "hostname", omit_zero: true, wire: String },
         Field { tag: 17, name: "subdomain", omit_zero: true, wire: String },
-        Field { tag: 18, name: "affinity", omit_zero: false, wire: Object(16) },
+        Field { tag: 18, name: "affinity", omit_zero: false, wire: Object(31) },
         Field { tag: 19, name: "schedulerName", omit_zero: true, wire: String },
-        Field { tag: 20, name: "initContainers", omit_zero: false, wire: List(&Object(34)) },
+        Field { tag: 20, name: "initContainers", omit_zero: false, wire: List(&Object(49)) },
         Field { tag: 21, name: "automountServiceAccountToken", omit_zero: false, wire: Bool },
-        Field { tag: 22, name: "tolerations", omit_zero: false, wire: List(&Object(170)) },
-        Field { tag: 23, name: "hostAliases", omit_zero: false, wire: List(&Object(72)) },
+        Field { tag: 22, name: "tolerations", omit_zero: false, wire: List(&Object(185)) },
+        Field { tag: 23, name: "hostAliases", omit_zero: false, wire: List(&Object(87)) },
         Field { tag: 24, name: "priorityClassName", omit_zero: true, wire: String },
         Field { tag: 25, name: "priority", omit_zero: false, wire: Int32 },
-        Field { tag: 26, name: "dnsConfig", omit_zero: false, wire: Object(124) },
+        Field { tag: 26, name: "dnsConfig", omit_zero: false, wire: Object(139) },
         Field { tag: 27, name: "shareProcessNamespace", omit_zero: false, wire: Bool },
-        Field { tag: 28, name: "readinessGates", omit_zero: false, wire: List(&Object(128)) },
+        Field { tag: 28, name: "readinessGates", omit_zero: false, wire: List(&Object(143)) },
         Field { tag: 29, name: "runtimeClassName", omit_zero: false, wire: String },
         Field { tag: 30, name: "enableServiceLinks", omit_zero: false, wire: Bool },
         Field { tag: 31, name: "preemptionPolicy", omit_zero: true, wire: String },
         Field { tag: 32, name: "overhead", omit_zero: false, wire: Map(&Quantity) },
-        Field { tag: 33, name: "topologySpreadConstraints", omit_zero: false, wire: List(&Object(171)) },
-        Field { tag: 34, name: "ephemeralContainers", omit_zero: false, wire: List(&Object(56)) },
+        Field { tag: 33, name: "topologySpreadConstraints", omit_zero: false, wire: List(&Object(186)) },
+        Field { tag: 34, name: "ephemeralContainers", omit_zero: false, wire: List(&Object(71)) },
         Field { tag: 35, name: "setHostnameAsFQDN", omit_zero: false, wire: Bool },
-        Field { tag: 36, name: "os", omit_zero: false, wire: Object(127) },
+        Field { tag: 36, name: "os", omit_zero: false, wire: Object(142) },
         Field { tag: 37, name: "hostUsers", omit_zero: false, wire: Bool },
-        Field { tag: 38, name: "schedulingGates", omit_zero: false, wire: List(&Object(131)) },
-        Field { tag: 39, name: "resourceClaims", omit_zero: false, wire: List(&Object(129)) },
-        Field { tag: 40, name: "resources", omit_zero: false, wire: Object(147) },
+        Field { tag: 38, name: "schedulingGates", omit_zero: false, wire: List(&Object(146)) },
+        Field { tag: 39, name: "resourceClaims", omit_zero: false, wire: List(&Object(144)) },
+        Field { tag: 40, name: "resources", omit_zero: false, wire: Object(162) },
     ] },
-    // 134
+    // 149
     Message { name: "io.k8s.api.core.v1.PodStatus", fields: &[
         Field { tag: 1, name: "phase", omit_zero: true, wire: String },
-        Field { tag: 2, name: "conditions", omit_zero: false, wire: List(&Object(123)) },
+        Field { tag: 2, name: "conditions", omit_zero: false, wire: List(&Object(138)) },
         Field { tag: 3, name: "message", omit_zero: true, wire: String },
         Field { tag: 4, name: "reason", omit_zero: true, wire: String },
         Field { tag: 5, name: "hostIP", omit_zero: true, wire: String },
         Field { tag: 6, name: "podIP", omit_zero: true, wire: String },
         Field { tag: 7, name: "startTime", omit_zero: false, wire: Time },
-        Field { tag: 8, name: "containerStatuses", omit_zero: false, wire: List(&Object(42)) },
+        Field { tag: 8, name: "containerStatuses", omit_zero: false, wire: List(&Object(57)) },
         Field { tag: 9, name: "qosClass", omit_zero: true, wire: String },
-        Field { tag: 10, name: "initContainerStatuses", omit_zero: false, wire: List(&Object(42)) },
+        Field { tag: 10, name: "initContainerStatuses", omit_zero: false, wire: List(&Object(57)) },
         Field { tag: 11, name: "nominatedNodeName", omit_zero: true, wire: String },
-        Field { tag: 12, name: "podIPs", omit_zero: false, wire: List(&Object(126)) },
-        Field { tag: 13, name: "ephemeralContainerStatuses", omit_zero: false, wire: List(&Object(42)) },
+        Field { tag: 12, name: "podIPs", omit_zero: false, wire: List(&Object(141)) },
+        Field { tag: 13, name: "ephemeralContainerStatuses", omit_zero: false, wire: List(&Object(57)) },
         Field { tag: 14, name: "resize", omit_zero: true, wire: String },
-        Field { tag: 15, name: "resourceClaimStatuses", omit_zero: false, wire: List(&Object(130)) },
-        Field { tag: 16, name: "hostIPs", omit_zero: false, wire: List(&Object(73)) },
+        Field { tag: 15, name: "resourceClaimStatuses", omit_zero: false, wire: List(&Object(145)) },
+        Field { tag: 16, name: "hostIPs", omit_zero: false, wire: List(&Object(88)) },
         Field { tag: 17, name: "observedGeneration", omit_zero: true, wire: Int64 },
     ] },
-    // 135
+    // 150
     Message { name: "io.k8s.api.core.v1.PodTemplateSpec", fields: &[
-        Field { tag: 1, name: "metadata", omit_zero: false, wire: Object(197) },
-        Field { tag: 2, name: "spec", omit_zero: false, wire: Object(133) },
+        Field { tag: 1, name: "metadata", omit_zero: false, wire: Object(216) },
+        Field { tag: 2, name: "spec", omit_zero: false, wire: Object(148) },
     ] },
-    // 136
+    // 151
     Message { name: "io.k8s.api.core.v1.PortStatus", fields: &[
         Field { tag: 1, name: "port", omit_zero: false, wire: Int32 },
         Field { tag: 2, name: "protocol", omit_zero: false, wire: String },
         Field { tag: 3, name: "error", omit_zero: true, wire: String },
     ] },
-    // 137
+    // 152
     Message { name: "io.k8s.api.core.v1.PortworxVolumeSource", fields: &[
         Field { tag: 1, name: "volumeID", omit_zero: false, wire: String },
         Field { tag: 2, name: "fsType", omit_zero: true, wire: String },
         Field { tag: 3, name: "readOnly", omit_zero: true, wire: Bool },
     ] },
-    // 138
+    // 153
     Message { name: "io.k8s.api.core.v1.PreferredSchedulingTerm", fields: &[
         Field { tag: 1, name: "weight", omit_zero: false, wire: Int32 },
-        Field { tag: 2, name: "preference", omit_zero: false, wire: Object(108) },
+        Field { tag: 2, name: "preference", omit_zero: false, wire: Object(123) },
     ] },
-    // 139
+    // 154
     Message { name: "io.k8s.api.core.v1.Probe", fields: &[
-        Field { tag: 1, name: "", omit_zero: false, wire: Inline(140) },
+        Field { tag: 1, name: "", omit_zero: false, wire: Inline(155) },
         Field { tag: 2, name: "initialDelaySeconds", omit_zero: true, wire: Int32 },
         Field { tag: 3, name: "timeoutSeconds", omit_zero: true, wire: Int32 },
         Field { tag: 4, name: "periodSeconds", omit_zero: true, wire: Int32 },
@@ -991,19 +1080,19 @@ pub(crate) static MESSAGES: &[Message] = &[
         Field { tag: 6, name: "failureThreshold", omit_zero: true, wire: Int32 },
         Field { tag: 7, name: "terminationGracePeriodSeconds", omit_zero: false, wire: Int64 },
     ] },
-    // 140
+    // 155
     Message { name: "io.k8s.api.core.v1.ProbeHandler", fields: &[
-        Field { tag: 1, name: "exec", omit_zero: false, wire: Object(62) },
-        Field { tag: 2, name: "httpGet", omit_zero: false, wire: Object(70) },
-        Field { tag: 3, name: "tcpSocket", omit_zero: false, wire: Object(168) },
-        Field { tag: 4, name: "grpc", omit_zero: false, wire: Object(67) },
+        Field { tag: 1, name: "exec", omit_zero: false, wire: Object(77) },
+        Field { tag: 2, name: "httpGet", omit_zero: false, wire: Object(85) },
+        Field { tag: 3, name: "tcpSocket", omit_zero: false, wire: Object(183) },
+        Field { tag: 4, name: "grpc", omit_zero: false, wire: Object(82) },
     ] },
-    // 141
+    // 156
     Message { name: "io.k8s.api.core.v1.ProjectedVolumeSource", fields: &[
-        Field { tag: 1, name: "sources", omit_zero: false, wire: List(&Object(178)) },
+        Field { tag: 1, name: "sources", omit_zero: false, wire: List(&Object(193)) },
         Field { tag: 2, name: "defaultMode", omit_zero: false, wire: Int32 },
     ] },
-    // 142
+    // 157
     Message { name: "io.k8s.api.core.v1.QuobyteVolumeSource", fields: &[
         Field { tag: 1, name: "registry", omit_zero: false, wire: String },
         Field { tag: 2, name: "volume", omit_zero: false, wire: String },
@@ -1012,7 +1101,7 @@ pub(crate) static MESSAGES: &[Message] = &[
         Field { tag: 5, name: "group", omit_zero: true, wire: String },
         Field { tag: 6, name: "tenant", omit_zero: true, wire: String },
     ] },
-    // 143
+    // 158
     Message { name: "io.k8s.api.core.v1.RBDVolumeSource", fields: &[
         Field { tag: 1, name: "monitors", omit_zero: false, wire: List(&String) },
         Field { tag: 2, name: "image", omit_zero: false, wire: String },
@@ -1020,48 +1109,48 @@ pub(crate) static MESSAGES: &[Message] = &[
         Field { tag: 4, name: "pool", omit_zero: true, wire: String },
         Field { tag: 5, name: "user", omit_zero: true, wire: String },
         Field { tag: 6, name: "keyring", omit_zero: true, wire: String },
-        Field { tag: 7, name: "secretRef", omit_zero: false, wire: Object(83) },
+        Field { tag: 7, name: "secretRef", omit_zero: false, wire: Object(98) },
         Field { tag: 8, name: "readOnly", omit_zero: true, wire: Bool },
     ] },
-    // 144
+    // 159
     Message { name: "io.k8s.api.core.v1.ResourceClaim", fields: &[
         Field { tag: 1, name: "name", omit_zero: false, wire: String },
         Field { tag: 2, name: "request", omit_zero: true, wire: String },
     ] },
-    // 145
+    // 160
     Message { name: "io.k8s.api.core.v1.ResourceFieldSelector", fields: &[
         Field { tag: 1, name: "containerName", omit_zero: true, wire: String },
         Field { tag: 2, name: "resource", omit_zero: false, wire: String },
         Field { tag: 3, name: "divisor", omit_zero: false, wire: Quantity },
     ] },
-    // 146
+    // 161
     Message { name: "io.k8s.api.core.v1.ResourceHealth", fields: &[
         Field { tag: 1, name: "resourceID", omit_zero: false, wire: String },
         Field { tag: 2, name: "health", omit_zero: true, wire: String },
     ] },
-    // 147
+    // 162
     Message { name: "io.k8s.api.core.v1.ResourceRequirements", fields: &[
         Field { tag: 1, name: "limits", omit_zero: false, wire: Map(&Quantity) },
         Field { tag: 2, name: "requests", omit_zero: false, wire: Map(&Quantity) },
-        Field { tag: 3, name: "claims", omit_zero: false, wire: List(&Object(144)) },
+        Field { tag: 3, name: "claims", omit_zero: false, wire: List(&Object(159)) },
     ] },
-    // 148
+    // 163
     Message { name: "io.k8s.api.core.v1.ResourceStatus", fields: &[
         Field { tag: 1, name: "name", omit_zero: false, wire: String },
-        Field { tag: 2, name: "resources", omit_zero: false, wire: List(&Object(146)) },
+        Field { tag: 2, name: "resources", omit_zero: false, wire: List(&Object(161)) },
     ] },
-    // 149
+    // 164
     Message { name: "io.k8s.api.core.v1.SELinuxOptions", fields: &[
         Field { tag: 1, name: "user", omit_zero: true, wire: String },
         Field { tag: 2, name: "role", omit_zero: true, wire: String },
         Field { tag: 3, name: "type", omit_zero: true, wire: String },
         Field { tag: 4, name: "level", omit_zero: true, wire: String },
     ] },
-    // 150
+    // 165
     Message { name: "io.k8s.api.core.v1.ScaleIOVolumeSource", fields: &[
         Field { tag: 1, name: "gateway", omit_zero: false, wire: String },
         Field { tag: 2, name: "system", omit_zero: false, wire: String },
-        Field { tag: 3, name: "secretRef", omit_zero: false, wire: Object(83) },
+        Field { tag: 3, name: "secretRef", omit_zero: false, wire: Object(98) },
         Field { tag: 4, name: "sslEnabled", omit_zero: true, wire: Bool },
         Field { tag: 5, name: "protectionDomain", omit_zero: true, wire: String },
         Field { tag: 6, name: "storagePool", omit_zero: true, wire: String },
@@ -1070,78 +1159,78 @@ pub(crate) static MESSAGES: &[Message] = &[
         Field { tag: 9, name: "fsType", omit_zero: true, wire: String },
         Field { tag: 10, name: "readOnly", omit_zero: true, wire: Bool },
     ] },
-    // 151
+    // 166
     Message { name: "io.k8s.api.core.v1.SeccompProfile", fields: &[
         Field { tag: 1, name: "type", omit_zero: false, wire: String },
         Field { tag: 2, name: "localhostProfile", omit_zero: true, wire: String },
     ] },
-    // 152
+    // 167
     Message { name: "io.k8s.api.core.v1.Secret", fields: &[
-        Field { tag: 1, name: "metadata", omit_zero: false, wire: Object(197) },
+        Field { tag: 1, name: "metadata", omit_zero: false, wire: Object(216) },
         Field { tag: 2, name: "data", omit_zero: false, wire: Map(&Bytes) },
         Field { tag: 3, name: "type", omit_zero: true, wire: String },
         Field { tag: 4, name: "stringData", omit_zero: false, wire: Map(&String) },
         Field { tag: 5, name: "immutable", omit_zero: false, wire: Bool },
     ] },
-    // 153
+    // 168
     Message { name: "io.k8s.api.core.v1.SecretEnvSource", fields: &[
-        Field { tag: 1, name: "", omit_zero: false, wire: Inline(88) },
+        Field { tag: 1, name: "", omit_zero: false, wire: Inline(103) },
         Field { tag: 2, name: "optional", omit_zero: false, wire: Bool },
     ] },
-    // 154
+    // 169
     Message { name: "io.k8s.api.core.v1.SecretKeySelector", fields: &[
-        Field { tag: 1, name: "", omit_zero: false, wire: Inline(89) },
+        Field { tag: 1, name: "", omit_zero: false, wire: Inline(104) },
         Field { tag: 2, name: "key", omit_zero: false, wire: String },
         Field { tag: 3, name: "optional", omit_zero: false, wire: Bool },
     ] },
-    // 155
+    // 170
     Message { name: "io.k8s.api.core.v1.SecretProjection", fields: &[
-        Field { tag: 1, name: "", omit_zero: false, wire: Inline(90) },
-        Field { tag: 2, name: "items", omit_zero: false, wire: List(&Object(77)) },
+        Field { tag: 1, name: "", omit_zero: false, wire: Inline(105) },
+        Field { tag: 2, name: "items", omit_zero: false, wire: List(&Object(92)) },
         Field { tag: 4, name: "optional", omit_zero: false, wire: Bool },
     ] },
-    // 156
+    // 171
     Message { name: "io.k8s.api.core.v1.SecretVolumeSource", fields: &[
         Field { tag: 1, name: "secretName", omit_zero: true, wire: String },
-        Field { tag: 2, name: "items", omit_zero: false, wire: List(&Object(77)) },
+        Field { tag: 2, name: "items", omit_zero: false, wire: List(&Object(92)) },
         Field { tag: 3, name: "defaultMode", omit_zero: false, wire: Int32 },
         Field { tag: 4, name: "optional", omit_zero: false, wire: Bool },
     ] },
-    // 157
+    // 172
     Message { name: "io.k8s.api.core.v1.SecurityContext", fields: &[
-        Field { tag: 1, name: "capabilities", omit_zero: false, wire: Object(23) },
+        Field { tag: 1, name: "capabilities", omit_zero: false, wire: Object(38) },
         Field { tag: 2, name: "privileged", omit_zero: false, wire: Bool },
-        Field { tag: 3, name: "seLinuxOptions", omit_zero: false, wire: Object(149) },
+        Field { tag: 3, name: "seLinuxOptions", omit_zero: false, wire: Object(164) },
         Field { tag: 4, name: "runAsUser", omit_zero: false, wire: Int64 },
         Field { tag: 5, name: "runAsNonRoot", omit_zero: false, wire: Bool },
         Field { tag: 6, name: "readOnlyRootFilesystem", omit_zero: false, wire: Bool },
         Field { tag: 7, name: "allowPrivilegeEscalation", omit_zero: false, wire: Bool },
         Field { tag: 8, name: "runAsGroup", omit_zero: false, wire: Int64 },
         Field { tag: 9, name: "procMount", omit_zero: true, wire: String },
-        Field { tag: 10, name: "windowsOptions", omit_zero: false, wire: Object(183) },
-        Field { tag: 11, name: "seccompProfile", omit_zero: false, wire: Object(151) },
-        Field { tag: 12, name: "appArmorProfile", omit_zero: false, wire: Object(17) },
+        Field { tag: 10, name: "windowsOptions", omit_zero: false, wire: Object(198) },
+        Field { tag: 11, name: "seccompProfile", omit_zero: false, wire: Object(166) },
+        Field { tag: 12, name: "appArmorProfile", omit_zero: false, wire: Object(32) },
     ] },
-    // 158
+    // 173
     Message { name: "io.k8s.api.core.v1.Service", fields: &[
-        Field { tag: 1, name: "metadata", omit_zero: false, wire: Object(197) },
-        Field { tag: 2, name: "spec", omit_zero: false, wire: Object(162) },
-        Field { tag: 3, name: "status", omit_zero: false, wire: Object(163) },
+        Field { tag: 1, name: "metadata", omit_zero: false, wire: Object(216) },
+        Field { tag: 2, name: "spec", omit_zero: false, wire: Object(177) },
+        Field { tag: 3, name: "status", omit_zero: false, wire: Object(178) },
     ] },
-    // 159
+    // 174
     Message { name: "io.k8s.api.core.v1.ServiceAccount", fields: &[
-        Field { tag: 1, name: "metadata", omit_zero: false, wire: Object(197) },
-        Field { tag: 2, name: "secrets", omit_zero: false, wire: List(&Object(114)) },
-        Field { tag: 3, name: "imagePullSecrets", omit_zero: false, wire: List(&Object(83)) },
+        Field { tag: 1, name: "metadata", omit_zero: false, wire: Object(216) },
+        Field { tag: 2, name: "secrets", omit_zero: false, wire: List(&Object(129)) },
+        Field { tag: 3, name: "imagePullSecrets", omit_zero: false, wire: List(&Object(98)) },
         Field { tag: 4, name: "automountServiceAccountToken", omit_zero: false, wire: Bool },
     ] },
-    // 160
+    // 175
     Message { name: "io.k8s.api.core.v1.ServiceAccountTokenProjection", fields: &[
         Field { tag: 1, name: "audience", omit_zero: true, wire: String },
         Field { tag: 2, name: "expirationSeconds", omit_zero: false, wire: Int64 },
         Field { tag: 3, name: "path", omit_zero: false, wire: String },
     ] },
-    // 161
+    // 176
     Message { name: "io.k8s.api.core.v1.ServicePort", fields: &[
         Field { tag: 1, name: "name", omit_zero: true, wire: String },
         Field { tag: 2, name: "protocol", omit_zero: true, wire: String },
@@ -1150,9 +1239,9 @@ pub(crate) static MESSAGES: &[Message] = &[
         Field { tag: 5, name: "nodePort", omit_zero: true, wire: Int32 },
         Field { tag: 6, name: "appProtocol", omit_zero: true, wire: String },
     ] },
-    // 162
+    // 177
     Message { name: "io.k8s.api.core.v1.ServiceSpec", fields: &[
-        Field { tag: 1, name: "ports", omit_zero: false, wire: List(&Object(161)) },
+        Field { tag: 1, name: "ports", omit_zero: false, wire: List(&Object(176)) },
         Field { tag: 2, name: "selector", omit_zero: false, wire: Map(&String) },
         Field { tag: 3, name: "clusterIP", omit_zero: true, wire: String },
         Field { tag: 4, name: "type", omit_zero: true, wire: String },
@@ -1164,7 +1253,7 @@ pub(crate) static MESSAGES: &[Message] = &[
         Field { tag: 11, name: "externalTrafficPolicy", omit_zero: true, wire: String },
         Field { tag: 12, name: "healthCheckNodePort", omit_zero: true, wire: Int32 },
         Field { tag: 13, name: "publishNotReadyAddresses", omit_zero: true, wire: Bool },
-        Field { tag: 14, name: "sessionAffinityConfig", omit_zero: false, wire: Object(164) },
+        Field { tag: 14, name: "sessionAffinityConfig", omit_zero: false, wire: Object(179) },
         Field { tag: 17, name: "ipFamilyPolicy", omit_zero: true, wire: String },
         Field { tag: 18, name: "clusterIPs", omit_zero: false, wire: List(&String) },
         Field { tag: 19, name: "ipFamilies", omit_zero: false, wire: List(&String) },
@@ -1173,45 +1262,45 @@ pub(crate) static MESSAGES: &[Message] = &[
         Field { tag: 22, name: "internalTrafficPolicy", omit_zero: true, wire: String },
         Field { tag: 23, name: "trafficDistribution", omit_zero: true, wire: String },
     ] },
-    // 163
+    // 178
     Message { name: "io.k8s.api.core.v1.ServiceStatus", fields: &[
-        Field { tag: 1, name: "loadBalancer", omit_zero: false, wire: Object(82) },
-        Field { tag: 2, name: "conditions", omit_zero: false, wire: List(&Object(191)) },
+        Field { tag: 1, name: "loadBalancer", omit_zero: false, wire: Object(97) },
+        Field { tag: 2, name: "conditions", omit_zero: false, wire: List(&Object(209)) },
     ] },
-    // 164
+    // 179
     Message { name: "io.k8s.api.core.v1.SessionAffinityConfig", fields: &[
-        Field { tag: 1, name: "clientIP", omit_zero: false, wire: Object(26) },
+        Field { tag: 1, name: "clientIP", omit_zero: false, wire: Object(41) },
     ] },
-    // 165
+    // 180
     Message { name: "io.k8s.api.core.v1.SleepAction", fields: &[
         Field { tag: 1, name: "seconds", omit_zero: false, wire: Int64 },
     ] },
-    // 166
+    // 181
     Message { name: "io.k8s.api.core.v1.StorageOSVolumeSource", fields: &[
         Field { tag: 1, name: "volumeName", omit_zero: true, wire: String },
         Field { tag: 2, name: "volumeNamespace", omit_zero: true, wire: String },
         Field { tag: 3, name: "fsType", omit_zero: true, wire: String },
         Field { tag: 4, name: "readOnly", omit_zero: true, wire: Bool },
-        Field { tag: 5, name: "secretRef", omit_zero: false, wire: Object(83) },
+        Field { tag: 5, name: "secretRef", omit_zero: false, wire: Object(98) },
     ] },
-    // 167
+    // 182
     Message { name: "io.k8s.api.core.v1.Sysctl", fields: &[
         Field { tag: 1, name: "name", omit_zero: false, wire: String },
         Field { tag: 2, name: "value", omit_zero: false, wire: String },
     ] },
-    // 168
+    // 183
     Message { name: "io.k8s.api.core.v1.TCPSocketAction", fields: &[
         Field { tag: 1, name: "port", omit_zero: false, wire: IntOrString },
         Field { tag: 2, name: "host", omit_zero: true, wire: String },
     ] },
-    // 169
+    // 184
     Message { name: "io.k8s.api.core.v1.Taint", fields: &[
         Field { tag: 1, name: "key", omit_zero: false, wire: String },
         Field { tag: 2, name: "value", omit_zero: true, wire: String },
         Field { tag: 3, name: "effect", omit_zero: false, wire: String },
         Field { tag: 4, name: "timeAdded", omit_zero: false, wire: Time },
     ] },
-    // 170
+    // 185
     Message { name: "io.k8s.api.core.v1.Toleration", fields: &[
         Field { tag: 1, name: "key", omit_zero: true, wire: String },
         Field { tag: 2, name: "operator", omit_zero: true, wire: String },
@@ -1219,41 +1308,41 @@ pub(crate) static MESSAGES: &[Message] = &[
         Field { tag: 4, name: "effect", omit_zero: true, wire: String },
         Field { tag: 5, name: "tolerationSeconds", omit_zero: false, wire: Int64 },
     ] },
-    // 171
+    // 186
     Message { name: "io.k8s.api.core.v1.TopologySpreadConstraint", fields: &[
         Field { tag: 1, name: "maxSkew", omit_zero: false, wire: Int32 },
         Field { tag: 2, name: "topologyKey", omit_zero: false, wire: String },
         Field { tag: 3, name: "whenUnsatisfiable", omit_zero: false, wire: String },
-        Field { tag: 4, name: "labelSelector", omit_zero: false, wire: Object(193) },
+        Field { tag: 4, name: "labelSelector", omit_zero: false, wire: Object(212) },
         Field { tag: 5, name: "minDomains", omit_zero: false, wire: Int32 },
         Field { tag: 6, name: "nodeAffinityPolicy", omit_zero: true, wire: String },
         Field { tag: 7, name: "nodeTaintsPolicy", omit_zero: true, wire: String },
         Field { tag: 8, name: "matchLabelKeys", omit_zero: false, wire: List(&String) },
     ] },
-    // 172
+    // 187
     Message { name: "io.k8s.api.core.v1.TypedLocalObjectReference", fields: &[
         Field { tag: 1, name: "apiGroup", omit_zero: true, wire: String },
         Field { tag: 2, name: "kind", omit_zero: false, wire: String },
         Field { tag: 3, name: "name", omit_zero: false, wire: String },
     ] },
-    // 173
+    // 188
     Message { name: "io.k8s.api.core.v1.TypedObjectReference", fields: &[
         Field { tag: 1, name: "apiGroup", omit_zero: true, wire: String },
         Field { tag: 2, name: "kind", omit_zero: false, wire: String },
         Field { tag: 3, name: "name", omit_zero: false, wire: String },
         Field { tag: 4, name: "namespace", omit_zero: true, wire: String },
     ] },
-    // 174
+    // 189
     Message { name: "io.k8s.api.core.v1.Volume", fields: &[
         Field { tag: 1, name: "name", omit_zero: false, wire: String },
-        Field { tag: 2, name: "", omit_zero: false, wire: Inline(180) },
+        Field { tag: 2, name: "", omit_zero: false, wire: Inline(195) },
     ] },
-    // 175
+    // 190
     Message { name: "io.k8s.api.core.v1.VolumeDevice", fields: &[
         Field { tag: 1, name: "name", omit_zero: false, wire: String },
         Field { tag: 2, name: "devicePath", omit_zero: false, wire: String },
     ] },
-    // 176
+    // 191
     Message { name: "io.k8s.api.core.v1.VolumeMount", fields: &[
         Field { tag: 1, name: "name", omit_zero: false, wire: String },
         Field { tag: 2, name: "readOnly", omit_zero: true, wire: Bool },
@@ -1263,123 +1352,151 @@ pub(crate) static MESSAGES: &[Message] = &[
         Field { tag: 6, name: "subPathExpr", omit_zero: true, wire: String },
         Field { tag: 7, name: "recursiveReadOnly", omit_zero: true, wire: String },
     ] },
-    // 177
+    // 192
     Message { name: "io.k8s.api.core.v1.VolumeMountStatus", fields: &[
         Field { tag: 1, name: "name", omit_zero: false, wire: String },
         Field { tag: 2, name: "mountPath", omit_zero: false, wire: String },
         Field { tag: 3, name: "readOnly", omit_zero: true, wire: Bool },
         Field { tag: 4, name: "recursiveReadOnly", omit_zero: true, wire: String },
     ] },
-    // 178
+    // 193
     Message { name: "io.k8s.api.core.v1.VolumeProjection", fields: &[
-        Field { tag: 1, name: "secret", omit_zero: false, wire: Object(155) },
-        Field { tag: 2, name: "downwardAPI", omit_zero: false, wire: Object(45) },
-        Field { tag: 3, name: "configMap", omit_zero: false, wire: Object(32) },
-        Field { tag: 4, name: "serviceAccountToken", omit_zero: false, wire: Object(160) },
-        Field { tag: 5, name: "clusterTrustBundle", omit_zero: false, wire: Object(27) },
+        Field { tag: 1, name: "secret", omit_zero: false, wire: Object(170) },
+        Field { tag: 2, name: "downwardAPI", omit_zero: false, wire: Object(60) },
+        Field { tag: 3, name: "configMap", omit_zero: false, wire: Object(47) },
+        Field { tag: 4, name: "serviceAccountToken", omit_zero: false, wire: Object(175) },
+        Field { tag: 5, name: "clusterTrustBundle", omit_zero: false, wire: Object(42) },
     ] },
-    // 179
+    // 194
     Message { name: "io.k8s.api.core.v1.VolumeResourceRequirements", fields: &[
         Field { tag: 1, name: "limits", omit_zero: false, wire: Map(&Quantity) },
         Field { tag: 2, name: "requests", omit_zero: false, wire: Map(&Quantity) },
     ] },
-    // 180
+    // 195
     Message { name: "io.k8s.api.core.v1.VolumeSource", fields: &[
-        Field { tag: 1, name: "hostPath", omit_zero: false, wire: Object(74) },
-        Field { tag: 2, name: "emptyDir", omit_zero: false, wire: Object(48) },
-        Field { tag: 3, name: "gcePersistentDisk", omit_zero: false, wire: Object(66) },
-        Field { tag: 4, name: "awsElasticBlockStore", omit_zero: false, wire: Object(15) },
-        Field { tag: 5, name: "gitRepo", omit_zero: false, wire: Object(68) },
-        Field { tag: 6, name: "secret", omit_zero: false, wire: Object(156) },
-        Field { tag: 7, name: "nfs", omit_zero: false, wire: Object(91) },
-        Field { tag: 8, name: "iscsi", omit_zero: false, wire: Object(75) },
-        Field { tag: 9, name: "glusterfs", omit_zero: false, wire: Object(69) },
-        Field { tag: 10, name: "persistentVolumeClaim", omit_zero: false, wire: Object(117) },
-        Field { tag: 11, name: "rbd", omit_zero: false, wire: Object(143) },
-        Field { tag: 12, name: "flexVolume", omit_zero: false, wire: Object(64) },
-        Field { tag: 13, name: "cinder", omit_zero: false, wire: Object(25) },
-        Field { tag: 14, name: "cephfs", omit_zero: false, wire: Object(24) },
-        Field { tag: 15, name: "flocker", omit_zero: false, wire: Object(65) },
-        Field { tag: 16, name: "downwardAPI", omit_zero: false, wire: Object(47) },
-        Field { tag: 17, name: "fc", omit_zero: false, wire: Object(63) },
-        Field { tag: 18, name: "azureFile", omit_zero: false, wire: Object(20) },
-        Field { tag: 19, name: "configMap", omit_zero: false, wire: Object(33) },
-        Field { tag: 20, name: "vsphereVolume", omit_zero: false, wire: Object(181) },
-        Field { tag: 21, name: "quobyte", omit_zero: false, wire: Object(142) },
-        Field { tag: 22, name: "azureDisk", omit_zero: false, wire: Object(19) },
-        Field { tag: 23, name: "photonPersistentDisk", omit_zero: false, wire: Object(118) },
-        Field { tag: 24, name: "portworxVolume", omit_zero: false, wire: Object(137) },
-        Field { tag: 25, name: "scaleIO", omit_zero: false, wire: Object(150) },
-        Field { tag: 26, name: "projected", omit_zero: false, wire: Object(141) },
-        Field { tag: 27, name: "storageos", omit_zero: false, wire: Object(166) },
-        Field { tag: 28, name: "csi", omit_zero: false, wire: Object(22) },
-        Field { tag: 29, name: "ephemeral", omit_zero: false, wire: Object(58) },
-        Field { tag: 30, name: "image", omit_zero: false, wire: Object(76) },
+        Field { tag: 1, name: "hostPath", omit_zero: false, wire: Object(89) },
+        Field { tag: 2, name: "emptyDir", omit_zero: false, wire: Object(63) },
+        Field { tag: 3, name: "gcePersistentDisk", omit_zero: false, wire: Object(81) },
+        Field { tag: 4, name: "awsElasticBlockStore", omit_zero: false, wire: Object(30) },
+        Field { tag: 5, name: "gitRepo", omit_zero: false, wire: Object(83) },
+        Field { tag: 6, name: "secret", omit_zero: false, wire: Object(171) },
+        Field { tag: 7, name: "nfs", omit_zero: false, wire: Object(106) },
+        Field { tag: 8, name: "iscsi", omit_zero: false, wire: Object(90) },
+        Field { tag: 9, name: "glusterfs", omit_zero: false, wire: Object(84) },
+        Field { tag: 10, name: "persistentVolumeClaim", omit_zero: false, wire: Object(132) },
+        Field { tag: 11, name: "rbd", omit_zero: false, wire: Object(158) },
+        Field { tag: 12, name: "flexVolume", omit_zero: false, wire: Object(79) },
+        Field { tag: 13, name: "cinder", omit_zero: false, wire: Object(40) },
+        Field { tag: 14, name: "cephfs", omit_zero: false, wire: Object(39) },
+        Field { tag: 15, name: "flocker", omit_zero: false, wire: Object(80) },
+        Field { tag: 16, name: "downwardAPI", omit_zero: false, wire: Object(62) },
+        Field { tag: 17, name: "fc", omit_zero: false, wire: Object(78) },
+        Field { tag: 18, name: "azureFile", omit_zero: false, wire: Object(35) },
+        Field { tag: 19, name: "configMap", omit_zero: false, wire: Object(48) },
+        Field { tag: 20, name: "vsphereVolume", omit_zero: false, wire: Object(196) },
+        Field { tag: 21, name: "quobyte", omit_zero: false, wire: Object(157) },
+        Field { tag: 22, name: "azureDisk", omit_zero: false, wire: Object(34) },
+        Field { tag: 23, name: "photonPersistentDisk", omit_zero: false, wire: Object(133) },
+        Field { tag: 24, name: "portworxVolume", omit_zero: false, wire: Object(152) },
+        Field { tag: 25, name: "scaleIO", omit_zero: false, wire: Object(165) },
+        Field { tag: 26, name: "projected", omit_zero: false, wire: Object(156) },
+        Field { tag: 27, name: "storageos", omit_zero: false, wire: Object(181) },
+        Field { tag: 28, name: "csi", omit_zero: false, wire: Object(37) },
+        Field { tag: 29, name: "ephemeral", omit_zero: false, wire: Object(73) },
+        Field { tag: 30, name: "image", omit_zero: false, wire: Object(91) },
     ] },
-    // 181
+    // 196
     Message { name: "io.k8s.api.core.v1.VsphereVirtualDiskVolumeSource", fields: &[
         Field { tag: 1, name: "volumePath", omit_zero: false, wire: String },
         Field { tag: 2, name: "fsType", omit_zero: true, wire: String },
         Field { tag: 3, name: "storagePolicyName", omit_zero: true, wire: String },
         Field { tag: 4, name: "storagePolicyID", omit_zero: true, wire: String },
     ] },
-    // 182
+    // 197
     Message { name: "io.k8s.api.core.v1.WeightedPodAffinityTerm", fields: &[
         Field { tag: 1, name: "weight", omit_zero: false, wire: Int32 },
-        Field { tag: 2, name: "podAffinityTerm", omit_zero: false, wire: Object(121) },
+        Field { tag: 2, name: "podAffinityTerm", omit_zero: false, wire: Object(136) },
     ] },
-    // 183
+    // 198
     Message { name: "io.k8s.api.core.v1.WindowsSecurityContextOptions", fields: &[
         Field { tag: 1, name: "gmsaCredentialSpecName", omit_zero: true, wire: String },
         Field { tag: 2, name: "gmsaCredentialSpec", omit_zero: true, wire: String },
         Field { tag: 3, name: "runAsUserName", omit_zero: true, wire: String },
         Field { tag: 4, name: "hostProcess", omit_zero: false, wire: Bool },
     ] },
-    // 184
+    // 199
     Message { name: "io.k8s.api.discovery.v1.Endpoint", fields: &[
         Field { tag: 1, name: "addresses", omit_zero: false, wire: List(&String) },
-        Field { tag: 2, name: "conditions", omit_zero: false, wire: Object(185) },
+        Field { tag: 2, name: "conditions", omit_zero: false, wire: Object(200) },
         Field { tag: 3, name: "hostname", omit_zero: true, wire: String },
-        Field { tag: 4, name: "targetRef", omit_zero: false, wire: Object(114) },
+        Field { tag: 4, name: "targetRef", omit_zero: false, wire: Object(129) },
         Field { tag: 5, name: "deprecatedTopology", omit_zero: false, wire: Map(&String) },
         Field { tag: 6, name: "nodeName", omit_zero: true, wire: String },
         Field { tag: 7, name: "zone", omit_zero: true, wire: String },
-        Field { tag: 8, name: "hints", omit_zero: false, wire: Object(186) },
+        Field { tag: 8, name: "hints", omit_zero: false, wire: Object(201) },
     ] },
-    // 185
+    // 200
     Message { name: "io.k8s.api.discovery.v1.EndpointConditions", fields: &[
         Field { tag: 1, name: "ready", omit_zero: false, wire: Bool },
         Field { tag: 2, name: "serving", omit_zero: false, wire: Bool },
         Field { tag: 3, name: "terminating", omit_zero: false, wire: Bool },
     ] },
-    // 186
+    // 201
     Message { name: "io.k8s.api.discovery.v1.EndpointHints", fields: &[
-        Field { tag: 1, name: "forZones", omit_zero: false, wire: List(&Object(190)) },
-        Field { tag: 2, name: "forNodes", omit_zero: false, wire: List(&Object(189)) },
+        Field { tag: 1, name: "forZones", omit_zero: false, wire: List(&Object(205)) },
+        Field { tag: 2, name: "forNodes", omit_zero: false, wire: List(&Object(204)) },
     ] },
-    // 187
+    // 202
     Message { name: "io.k8s.api.discovery.v1.EndpointPort", fields: &[
         Field { tag: 1, name: "name", omit_zero: false, wire: String },
         Field { tag: 2, name: "protocol", omit_zero: true, wire: String },
         Field { tag: 3, name: "port", omit_zero: false, wire: Int32 },
         Field { tag: 4, name: "appProtocol", omit_zero: true, wire: String },
     ] },
-    // 188
+    // 203
     Message { name: "io.k8s.api.discovery.v1.EndpointSlice", fields: &[
-        Field { tag: 1, name: "metadata", omit_zero: false, wire: Object(197) },
-        Field { tag: 2, name: "endpoints", omit_zero: false, wire: List(&Object(184)) },
-        Field { tag: 3, name: "ports", omit_zero: false, wire: List(&Object(187)) },
+        Field { tag: 1, name: "metadata", omit_zero: false, wire: Object(216) },
+        Field { tag: 2, name: "endpoints", omit_zero: false, wire: List(&Object(199)) },
+        Field { tag: 3, name: "ports", omit_zero: false, wire: List(&Object(202)) },
         Field { tag: 4, name: "addressType", omit_zero: false, wire: String },
     ] },
-    // 189
+    // 204
     Message { name: "io.k8s.api.discovery.v1.ForNode", fields: &[
         Field { tag: 1, name: "name", omit_zero: false, wire: String },
     ] },
-    // 190
+    // 205
     Message { name: "io.k8s.api.discovery.v1.ForZone", fields: &[
         Field { tag: 1, name: "name", omit_zero: false, wire: String },
     ] },
-    // 191
+    // 206
+    Message { name: "io.k8s.api.events.v1.Event", fields: &[
+        Field { tag: 1, name: "metadata", omit_zero: false, wire: Object(216) },
+        Field { tag: 2, name: "eventTime", omit_zero: false, wire: MicroTime },
+        Field { tag: 3, name: "series", omit_zero: false, wire: Object(207) },
+        Field { tag: 4, name: "reportingController", omit_zero: true, wire: String },
+        Field { tag: 5, name: "reportingInstance", omit_zero: true, wire: String },
+        Field { tag: 6, name: "action", omit_zero: true, wire: String },
+        Field { tag: 7, name: "reason", omit_zero: true, wire: String },
+        Field { tag: 8, name: "regarding", omit_zero: false, wire: Object(129) },
+        Field { tag: 9, name: "related", omit_zero: false, wire: Object(129) },
+        Field { tag: 10, name: "note", omit_zero: true, wire: String },
+        Field { tag: 11, name: "type", omit_zero: true, wire: String },
+        Field { tag: 12, name: "deprecatedSource", omit_zero: false, wire: Object(76) },
+        Field { tag: 13, name: "deprecatedFirstTimestamp", omit_zero: false, wire: Time },
+        Field { tag: 14, name: "deprecatedLastTimestamp", omit_zero: false, wire: Time },
+        Field { tag: 15, name: "deprecatedCount", omit_zero: true, wire: Int32 },
+    ] },
+    // 207
+    Message { name: "io.k8s.api.events.v1.EventSeries", fields: &[
+        Field { tag: 1, name: "count", omit_zero: false, wire: Int32 },
+        Field { tag: 2, name: "lastObservedTime", omit_zero: false, wire: MicroTime },
+    ] },
+    // 208
+    Message { name: "io.k8s.api.policy.v1.Eviction", fields: &[
+        Field { tag: 1, name: "metadata", omit_zero: false, wire: Object(216) },
+        Field { tag: 2, name: "deleteOptions", omit_zero: false, wire: Object(210) },
+    ] },
+    // 209
     Message { name: "io.k8s.apimachinery.pkg.apis.meta.v1.Condition", fields: &[
         Field { tag: 1, name: "type", omit_zero: false, wire: String },
         Field { tag: 2, name: "status", omit_zero: false, wire: String },
@@ -1388,34 +1505,40 @@ pub(crate) static MESSAGES: &[Message] = &[
         Field { tag: 5, name: "reason", omit_zero: false, wire: String },
         Field { tag: 6, name: "message", omit_zero: false, wire: String },
     ] },
-    // 192
+    // 210
     Message { name: "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions", fields: &[
         Field { tag: 1, name: "gracePeriodSeconds", omit_zero: false, wire: Int64 },
-        Field { tag: 2, name: "preconditions", omit_zero: false, wire: Object(199) },
+        Field { tag: 2, name: "preconditions", omit_zero: false, wire: Object(218) },
         Field { tag: 3, name: "orphanDependents", omit_zero: false, wire: Bool },
         Field { tag: 4, name: "propagationPolicy", omit_zero: true, wire: String },
         Field { tag: 5, name: "dryRun", omit_zero: false, wire: List(&String) },
         Field { tag: 6, name: "ignoreStoreReadErrorWithClusterBreakingPotential", omit_zero: false, wire: Bool },
     ] },
-    // 193
+    // 211
+    Message { name: "io.k8s.apimachinery.pkg.apis.meta.v1.FieldSelectorRequirement", fields: &[
+        Field { tag: 1, name: "key", omit_zero: false, wire: String },
+        Field { tag: 2, name: "operator", omit_zero: false, wire: String },
+        Field { tag: 3, name: "values", omit_zero: false, wire: List(&String) },
+    ] },
+    // 212
     Message { name: "io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelector", fields: &[
         Field { tag: 1, name: "matchLabels", omit_zero: false, wire: Map(&String) },
-        Field { tag: 2, name: "matchExpressions", omit_zero: false, wire: List(&Object(194)) },
+        Field { tag: 2, name: "matchExpressions", omit_zero: false, wire: List(&Object(213)) },
     ] },
-    // 194
+    // 213
     Message { name: "io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelectorRequirement", fields: &[
         Field { tag: 1, name: "key", omit_zero: false, wire: String },
         Field { tag: 2, name: "operator", omit_zero: false, wire: String },
         Field { tag: 3, name: "values", omit_zero: false, wire: List(&String) },
     ] },
-    // 195
+    // 214
     Message { name: "io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta", fields: &[
         Field { tag: 1, name: "selfLink", omit_zero: true, wire: String },
         Field { tag: 2, name: "resourceVersion", omit_zero: true, wire: String },
         Field { tag: 3, name: "continue", omit_zero: true, wire: String },
         Field { tag: 4, name: "remainingItemCount", omit_zero: false, wire: Int64 },
     ] },
-    // 196
+    // 215
     Message { name: "io.k8s.apimachinery.pkg.apis.meta.v1.ManagedFieldsEntry", fields: &[
         Field { tag: 1, name: "manager", omit_zero: true, wire: String },
         Field { tag: 2, name: "operation", omit_zero: true, wire: String },
@@ -1425,7 +1548,7 @@ pub(crate) static MESSAGES: &[Message] = &[
         Field { tag: 7, name: "fieldsV1", omit_zero: false, wire: RawJson },
         Field { tag: 8, name: "subresource", omit_zero: true, wire: String },
     ] },
-    // 197
+    // 216
     Message { name: "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta", fields: &[
         Field { tag: 1, name: "name", omit_zero: true, wire: String },
         Field { tag: 2, name: "generateName", omit_zero: true, wire: String },
@@ -1439,11 +1562,11 @@ pub(crate) static MESSAGES: &[Message] = &[
         Field { tag: 10, name: "deletionGracePeriodSeconds", omit_zero: false, wire: Int64 },
         Field { tag: 11, name: "labels", omit_zero: false, wire: Map(&String) },
         Field { tag: 12, name: "annotations", omit_zero: false, wire: Map(&String) },
-        Field { tag: 13, name: "ownerReferences", omit_zero: false, wire: List(&Object(198)) },
+        Field { tag: 13, name: "ownerReferences", omit_zero: false, wire: List(&Object(217)) },
         Field { tag: 14, name: "finalizers", omit_zero: false, wire: List(&String) },
-        Field { tag: 17, name: "managedFields", omit_zero: false, wire: List(&Object(196)) },
+        Field { tag: 17, name: "managedFields", omit_zero: false, wire: List(&Object(215)) },
     ] },
-    // 198
+    // 217
     Message { name: "io.k8s.apimachinery.pkg.apis.meta.v1.OwnerReference", fields: &[
         Field { tag: 1, name: "kind", omit_zero: false, wire: String },
         Field { tag: 3, name: "name", omit_zero: false, wire: String },
@@ -1452,32 +1575,32 @@ pub(crate) static MESSAGES: &[Message] = &[
         Field { tag: 6, name: "controller", omit_zero: false, wire: Bool },
         Field { tag: 7, name: "blockOwnerDeletion", omit_zero: false, wire: Bool },
     ] },
-    // 199
+    // 218
     Message { name: "io.k8s.apimachinery.pkg.apis.meta.v1.Preconditions", fields: &[
         Field { tag: 1, name: "uid", omit_zero: true, wire: String },
         Field { tag: 2, name: "resourceVersion", omit_zero: true, wire: String },
     ] },
-    // 200
+    // 219
     Message { name: "io.k8s.apimachinery.pkg.apis.meta.v1.Status", fields: &[
-        Field { tag: 1, name: "metadata", omit_zero: false, wire: Object(195) },
+        Field { tag: 1, name: "metadata", omit_zero: false, wire: Object(214) },
         Field { tag: 2, name: "status", omit_zero: true, wire: String },
         Field { tag: 3, name: "message", omit_zero: true, wire: String },
         Field { tag: 4, name: "reason", omit_zero: true, wire: String },
-        Field { tag: 5, name: "details", omit_zero: false, wire: Object(202) },
+        Field { tag: 5, name: "details", omit_zero: false, wire: Object(221) },
         Field { tag: 6, name: "code", omit_zero: true, wire: Int32 },
     ] },
-    // 201
+    // 220
     Message { name: "io.k8s.apimachinery.pkg.apis.meta.v1.StatusCause", fields: &[
         Field { tag: 1, name: "reason", omit_zero: true, wire: String },
         Field { tag: 2, name: "message", omit_zero: true, wire: String },
         Field { tag: 3, name: "field", omit_zero: true, wire: String },
     ] },
-    // 202
+    // 221
     Message { name: "io.k8s.apimachinery.pkg.apis.meta.v1.StatusDetails", fields: &[
         Field { tag: 1, name: "name", omit_zero: true, wire: String },
         Field { tag: 2, name: "group", omit_zero: true, wire: String },
         Field { tag: 3, name: "kind", omit_zero: true, wire: String },
-        Field { tag: 4, name: "causes", omit_zero: false, wire: List(&Object(201)) },
+        Field { tag: 4, name: "causes", omit_zero: false, wire: List(&Object(220)) },
         Field { tag: 5, name: "retryAfterSeconds", omit_zero: true, wire: Int32 },
         Field { tag: 6, name: "uid", omit_zero: true, wire: String },
     ] },

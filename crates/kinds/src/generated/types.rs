@@ -3,23 +3,28 @@
 use crate::schema::{Field, Kind, Shape::*, Type};
 
 pub(crate) static KINDS: &[Kind] = &[
-    Kind { api_version: "v1", kind: "Binding", type_index: 21 },
-    Kind { api_version: "v1", kind: "ConfigMap", type_index: 28 },
-    Kind { api_version: "v1", kind: "DeleteOptions", type_index: 182 },
-    Kind { api_version: "v1", kind: "Endpoints", type_index: 52 },
-    Kind { api_version: "v1", kind: "Event", type_index: 58 },
-    Kind { api_version: "v1", kind: "Namespace", type_index: 84 },
-    Kind { api_version: "v1", kind: "Node", type_index: 88 },
-    Kind { api_version: "v1", kind: "Pod", type_index: 111 },
-    Kind { api_version: "v1", kind: "Secret", type_index: 143 },
-    Kind { api_version: "v1", kind: "Service", type_index: 149 },
-    Kind { api_version: "v1", kind: "ServiceAccount", type_index: 150 },
-    Kind { api_version: "v1", kind: "Status", type_index: 190 },
+    Kind { api_version: "v1", kind: "Binding", type_index: 36 },
+    Kind { api_version: "v1", kind: "ConfigMap", type_index: 43 },
+    Kind { api_version: "v1", kind: "DeleteOptions", type_index: 200 },
+    Kind { api_version: "v1", kind: "Endpoints", type_index: 67 },
+    Kind { api_version: "v1", kind: "Event", type_index: 73 },
+    Kind { api_version: "v1", kind: "Namespace", type_index: 99 },
+    Kind { api_version: "v1", kind: "Node", type_index: 103 },
+    Kind { api_version: "v1", kind: "Pod", type_index: 126 },
+    Kind { api_version: "v1", kind: "Secret", type_index: 158 },
+    Kind { api_version: "v1", kind: "Service", type_index: 164 },
+    Kind { api_version: "v1", kind: "ServiceAccount", type_index: 165 },
+    Kind { api_version: "v1", kind: "Status", type_index: 209 },
     Kind { api_version: "apps/v1", kind: "Deployment", type_index: 0 },
     Kind { api_version: "apps/v1", kind: "ReplicaSet", type_index: 5 },
-    Kind { api_version: "autoscaling/v1", kind: "Scale", type_index: 10 },
-    Kind { api_version: "coordination.k8s.io/v1", kind: "Lease", type_index: 13 },
-    Kind { api_version: "discovery.k8s.io/v1", kind: "EndpointSlice", type_index: 178 },
+    Kind { api_version: "autoscaling/v1", kind: "Scale", type_index: 25 },
+    Kind { api_version: "coordination.k8s.io/v1", kind: "Lease", type_index: 28 },
+    Kind { api_version: "discovery.k8s.io/v1", kind: "EndpointSlice", type_index: 193 },
+    Kind { api_version: "authentication.k8s.io/v1", kind: "SelfSubjectReview", type_index: 10 },
+    Kind { api_version: "authorization.k8s.io/v1", kind: "SelfSubjectAccessReview", type_index: 19 },
+    Kind { api_version: "authorization.k8s.io/v1", kind: "SelfSubjectRulesReview", type_index: 21 },
+    Kind { api_version: "events.k8s.io/v1", kind: "Event", type_index: 196 },
+    Kind { api_version: "policy/v1", kind: "Eviction", type_index: 198 },
 ];
 
 pub(crate) static TYPES: &[Type] = &[
@@ -27,7 +32,7 @@ pub(crate) static TYPES: &[Type] = &[
     Type { name: "io.k8s.api.apps.v1.Deployment", fields: &[
         Field { name: "apiVersion", shape: String },
         Field { name: "kind", shape: String },
-        Field { name: "metadata", shape: Object(187) },
+        Field { name: "metadata", shape: Object(206) },
         Field { name: "spec", shape: Object(2) },
         Field { name: "status", shape: Object(3) },
     ] },
@@ -47,9 +52,9 @@ pub(crate) static TYPES: &[Type] = &[
         Field { name: "progressDeadlineSeconds", shape: Int32 },
         Field { name: "replicas", shape: Int32 },
         Field { name: "revisionHistoryLimit", shape: Int32 },
-        Field { name: "selector", shape: Object(183) },
+        Field { name: "selector", shape: Object(202) },
         Field { name: "strategy", shape: Object(4) },
-        Field { name: "template", shape: Object(127) },
+        Field { name: "template", shape: Object(142) },
     ] },
     // 3
     Type { name: "io.k8s.api.apps.v1.DeploymentStatus", fields: &[
@@ -72,7 +77,7 @@ pub(crate) static TYPES: &[Type] = &[
     Type { name: "io.k8s.api.apps.v1.ReplicaSet", fields: &[
         Field { name: "apiVersion", shape: String },
         Field { name: "kind", shape: String },
-        Field { name: "metadata", shape: Object(187) },
+        Field { name: "metadata", shape: Object(206) },
         Field { name: "spec", shape: Object(7) },
         Field { name: "status", shape: Object(8) },
     ] },
@@ -88,8 +93,8 @@ pub(crate) static TYPES: &[Type] = &[
     Type { name: "io.k8s.api.apps.v1.ReplicaSetSpec", fields: &[
         Field { name: "minReadySeconds", shape: Int32 },
         Field { name: "replicas", shape: Int32 },
-        Field { name: "selector", shape: Object(183) },
-        Field { name: "template", shape: Object(127) },
+        Field { name: "selector", shape: Object(202) },
+        Field { name: "template", shape: Object(142) },
     ] },
     // 8
     Type { name: "io.k8s.api.apps.v1.ReplicaSetStatus", fields: &[
@@ -107,30 +112,126 @@ pub(crate) static TYPES: &[Type] = &[
         Field { name: "maxUnavailable", shape: IntOrString },
     ] },
     // 10
+    Type { name: "io.k8s.api.authentication.v1.SelfSubjectReview", fields: &[
+        Field { name: "apiVersion", shape: String },
+        Field { name: "kind", shape: String },
+        Field { name: "metadata", shape: Object(206) },
+        Field { name: "status", shape: Object(11) },
+    ] },
+    // 11
+    Type { name: "io.k8s.api.authentication.v1.SelfSubjectReviewStatus", fields: &[
+        Field { name: "userInfo", shape: Object(12) },
+    ] },
+    // 12
+    Type { name: "io.k8s.api.authentication.v1.UserInfo", fields: &[
+        Field { name: "extra", shape: Map(&List(&String)) },
+        Field { name: "groups", shape: List(&String) },
+        Field { name: "uid", shape: String },
+        Field { name: "username", shape: String },
+    ] },
+    // 13
+    Type { name: "io.k8s.api.authorization.v1.FieldSelectorAttributes", fields: &[
+        Field { name: "rawSelector", shape: String },
+        Field { name: "requirements", shape: List(&Object(201)) },
+    ] },
+    // 14
+    Type { name: "io.k8s.api.authorization.v1.LabelSelectorAttributes", fields: &[
+        Field { name: "rawSelector", shape: String },
+        Field { name: "requirements", shape: List(&Object(203)) },
+    ] },
+    // 15
+    Type { name: "io.k8s.api.authorization.v1.NonResourceAttributes", fields: &[
+        Field { name: "path", shape: String },
+        Field { name: "verb", shape: String },
+    ] },
+    // 16
+    Type { name: "io.k8s.api.authorization.v1.NonResourceRule", fields: &[
+        Field { name: "nonResourceURLs", shape: List(&String) },
+        Field { name: "verbs", shape: List(&String) },
+    ] },
+    // 17
+    Type { name: "io.k8s.api.authorization.v1.ResourceAttributes", fields: &[
+        Field { name: "fieldSelector", shape: Object(13) },
+        Field { name: "group", shape: String },
+        Field { name: "labelSelector", shape: Object(14) },
+        Field { name: "name", shape: String },
+        Field { name: "namespace", shape: String },
+        Field { name: "resource", shape: String },
+        Field { name: "subresource", shape: String },
+        Field { name: "verb", shape: String },
+        Field { name: "version", shape: String },
+    ] },
+    // 18
+    Type { name: "io.k8s.api.authorization.v1.ResourceRule", fields: &[
+        Field { name: "apiGroups", shape: List(&String) },
+        Field { name: "resourceNames", shape: List(&String) },
+        Field { name: "resources", shape: List(&String) },
+        Field { name: "verbs", shape: List(&String) },
+    ] },
+    // 19
+    Type { name: "io.k8s.api.authorization.v1.SelfSubjectAccessReview", fields: &[
+        Field { name: "apiVersion", shape: String },
+        Field { name: "kind", shape: String },
+        Field { name: "metadata", shape: Object(206) },
+        Field { name: "spec", shape: Object(20) },
+        Field { name: "status", shape: Object(23) },
+    ] },
+    // 20
+    Type { name: "io.k8s.api.authorization.v1.SelfSubjectAccessReviewSpec", fields: &[
+        Field { name: "nonResourceAttributes", shape: Object(15) },
+        Field { name: "resourceAttributes", shape: Object(17) },
+    ] },
+    // 21
+    Type { name: "io.k8s.api.authorization.v1.SelfSubjectRulesReview", fields: &[
+        Field { name: "apiVersion", shape: String },
+        Field { name: "kind", shape: String },
+        Field { name: "metadata", shape: Object(206) },
+        Field { name: "spec", shape: Object(22) },
+        Field { name: "status", shape: Object(24) },
+    ] },
+    // 22
+    Type { name: "io.k8s.api.authorization.v1.SelfSubjectRulesReviewSpec", fields: &[
+        Field { name: "namespace", shape: String },
+    ] },
+    // 23
+    Type { name: "io.k8s.api.authorization.v1.SubjectAccessReviewStatus", fields: &[
+        Field { name: "allowed", shape: Boolean },
+        Field { name: "denied", shape: Boolean },
+        Field { name: "evaluationError", shape: String },
+        Field { name: "reason", shape: String },
+    ] },
+    // 24
+    Type { name: "io.k8s.api.authorization.v1.SubjectRulesReviewStatus", fields: &[
+        Field { name: "evaluationError", shape: String },
+        Field { name: "incomplete", shape: Boolean },
+        Field { name: "nonResourceRules", shape: List(&Object(16)) },
+        Field { name: "resourceRules", shape: List(&Object(18)) },
+    ] },
+    // 25
     Type { name: "io.k8s.api.autoscaling.v1.Scale", fields: &[
         Field { name: "apiVersion", shape: String },
         Field { name: "kind", shape: String },
-        Field { name: "metadata", shape: Object(187) },
-        Field { name: "spec", shape: Object(11) },
-        Field { name: "status", shape: Object(12) },
+        Field { name: "metadata", shape: Object(206) },
+        Field { name: "spec", shape: Object(26) },
+        Field { name: "status", shape: Object(27) },
     ] },
-    // 11
+    // 26
     Type { name: "io.k8s.api.autoscaling.v1.ScaleSpec", fields: &[
         Field { name: "replicas", shape: Int32 },
     ] },
-    // 12
+    // 27
     Type { name: "io.k8s.api.autoscaling.v1.ScaleStatus", fields: &[
         Field { name: "replicas", shape: Int32 },
         Field { name: "selector", shape: String },
     ] },
-    // 13
+    // 28
     Type { name: "io.k8s.api.coordination.v1.Lease", fields: &[
         Field { name: "apiVersion", shape: String },
         Field { name: "kind", shape: String },
-        Field { name: "metadata", shape: Object(187) },
-        Field { name: "spec", shape: Object(14) },
+        Field { name: "metadata", shape: Object(206) },
+        Field { name: "spec", shape: Object(29) },
     ] },
-    // 14
+    // 29
     Type { name: "io.k8s.api.coordination.v1.LeaseSpec", fields: &[
         Field { name: "acquireTime", shape: Time },
         Field { name: "holderIdentity", shape: String },
@@ -140,30 +241,30 @@ pub(crate) static TYPES: &[Type] = &[
         Field { name: "renewTime", shape: Time },
         Field { name: "strategy", shape: String },
     ] },
-    // 15
+    // 30
     Type { name: "io.k8s.api.core.v1.AWSElasticBlockStoreVolumeSource", fields: &[
         Field { name: "fsType", shape: String },
         Field { name: "partition", shape: Int32 },
         Field { name: "readOnly", shape: Boolean },
         Field { name: "volumeID", shape: String },
     ] },
-    // 16
+    // 31
     Type { name: "io.k8s.api.core.v1.Affinity", fields: &[
-        Field { name: "nodeAffinity", shape: Object(90) },
-        Field { name: "podAffinity", shape: Object(112) },
-        Field { name: "podAntiAffinity", shape: Object(114) },
+        Field { name: "nodeAffinity", shape: Object(105) },
+        Field { name: "podAffinity", shape: Object(127) },
+        Field { name: "podAntiAffinity", shape: Object(129) },
     ] },
-    // 17
+    // 32
     Type { name: "io.k8s.api.core.v1.AppArmorProfile", fields: &[
         Field { name: "localhostProfile", shape: String },
         Field { name: "type", shape: String },
     ] },
-    // 18
+    // 33
     Type { name: "io.k8s.api.core.v1.AttachedVolume", fields: &[
         Field { name: "devicePath", shape: String },
         Field { name: "name", shape: String },
     ] },
-    // 19
+    // 34
     Type { name: "io.k8s.api.core.v1.AzureDiskVolumeSource", fields: &[
         Field { name: "cachingMode", shape: String },
         Field { name: "diskName", shape: String },
@@ -172,81 +273,81 @@ pub(crate) static TYPES: &[Type] = &[
         Field { name: "kind", shape: String },
         Field { name: "readOnly", shape: Boolean },
     ] },
-    // 20
+    // 35
     Type { name: "io.k8s.api.core.v1.AzureFileVolumeSource", fields: &[
         Field { name: "readOnly", shape: Boolean },
         Field { name: "secretName", shape: String },
         Field { name: "shareName", shape: String },
     ] },
-    // 21
+    // 36
     Type { name: "io.k8s.api.core.v1.Binding", fields: &[
         Field { name: "apiVersion", shape: String },
         Field { name: "kind", shape: String },
-        Field { name: "metadata", shape: Object(187) },
-        Field { name: "target", shape: Object(106) },
+        Field { name: "metadata", shape: Object(206) },
+        Field { name: "target", shape: Object(121) },
     ] },
-    // 22
+    // 37
     Type { name: "io.k8s.api.core.v1.CSIVolumeSource", fields: &[
         Field { name: "driver", shape: String },
         Field { name: "fsType", shape: String },
-        Field { name: "nodePublishSecretRef", shape: Object(82) },
+        Field { name: "nodePublishSecretRef", shape: Object(97) },
         Field { name: "readOnly", shape: Boolean },
         Field { name: "volumeAttributes", shape: Map(&String) },
     ] },
-    // 23
+    // 38
     Type { name: "io.k8s.api.core.v1.Capabilities", fields: &[
         Field { name: "add", shape: List(&String) },
         Field { name: "drop", shape: List(&String) },
     ] },
-    // 24
+    // 39
     Type { name: "io.k8s.api.core.v1.CephFSVolumeSource", fields: &[
         Field { name: "monitors", shape: List(&String) },
         Field { name: "path", shape: String },
         Field { name: "readOnly", shape: Boolean },
         Field { name: "secretFile", shape: String },
-        Field { name: "secretRef", shape: Object(82) },
+        Field { name: "secretRef", shape: Object(97) },
         Field { name: "user", shape: String },
     ] },
-    // 25
+    // 40
     Type { name: "io.k8s.api.core.v1.CinderVolumeSource", fields: &[
         Field { name: "fsType", shape: String },
         Field { name: "readOnly", shape: Boolean },
-        Field { name: "secretRef", shape: Object(82) },
+        Field { name: "secretRef", shape: Object(97) },
         Field { name: "volumeID", shape: String },
     ] },
-    // 26
+    // 41
     Type { name: "io.k8s.api.core.v1.ClientIPConfig", fields: &[
         Field { name: "timeoutSeconds", shape: Int32 },
     ] },
-    // 27
+    // 42
     Type { name: "io.k8s.api.core.v1.ClusterTrustBundleProjection", fields: &[
-        Field { name: "labelSelector", shape: Object(183) },
+        Field { name: "labelSelector", shape: Object(202) },
         Field { name: "name", shape: String },
         Field { name: "optional", shape: Boolean },
         Field { name: "path", shape: String },
         Field { name: "signerName", shape: String },
     ] },
-    // 28
+    // 43
     Type { name: "io.k8s.api.core.v1.ConfigMap", fields: &[
         Field { name: "apiVersion", shape: String },
         Field { name: "binaryData", shape: Map(&Bytes) },
         Field { name: "data", shape: Map(&String) },
         Field { name: "immutable", shape: Boolean },
         Field { name: "kind", shape: String },
-        Field { name: "metadata", shape: Object(187) },
+        Field { name: "metadata", shape: Object(206) },
     ] },
-    // 29
+    // 44
     Type { name: "io.k8s.api.core.v1.ConfigMapEnvSource", fields: &[
         Field { name: "name", shape: String },
         Field { name: "optional", shape: Boolean },
     ] },
-    // 30
+    // 45
     Type { name: "io.k8s.api.core.v1.ConfigMapKeySelector", fields: &[
         Field { name: "key", shape: String },
         Field { name: "name", shape: String },
         Field { name: "optional", shape: Boolean },
     ] },
-    // 31
+    // 46
     Type { name: "io.k8s.api.core.v1.ConfigMapNodeConfigSource", fields: &[
         Field { name: "kubeletConfigKey", shape: String },
         Field { name: "name", shape: String },
@@ -254,52 +355,52 @@ pub(crate) static TYPES: &[Type] = &[
         Field { name: "resourceVersion", shape: String },
         Field { name: "uid", shape: String },
     ] },
-    // 32
+    // 47
     Type { name: "io.k8s.api.core.v1.ConfigMapProjection", fields: &[
-        Field { name: "items", shape: List(&Object(76)) },
+        Field { name: "items", shape: List(&Object(91)) },
         Field { name: "name", shape: String },
         Field { name: "optional", shape: Boolean },
     ] },
-    // 33
+    // 48
     Type { name: "io.k8s.api.core.v1.ConfigMapVolumeSource", fields: &[
         Field { name: "defaultMode", shape: Int32 },
-        Field { name: "items", shape: List(&Object(76)) },
+        Field { name: "items", shape: List(&Object(91)) },
         Field { name: "name", shape: String },
         Field { name: "optional", shape: Boolean },
     ] },
-    // 34
+    // 49
     Type { name: "io.k8s.api.core.v1.Container", fields: &[
         Field { name: "args", shape: List(&String) },
         Field { name: "command", shape: List(&String) },
-        Field { name: "env", shape: List(&Object(54)) },
-        Field { name: "envFrom", shape: List(&Object(53)) },
+        Field { name: "env", shape: List(&Object(69)) },
+        Field { name: "envFrom", shape: List(&Object(68)) },
         Field { name: "image", shape: String },
         Field { name: "imagePullPolicy", shape: String },
-        Field { name: "lifecycle", shape: Object(77) },
-        Field { name: "livenessProbe", shape: Object(131) },
+        Field { name: "lifecycle", shape: Object(92) },
+        Field { name: "livenessProbe", shape: Object(146) },
         Field { name: "name", shape: String },
-        Field { name: "ports", shape: List(&Object(36)) },
-        Field { name: "readinessProbe", shape: Object(131) },
-        Field { name: "resizePolicy", shape: List(&Object(37)) },
-        Field { name: "resources", shape: Object(138) },
+        Field { name: "ports", shape: List(&Object(51)) },
+        Field { name: "readinessProbe", shape: Object(146) },
+        Field { name: "resizePolicy", shape: List(&Object(52)) },
+        Field { name: "resources", shape: Object(153) },
         Field { name: "restartPolicy", shape: String },
-        Field { name: "securityContext", shape: Object(148) },
-        Field { name: "startupProbe", shape: Object(131) },
+        Field { name: "securityContext", shape: Object(163) },
+        Field { name: "startupProbe", shape: Object(146) },
         Field { name: "stdin", shape: Boolean },
         Field { name: "stdinOnce", shape: Boolean },
         Field { name: "terminationMessagePath", shape: String },
         Field { name: "terminationMessagePolicy", shape: String },
         Field { name: "tty", shape: Boolean },
-        Field { name: "volumeDevices", shape: List(&Object(166)) },
-        Field { name: "volumeMounts", shape: List(&Object(167)) },
+        Field { name: "volumeDevices", shape: List(&Object(181)) },
+        Field { name: "volumeMounts", shape: List(&Object(182)) },
         Field { name: "workingDir", shape: String },
     ] },
-    // 35
+    // 50
     Type { name: "io.k8s.api.core.v1.ContainerImage", fields: &[
         Field { name: "names", shape: List(&String) },
         Field { name: "sizeBytes", shape: Int64 },
     ] },
-    // 36
+    // 51
     Type { name: "io.k8s.api.core.v1.ContainerPort", fields: &[
         Field { name: "containerPort", shape: Int32 },
         Field { name: "hostIP", shape: String },
@@ -307,22 +408,22 @@ pub(crate) static TYPES: &[Type] = &[
         Field { name: "name", shape: String },
         Field { name: "protocol", shape: String },
     ] },
-    // 37
+    // 52
     Type { name: "io.k8s.api.core.v1.ContainerResizePolicy", fields: &[
         Field { name: "resourceName", shape: String },
         Field { name: "restartPolicy", shape: String },
     ] },
-    // 38
+    // 53
     Type { name: "io.k8s.api.core.v1.ContainerState", fields: &[
-        Field { name: "running", shape: Object(39) },
-        Field { name: "terminated", shape: Object(40) },
-        Field { name: "waiting", shape: Object(41) },
+        Field { name: "running", shape: Object(54) },
+        Field { name: "terminated", shape: Object(55) },
+        Field { name: "waiting", shape: Object(56) },
     ] },
-    // 39
+    // 54
     Type { name: "io.k8s.api.core.v1.ContainerStateRunning", fields: &[
         Field { name: "startedAt", shape: Time },
     ] },
-    // 40
+    // 55
     Type { name: "io.k8s.api.core.v1.ContainerStateTerminated", fields: &[
         Field { name: "containerID", shape: String },
         Field { name: "exitCode", shape: Int32 },
@@ -332,171 +433,171 @@ pub(crate) static TYPES: &[Type] = &[
         Field { name: "signal", shape: Int32 },
         Field { name: "startedAt", shape: Time },
     ] },
-    // 41
+    // 56
     Type { name: "io.k8s.api.core.v1.ContainerStateWaiting", fields: &[
         Field { name: "message", shape: String },
         Field { name: "reason", shape: String },
     ] },
-    // 42
+    // 57
     Type { name: "io.k8s.api.core.v1.ContainerStatus", fields: &[
         Field { name: "allocatedResources", shape: Map(&Quantity) },
-        Field { name: "allocatedResourcesStatus", shape: List(&Object(139)) },
+        Field { name: "allocatedResourcesStatus", shape: List(&Object(154)) },
         Field { name: "containerID", shape: String },
         Field { name: "image", shape: String },
         Field { name: "imageID", shape: String },
-        Field { name: "lastState", shape: Object(38) },
+        Field { name: "lastState", shape: Object(53) },
         Field { name: "name", shape: String },
         Field { name: "ready", shape: Boolean },
-        Field { name: "resources", shape: Object(138) },
+        Field { name: "resources", shape: Object(153) },
         Field { name: "restartCount", shape: Int32 },
         Field { name: "started", shape: Boolean },
-        Field { name: "state", shape: Object(38) },
+        Field { name: "state", shape: Object(53) },
         Field { name: "stopSignal", shape: String },
-        Field { name: "user", shape: Object(43) },
-        Field { name: "volumeMounts", shape: List(&Object(168)) },
+        Field { name: "user", shape: Object(58) },
+        Field { name: "volumeMounts", shape: List(&Object(183)) },
     ] },
-    // 43
+    // 58
     Type { name: "io.k8s.api.core.v1.ContainerUser", fields: &[
-        Field { name: "linux", shape: Object(79) },
+        Field { name: "linux", shape: Object(94) },
     ] },
-    // 44
+    // 59
     Type { name: "io.k8s.api.core.v1.DaemonEndpoint", fields: &[
         Field { name: "Port", shape: Int32 },
     ] },
-    // 45
+    // 60
     Type { name: "io.k8s.api.core.v1.DownwardAPIProjection", fields: &[
-        Field { name: "items", shape: List(&Object(46)) },
+        Field { name: "items", shape: List(&Object(61)) },
     ] },
-    // 46
+    // 61
     Type { name: "io.k8s.api.core.v1.DownwardAPIVolumeFile", fields: &[
-        Field { name: "fieldRef", shape: Object(105) },
+        Field { name: "fieldRef", shape: Object(120) },
         Field { name: "mode", shape: Int32 },
         Field { name: "path", shape: String },
-        Field { name: "resourceFieldRef", shape: Object(136) },
+        Field { name: "resourceFieldRef", shape: Object(151) },
     ] },
-    // 47
+    // 62
     Type { name: "io.k8s.api.core.v1.DownwardAPIVolumeSource", fields: &[
         Field { name: "defaultMode", shape: Int32 },
-        Field { name: "items", shape: List(&Object(46)) },
+        Field { name: "items", shape: List(&Object(61)) },
     ] },
-    // 48
+    // 63
     Type { name: "io.k8s.api.core.v1.EmptyDirVolumeSource", fields: &[
         Field { name: "medium", shape: String },
         Field { name: "sizeLimit", shape: Quantity },
     ] },
-    // 49
+    // 64
     Type { name: "io.k8s.api.core.v1.EndpointAddress", fields: &[
         Field { name: "hostname", shape: String },
         Field { name: "ip", shape: String },
         Field { name: "nodeName", shape: String },
-        Field { name: "targetRef", shape: Object(106) },
+        Field { name: "targetRef", shape: Object(121) },
     ] },
-    // 50
+    // 65
     Type { name: "io.k8s.api.core.v1.EndpointPort", fields: &[
         Field { name: "appProtocol", shape: String },
         Field { name: "name", shape: String },
         Field { name: "port", shape: Int32 },
         Field { name: "protocol", shape: String },
     ] },
-    // 51
+    // 66
     Type { name: "io.k8s.api.core.v1.EndpointSubset", fields: &[
-        Field { name: "addresses", shape: List(&Object(49)) },
-        Field { name: "notReadyAddresses", shape: List(&Object(49)) },
-        Field { name: "ports", shape: List(&Object(50)) },
+        Field { name: "addresses", shape: List(&Object(64)) },
+        Field { name: "notReadyAddresses", shape: List(&Object(64)) },
+        Field { name: "ports", shape: List(&Object(65)) },
     ] },
-    // 52
+    // 67
     Type { name: "io.k8s.api.core.v1.Endpoints", fields: &[
         Field { name: "apiVersion", shape: String },
         Field { name: "kind", shape: String },
-        Field { name: "metadata", shape: Object(187) },
-        Field { name: "subsets", shape: List(&Object(51)) },
+        Field { name: "metadata", shape: Object(206) },
+        Field { name: "subsets", shape: List(&Object(66)) },
     ] },
-    // 53
+    // 68
     Type { name: "io.k8s.api.core.v1.EnvFromSource", fields: &[
-        Field { name: "configMapRef", shape: Object(29) },
+        Field { name: "configMapRef", shape: Object(44) },
         Field { name: "prefix", shape: String },
-        Field { name: "secretRef", shape: Object(144) },
+        Field { name: "secretRef", shape: Object(159) },
     ] },
-    // 54
+    // 69
     Type { name: "io.k8s.api.core.v1.EnvVar", fields: &[
         Field { name: "name", shape: String },
         Field { name: "value", shape: String },
-        Field { name: "valueFrom", shape: Object(55) },
+        Field { name: "valueFrom", shape: Object(70) },
     ] },
-    // 55
+    // 70
     Type { name: "io.k8s.api.core.v1.EnvVarSource", fields: &[
-        Field { name: "configMapKeyRef", shape: Object(30) },
-        Field { name: "fieldRef", shape: Object(105) },
-        Field { name: "resourceFieldRef", shape: Object(136) },
-        Field { name: "secretKeyRef", shape: Object(145) },
+        Field { name: "configMapKeyRef", shape: Object(45) },
+        Field { name: "fieldRef", shape: Object(120) },
+        Field { name: "resourceFieldRef", shape: Object(151) },
+        Field { name: "secretKeyRef", shape: Object(160) },
     ] },
-    // 56
+    // 71
     Type { name: "io.k8s.api.core.v1.EphemeralContainer", fields: &[
         Field { name: "args", shape: List(&String) },
         Field { name: "command", shape: List(&String) },
-        Field { name: "env", shape: List(&Object(54)) },
-        Field { name: "envFrom", shape: List(&Object(53)) },
+        Field { name: "env", shape: List(&Object(69)) },
+        Field { name: "envFrom", shape: List(&Object(68)) },
         Field { name: "image", shape: String },
         Field { name: "imagePullPolicy", shape: String },
-        Field { name: "lifecycle", shape: Object(77) },
-        Field { name: "livenessProbe", shape: Object(131) },
+        Field { name: "lifecycle", shape: Object(92) },
+        Field { name: "livenessProbe", shape: Object(146) },
         Field { name: "name", shape: String },
-        Field { name: "ports", shape: List(&Object(36)) },
-        Field { name: "readinessProbe", shape: Object(131) },
-        Field { name: "resizePolicy", shape: List(&Object(37)) },
-        Field { name: "resources", shape: Object(138) },
+        Field { name: "ports", shape: List(&Object(51)) },
+        Field { name: "readinessProbe", shape: Object(146) },
+        Field { name: "resizePolicy", shape: List(&Object(52)) },
+        Field { name: "resources", shape: Object(153) },
         Field { name: "restartPolicy", shape: String },
-        Field { name: "securityContext", shape: Object(148) },
-        Field { name: "startupProbe", shape: Object(131) },
+        Field { name: "securityContext", shape: Object(163) },
+        Field { name: "startupProbe", shape: Object(146) },
         Field { name: "stdin", shape: Boolean },
         Field { name: "stdinOnce", shape: Boolean },
         Field { name: "targetContainerName", shape: String },
         Field { name: "terminationMessagePath", shape: String },
         Field { name: "terminationMessagePolicy", shape: String },
         Field { name: "tty", shape: Boolean },
-        Field { name: "volumeDevices", shape: List(&Object(166)) },
-        Field { name: "volumeMounts", shape: List(&Object(167)) },
+        Field { name: "volumeDevices", shape: List(&Object(181)) },
+        Field { name: "volumeMounts", shape: List(&Object(182)) },
         Field { name: "workingDir", shape: String },
     ] },
-    // 57
+    // 72
     Type { name: "io.k8s.api.core.v1.EphemeralVolumeSource", fields: &[
-        Field { name: "volumeClaimTemplate", shape: Object(108) },
+        Field { name: "volumeClaimTemplate", shape: Object(123) },
     ] },
-    // 58
+    // 73
     Type { name: "io.k8s.api.core.v1.Event", fields: &[
         Field { name: "action", shape: String },
         Field { name: "apiVersion", shape: String },
         Field { name: "count", shape: Int32 },
         Field { name: "eventTime", shape: Time },
         Field { name: "firstTimestamp", shape: Time },
-        Field { name: "involvedObject", shape: Object(106) },
+        Field { name: "involvedObject", shape: Object(121) },
         Field { name: "kind", shape: String },
         Field { name: "lastTimestamp", shape: Time },
         Field { name: "message", shape: String },
-        Field { name: "metadata", shape: Object(187) },
+        Field { name: "metadata", shape: Object(206) },
         Field { name: "reason", shape: String },
-        Field { name: "related", shape: Object(106) },
+        Field { name: "related", shape: Object(121) },
         Field { name: "reportingComponent", shape: String },
         Field { name: "reportingInstance", shape: String },
-        Field { name: "series", shape: Object(59) },
-        Field { name: "source", shape: Object(60) },
+        Field { name: "series", shape: Object(74) },
+        Field { name: "source", shape: Object(75) },
         Field { name: "type", shape: String },
     ] },
-    // 59
+    // 74
     Type { name: "io.k8s.api.core.v1.EventSeries", fields: &[
         Field { name: "count", shape: Int32 },
         Field { name: "lastObservedTime", shape: Time },
     ] },
-    // 60
+    // 75
     Type { name: "io.k8s.api.core.v1.EventSource", fields: &[
         Field { name: "component", shape: String },
         Field { name: "host", shape: String },
     ] },
-    // 61
+    // 76
     Type { name: "io.k8s.api.core.v1.ExecAction", fields: &[
         Field { name: "command", shape: List(&String) },
     ] },
-    // 62
+    // 77
     Type { name: "io.k8s.api.core.v1.FCVolumeSource", fields: &[
         Field { name: "fsType", shape: String },
         Field { name: "lun", shape: Int32 },
@@ -504,71 +605,71 @@ pub(crate) static TYPES: &[Type] = &[
         Field { name: "targetWWNs", shape: List(&String) },
         Field { name: "wwids", shape: List(&String) },
     ] },
-    // 63
+    // 78
     Type { name: "io.k8s.api.core.v1.FlexVolumeSource", fields: &[
         Field { name: "driver", shape: String },
         Field { name: "fsType", shape: String },
         Field { name: "options", shape: Map(&String) },
         Field { name: "readOnly", shape: Boolean },
-        Field { name: "secretRef", shape: Object(82) },
+        Field { name: "secretRef", shape: Object(97) },
     ] },
-    // 64
+    // 79
     Type { name: "io.k8s.api.core.v1.FlockerVolumeSource", fields: &[
         Field { name: "datasetName", shape: String },
         Field { name: "datasetUUID", shape: String },
     ] },
-    // 65
+    // 80
     Type { name: "io.k8s.api.core.v1.GCEPersistentDiskVolumeSource", fields: &[
         Field { name: "fsType", shape: String },
         Field { name: "partition", shape: Int32 },
         Field { name: "pdName", shape: String },
         Field { name: "readOnly", shape: Boolean },
     ] },
-    // 66
+    // 81
     Type { name: "io.k8s.api.core.v1.GRPCAction", fields: &[
         Field { name: "port", shape: Int32 },
         Field { name: "service", shape: String },
     ] },
-    // 67
+    // 82
     Type { name: "io.k8s.api.core.v1.GitRepoVolumeSource", fields: &[
         Field { name: "directory", shape: String },
         Field { name: "repository", shape: String },
         Field { name: "revision", shape: String },
     ] },
-    // 68
+    // 83
     Type { name: "io.k8s.api.core.v1.GlusterfsVolumeSource", fields: &[
         Field { name: "endpoints", shape: String },
         Field { name: "path", shape: String },
         Field { name: "readOnly", shape: Boolean },
     ] },
-    // 69
+    // 84
     Type { name: "io.k8s.api.core.v1.HTTPGetAction", fields: &[
         Field { name: "host", shape: String },
-        Field { name: "httpHeaders", shape: List(&Object(70)) },
+        Field { name: "httpHeaders", shape: List(&Object(85)) },
         Field { name: "path", shape: String },
         Field { name: "port", shape: IntOrString },
         Field { name: "scheme", shape: String },
     ] },
-    // 70
+    // 85
     Type { name: "io.k8s.api.core.v1.HTTPHeader", fields: &[
         Field { name: "name", shape: String },
         Field { name: "value", shape: String },
     ] },
-    // 71
+    // 86
     Type { name: "io.k8s.api.core.v1.HostAlias", fields: &[
         Field { name: "hostnames", shape: List(&String) },
         Field { name: "ip", shape: String },
     ] },
-    // 72
+    // 87
     Type { name: "io.k8s.api.core.v1.HostIP", fields: &[
         Field { name: "ip", shape: String },
     ] },
-    // 73
+    // 88
     Type { name: "io.k8s.api.core.v1.HostPathVolumeSource", fields: &[
         Field { name: "path", shape: String },
         Field { name: "type", shape: String },
     ] },
-    // 74
+    // 89
     Type { name: "io.k8s.api.core.v1.ISCSIVolumeSource", fields: &[
         Field { name: "chapAuthDiscovery", shape: Boolean },
         Field { name: "chapAuthSession", shape: Boolean },
@@ -579,69 +680,69 @@ pub(crate) static TYPES: &[Type] = &[
         Field { name: "lun", shape: Int32 },
         Field { name: "portals", shape: List(&String) },
         Field { name: "readOnly", shape: Boolean },
-        Field { name: "secretRef", shape: Object(82) },
+        Field { name: "secretRef", shape: Object(97) },
         Field { name: "targetPortal", shape: String },
     ] },
-    // 75
+    // 90
     Type { name: "io.k8s.api.core.v1.ImageVolumeSource", fields: &[
         Field { name: "pullPolicy", shape: String },
         Field { name: "reference", shape: String },
     ] },
-    // 76
+    // 91
     Type { name: "io.k8s.api.core.v1.KeyToPath", fields: &[
         Field { name: "key", shape: String },
         Field { name: "mode", shape: Int32 },
         Field { name: "path", shape: String },
     ] },
-    // 77
+    // 92
     Type { name: "io.k8s.api.core.v1.Lifecycle", fields: &[
-        Field { name: "postStart", shape: Object(78) },
-        Field { name: "preStop", shape: Object(78) },
+        Field { name: "postStart", shape: Object(93) },
+        Field { name: "preStop", shape: Object(93) },
         Field { name: "stopSignal", shape: String },
     ] },
-    // 78
+    // 93
     Type { name: "io.k8s.api.core.v1.LifecycleHandler", fields: &[
-        Field { name: "exec", shape: Object(61) },
-        Field { name: "httpGet", shape: Object(69) },
-        Field { name: "sleep", shape: Object(156) },
-        Field { name: "tcpSocket", shape: Object(159) },
+        Field { name: "exec", shape: Object(76) },
+        Field { name: "httpGet", shape: Object(84) },
+        Field { name: "sleep", shape: Object(171) },
+        Field { name: "tcpSocket", shape: Object(174) },
     ] },
-    // 79
+    // 94
     Type { name: "io.k8s.api.core.v1.LinuxContainerUser", fields: &[
         Field { name: "gid", shape: Int64 },
         Field { name: "supplementalGroups", shape: List(&Int64) },
         Field { name: "uid", shape: Int64 },
     ] },
-    // 80
+    // 95
     Type { name: "io.k8s.api.core.v1.LoadBalancerIngress", fields: &[
         Field { name: "hostname", shape: String },
         Field { name: "ip", shape: String },
         Field { name: "ipMode", shape: String },
-        Field { name: "ports", shape: List(&Object(128)) },
+        Field { name: "ports", shape: List(&Object(143)) },
     ] },
-    // 81
+    // 96
     Type { name: "io.k8s.api.core.v1.LoadBalancerStatus", fields: &[
-        Field { name: "ingress", shape: List(&Object(80)) },
+        Field { name: "ingress", shape: List(&Object(95)) },
     ] },
-    // 82
+    // 97
     Type { name: "io.k8s.api.core.v1.LocalObjectReference", fields: &[
         Field { name: "name", shape: String },
     ] },
-    // 83
+    // 98
     Type { name: "io.k8s.api.core.v1.NFSVolumeSource", fields: &[
         Field { name: "path", shape: String },
         Field { name: "readOnly", shape: Boolean },
         Field { name: "server", shape: String },
     ] },
-    // 84
+    // 99
     Type { name: "io.k8s.api.core.v1.Namespace", fields: &[
         Field { name: "apiVersion", shape: String },
         Field { name: "kind", shape: String },
-        Field { name: "metadata", shape: Object(187) },
-        Field { name: "spec", shape: Object(86) },
-        Field { name: "status", shape: Object(87) },
+        Field { name: "metadata", shape: Object(206) },
+        Field { name: "spec", shape: Object(101) },
+        Field { name: "status", shape: Object(102) },
     ] },
-    // 85
+    // 100
     Type { name: "io.k8s.api.core.v1.NamespaceCondition", fields: &[
         Field { name: "lastTransitionTime", shape: Time },
         Field { name: "message", shape: String },
@@ -649,34 +750,34 @@ pub(crate) static TYPES: &[Type] = &[
         Field { name: "status", shape: String },
         Field { name: "type", shape: String },
     ] },
-    // 86
+    // 101
     Type { name: "io.k8s.api.core.v1.NamespaceSpec", fields: &[
         Field { name: "finalizers", shape: List(&String) },
     ] },
-    // 87
+    // 102
     Type { name: "io.k8s.api.core.v1.NamespaceStatus", fields: &[
-        Field { name: "conditions", shape: List(&Object(85)) },
+        Field { name: "conditions", shape: List(&Object(100)) },
         Field { name: "phase", shape: String },
     ] },
-    // 88
+    // 103
     Type { name: "io.k8s.api.core.v1.Node", fields: &[
         Field { name: "apiVersion", shape: String },
         Field { name: "kind", shape: String },
-        Field { name: "metadata", shape: Object(187) },
-        Field { name: "spec", shape: Object(101) },
-        Field { name: "status", shape: Object(102) },
+        Field { name: "metadata", shape: Object(206) },
+        Field { name: "spec", shape: Object(116) },
+        Field { name: "status", shape: Object(117) },
     ] },
-    // 89
+    // 104
     Type { name: "io.k8s.api.core.v1.NodeAddress", fields: &[
         Field { name: "address", shape: String },
         Field { name: "type", shape: String },
     ] },
-    // 90
+    // 105
     Type { name: "io.k8s.api.core.v1.NodeAffinity", fields: &[
-        Field { name: "preferredDuringSchedulingIgnoredDuringExecution", shape: List(&Object(130)) },
-        Field { name: "requiredDuringSchedulingIgnoredDuringExecution", shape: Object(98) },
+        Field { name: "preferredDuringSchedulingIgnoredDuringExecution", shape: List(&Object(145)) },
+        Field { name: "requiredDuringSchedulingIgnoredDuringExecution", shape: Object(113) },
     ] },
-    // 91
+    // 106
     Type { name: "io.k8s.api.core.v1.NodeCondition", fields: &[
         Field { name: "lastHeartbeatTime", shape: Time },
         Field { name: "lastTransitionTime", shape: Time },
@@ -685,81 +786,81 @@ pub(crate) static TYPES: &[Type] = &[
         Field { name: "status", shape: String },
         Field { name: "type", shape: String },
     ] },
-    // 92
+    // 107
     Type { name: "io.k8s.api.core.v1.NodeConfigSource", fields: &[
-        Field { name: "configMap", shape: Object(31) },
+        Field { name: "configMap", shape: Object(46) },
     ] },
-    // 93
+    // 108
     Type { name: "io.k8s.api.core.v1.NodeConfigStatus", fields: &[
-        Field { name: "active", shape: Object(92) },
-        Field { name: "assigned", shape: Object(92) },
+        Field { name: "active", shape: Object(107) },
+        Field { name: "assigned", shape: Object(107) },
         Field { name: "error", shape: String },
-        Field { name: "lastKnownGood", shape: Object(92) },
+        Field { name: "lastKnownGood", shape: Object(107) },
     ] },
-    // 94
+    // 109
     Type { name: "io.k8s.api.core.v1.NodeDaemonEndpoints", fields: &[
-        Field { name: "kubeletEndpoint", shape: Object(44) },
+        Field { name: "kubeletEndpoint", shape: Object(59) },
     ] },
-    // 95
+    // 110
     Type { name: "io.k8s.api.core.v1.NodeFeatures", fields: &[
         Field { name: "supplementalGroupsPolicy", shape: Boolean },
     ] },
-    // 96
+    // 111
     Type { name: "io.k8s.api.core.v1.NodeRuntimeHandler", fields: &[
-        Field { name: "features", shape: Object(97) },
+        Field { name: "features", shape: Object(112) },
         Field { name: "name", shape: String },
     ] },
-    // 97
+    // 112
     Type { name: "io.k8s.api.core.v1.NodeRuntimeHandlerFeatures", fields: &[
         Field { name: "recursiveReadOnlyMounts", shape: Boolean },
         Field { name: "userNamespaces", shape: Boolean },
     ] },
-    // 98
+    // 113
     Type { name: "io.k8s.api.core.v1.NodeSelector", fields: &[
-        Field { name: "nodeSelectorTerms", shape: List(&Object(100)) },
+        Field { name: "nodeSelectorTerms", shape: List(&Object(115)) },
     ] },
-    // 99
+    // 114
     Type { name: "io.k8s.api.core.v1.NodeSelectorRequirement", fields: &[
         Field { name: "key", shape: String },
         Field { name: "operator", shape: String },
         Field { name: "values", shape: List(&String) },
     ] },
-    // 100
+    // 115
     Type { name: "io.k8s.api.core.v1.NodeSelectorTerm", fields: &[
-        Field { name: "matchExpressions", shape: List(&Object(99)) },
-        Field { name: "matchFields", shape: List(&Object(99)) },
+        Field { name: "matchExpressions", shape: List(&Object(114)) },
+        Field { name: "matchFields", shape: List(&Object(114)) },
     ] },
-    // 101
+    // 116
     Type { name: "io.k8s.api.core.v1.NodeSpec", fields: &[
-        Field { name: "configSource", shape: Object(92) },
+        Field { name: "configSource", shape: Object(107) },
         Field { name: "externalID", shape: String },
         Field { name: "podCIDR", shape: String },
         Field { name: "podCIDRs", shape: List(&String) },
         Field { name: "providerID", shape: String },
-        Field { name: "taints", shape: List(&Object(160)) },
+        Field { name: "taints", shape: List(&Object(175)) },
         Field { name: "unschedulable", shape: Boolean },
     ] },
-    // 102
+    // 117
     Type { name: "io.k8s.api.core.v1.NodeStatus", fields: &[
-        Field { name: "addresses", shape: List(&Object(89)) },
+        Field { name: "addresses", shape: List(&Object(104)) },
         Field { name: "allocatable", shape: Map(&Quantity) },
         Field { name: "capacity", shape: Map(&Quantity) },
-        Field { name: "conditions", shape: List(&Object(91)) },
-        Field { name: "config", shape: Object(93) },
-        Field { name: "daemonEndpoints", shape: Object(94) },
-        Field { name: "features", shape: Object(95) },
-        Field { name: "images", shape: List(&Object(35)) },
-        Field { name: "nodeInfo", shape: Object(104) },
+        Field { name: "conditions", shape: List(&Object(106)) },
+        Field { name: "config", shape: Object(108) },
+        Field { name: "daemonEndpoints", shape: Object(109) },
+        Field { name: "features", shape: Object(110) },
+        Field { name: "images", shape: List(&Object(50)) },
+        Field { name: "nodeInfo", shape: Object(119) },
         Field { name: "phase", shape: String },
-        Field { name: "runtimeHandlers", shape: List(&Object(96)) },
-        Field { name: "volumesAttached", shape: List(&Object(18)) },
+        Field { name: "runtimeHandlers", shape: List(&Object(111)) },
+        Field { name: "volumesAttached", shape: List(&Object(33)) },
         Field { name: "volumesInUse", shape: List(&String) },
     ] },
-    // 103
+    // 118
     Type { name: "io.k8s.api.core.v1.NodeSwapStatus", fields: &[
         Field { name: "capacity", shape: Int64 },
     ] },
-    // 104
+    // 119
     Type { name: "io.k8s.api.core.v1.NodeSystemInfo", fields: &[
         Field { name: "architecture", shape: String },
         Field { name: "bootID", shape: String },
@@ -770,15 +871,15 @@ pub(crate) static TYPES: &[Type] = &[
         Field { name: "machineID", shape: String },
         Field { name: "operatingSystem", shape: String },
         Field { name: "osImage", shape: String },
-        Field { name: "swap", shape: Object(103) },
+        Field { name: "swap", shape: Object(118) },
         Field { name: "systemUUID", shape: String },
     ] },
-    // 105
+    // 120
     Type { name: "io.k8s.api.core.v1.ObjectFieldSelector", fields: &[
         Field { name: "apiVersion", shape: String },
         Field { name: "fieldPath", shape: String },
     ] },
-    // 106
+    // 121
     Type { name: "io.k8s.api.core.v1.ObjectReference", fields: &[
         Field { name: "apiVersion", shape: String },
         Field { name: "fieldPath", shape: String },
@@ -788,61 +889,61 @@ pub(crate) static TYPES: &[Type] = &[
         Field { name: "resourceVersion", shape: String },
         Field { name: "uid", shape: String },
     ] },
-    // 107
+    // 122
     Type { name: "io.k8s.api.core.v1.PersistentVolumeClaimSpec", fields: &[
         Field { name: "accessModes", shape: List(&String) },
-        Field { name: "dataSource", shape: Object(163) },
-        Field { name: "dataSourceRef", shape: Object(164) },
-        Field { name: "resources", shape: Object(170) },
-        Field { name: "selector", shape: Object(183) },
+        Field { name: "dataSource", shape: Object(178) },
+        Field { name: "dataSourceRef", shape: Object(179) },
+        Field { name: "resources", shape: Object(185) },
+        Field { name: "selector", shape: Object(202) },
         Field { name: "storageClassName", shape: String },
         Field { name: "volumeAttributesClassName", shape: String },
         Field { name: "volumeMode", shape: String },
         Field { name: "volumeName", shape: String },
     ] },
-    // 108
+    // 123
     Type { name: "io.k8s.api.core.v1.PersistentVolumeClaimTemplate", fields: &[
-        Field { name: "metadata", shape: Object(187) },
-        Field { name: "spec", shape: Object(107) },
+        Field { name: "metadata", shape: Object(206) },
+        Field { name: "spec", shape: Object(122) },
     ] },
-    // 109
+    // 124
     Type { name: "io.k8s.api.core.v1.PersistentVolumeClaimVolumeSource", fields: &[
         Field { name: "claimName", shape: String },
         Field { name: "readOnly", shape: Boolean },
     ] },
-    // 110
+    // 125
     Type { name: "io.k8s.api.core.v1.PhotonPersistentDiskVolumeSource", fields: &[
         Field { name: "fsType", shape: String },
         Field { name: "pdID", shape: String },
     ] },
-    // 111
+    // 126
     Type { name: "io.k8s.api.core.v1.Pod", fields: &[
         Field { name: "apiVersion", shape: String },
         Field { name: "kind", shape: String },
-        Field { name: "metadata", shape: Object(187) },
-        Field { name: "spec", shape: Object(125) },
-        Field { name: "status", shape: Object(126) },
+        Field { name: "metadata", shape: Object(206) },
+        Field { name: "spec", shape: Object(140) },
+        Field { name: "status", shape: Object(141) },
     ] },
-    // 112
+    // 127
     Type { name: "io.k8s.api.core.v1.PodAffinity", fields: &[
-        Field { name: "preferredDuringSchedulingIgnoredDuringExecution", shape: List(&Object(172)) },
-        Field { name: "requiredDuringSchedulingIgnoredDuringExecution", shape: List(&Object(113)) },
+        Field { name: "preferredDuringSchedulingIgnoredDuringExecution", shape: List(&Object(187)) },
+        Field { name: "requiredDuringSchedulingIgnoredDuringExecution", shape: List(&Object(128)) },
     ] },
-    // 113
+    // 128
     Type { name: "io.k8s.api.core.v1.PodAffinityTerm", fields: &[
-        Field { name: "labelSelector", shape: Object(183) },
+        Field { name: "labelSelector", shape: Object(202) },
         Field { name: "matchLabelKeys", shape: List(&String) },
         Field { name: "mismatchLabelKeys", shape: List(&String) },
-        Field { name: "namespaceSelector", shape: Object(183) },
+        Field { name: "namespaceSelector", shape: Object(202) },
         Field { name: "namespaces", shape: List(&String) },
         Field { name: "topologyKey", shape: String },
     ] },
-    // 114
+    // 129
     Type { name: "io.k8s.api.core.v1.PodAntiAffinity", fields: &[
-        Field { name: "preferredDuringSchedulingIgnoredDuringExecution", shape: List(&Object(172)) },
-        Field { name: "requiredDuringSchedulingIgnoredDuringExecution", shape: List(&Object(113)) },
+        Field { name: "preferredDuringSchedulingIgnoredDuringExecution", shape: List(&Object(187)) },
+        Field { name: "requiredDuringSchedulingIgnoredDuringExecution", shape: List(&Object(128)) },
     ] },
-    // 115
+    // 130
     Type { name: "io.k8s.api.core.v1.PodCondition", fields: &[
         Field { name: "lastProbeTime", shape: Time },
         Field { name: "lastTransitionTime", shape: Time },
@@ -852,164 +953,164 @@ pub(crate) static TYPES: &[Type] = &[
         Field { name: "status", shape: String },
         Field { name: "type", shape: String },
     ] },
-    // 116
+    // 131
     Type { name: "io.k8s.api.core.v1.PodDNSConfig", fields: &[
         Field { name: "nameservers", shape: List(&String) },
-        Field { name: "options", shape: List(&Object(117)) },
+        Field { name: "options", shape: List(&Object(132)) },
         Field { name: "searches", shape: List(&String) },
     ] },
-    // 117
+    // 132
     Type { name: "io.k8s.api.core.v1.PodDNSConfigOption", fields: &[
         Field { name: "name", shape: String },
         Field { name: "value", shape: String },
     ] },
-    // 118
+    // 133
     Type { name: "io.k8s.api.core.v1.PodIP", fields: &[
         Field { name: "ip", shape: String },
     ] },
-    // 119
+    // 134
     Type { name: "io.k8s.api.core.v1.PodOS", fields: &[
         Field { name: "name", shape: String },
     ] },
-    // 120
+    // 135
     Type { name: "io.k8s.api.core.v1.PodReadinessGate", fields: &[
         Field { name: "conditionType", shape: String },
     ] },
-    // 121
+    // 136
     Type { name: "io.k8s.api.core.v1.PodResourceClaim", fields: &[
         Field { name: "name", shape: String },
         Field { name: "resourceClaimName", shape: String },
         Field { name: "resourceClaimTemplateName", shape: String },
     ] },
-    // 122
+    // 137
     Type { name: "io.k8s.api.core.v1.PodResourceClaimStatus", fields: &[
         Field { name: "name", shape: String },
         Field { name: "resourceClaimName", shape: String },
     ] },
-    // 123
+    // 138
     Type { name: "io.k8s.api.core.v1.PodSchedulingGate", fields: &[
         Field { name: "name", shape: String },
     ] },
-    // 124
+    // 139
     Type { name: "io.k8s.api.core.v1.PodSecurityContext", fields: &[
-        Field { name: "appArmorProfile", shape: Object(17) },
+        Field { name: "appArmorProfile", shape: Object(32) },
         Field { name: "fsGroup", shape: Int64 },
         Field { name: "fsGroupChangePolicy", shape: String },
         Field { name: "runAsGroup", shape: Int64 },
         Field { name: "runAsNonRoot", shape: Boolean },
         Field { name: "runAsUser", shape: Int64 },
         Field { name: "seLinuxChangePolicy", shape: String },
-        Field { name: "seLinuxOptions", shape: Object(140) },
-        Field { name: "seccompProfile", shape: Object(142) },
+        Field { name: "seLinuxOptions", shape: Object(155) },
+        Field { name: "seccompProfile", shape: Object(157) },
         Field { name: "supplementalGroups", shape: List(&Int64) },
         Field { name: "supplementalGroupsPolicy", shape: String },
-        Field { name: "sysctls", shape: List(&Object(158)) },
-        Field { name: "windowsOptions", shape: Object(173) },
+        Field { name: "sysctls", shape: List(&Object(173)) },
+        Field { name: "windowsOptions", shape: Object(188) },
     ] },
-    // 125
+    // 140
     Type { name: "io.k8s.api.core.v1.PodSpec", fields: &[
         Field { name: "activeDeadlineSeconds", shape: Int64 },
-        Field { name: "affinity", shape: Object(16) },
+        Field { name: "affinity", shape: Object(31) },
         Field { name: "automountServiceAccountToken", shape: Boolean },
-        Field { name: "containers", shape: List(&Object(34)) },
-        Field { name: "dnsConfig", shape: Object(116) },
+        Field { name: "containers", shape: List(&Object(49)) },
+        Field { name: "dnsConfig", shape: Object(131) },
         Field { name: "dnsPolicy", shape: String },
         Field { name: "enableServiceLinks", shape: Boolean },
-        Field { name: "ephemeralContainers", shape: List(&Object(56)) },
-        Field { name: "hostAliases", shape: List(&Object(71)) },
+        Field { name: "ephemeralContainers", shape: List(&Object(71)) },
+        Field { name: "hostAliases", shape: List(&Object(86)) },
         Field { name: "hostIPC", shape: Boolean },
         Field { name: "hostNetwork", shape: Boolean },
         Field { name: "hostPID", shape: Boolean },
         Field { name: "hostUsers", shape: Boolean },
         Field { name: "hostname", shape: String },
-        Field { name: "imagePullSecrets", shape: List(&Object(82)) },
-        Field { name: "initContainers", shape: List(&Object(34)) },
+        Field { name: "imagePullSecrets", shape: List(&Object(97)) },
+        Field { name: "initContainers", shape: List(&Object(49)) },
         Field { name: "nodeName", shape: String },
         Field { name: "nodeSelector", shape: Map(&String) },
-        Field { name: "os", shape: Object(119) },
+        Field { name: "os", shape: Object(134) },
         Field { name: "overhead", shape: Map(&Quantity) },
         Field { name: "preemptionPolicy", shape: String },
         Field { name: "priority", shape: Int32 },
         Field { name: "priorityClassName", shape: String },
-        Field { name: "readinessGates", shape: List(&Object(120)) },
-        Field { name: "resourceClaims", shape: List(&Object(121)) },
-        Field { name: "resources", shape: Object(138) },
+        Field { name: "readinessGates", shape: List(&Object(135)) },
+        Field { name: "resourceClaims", shape: List(&Object(136)) },
+        Field { name: "resources", shape: Object(153) },
         Field { name: "restartPolicy", shape: String },
         Field { name: "runtimeClassName", shape: String },
         Field { name: "schedulerName", shape: String },
-        Field { name: "schedulingGates", shape: List(&Object(123)) },
-        Field { name: "securityContext", shape: Object(124) },
+        Field { name: "schedulingGates", shape: List(&Object(138)) },
+        Field { name: "securityContext", shape: Object(139) },
         Field { name: "serviceAccount", shape: String },
         Field { name: "serviceAccountName", shape: String },
         Field { name: "setHostnameAsFQDN", shape: Boolean },
         Field { name: "shareProcessNamespace", shape: Boolean },
         Field { name: "subdomain", shape: String },
         Field { name: "terminationGracePeriodSeconds", shape: Int64 },
-        Field { name: "tolerations", shape: List(&Object(161)) },
-        Field { name: "topologySpreadConstraints", shape: List(&Object(162)) },
-        Field { name: "volumes", shape: List(&Object(165)) },
+        Field { name: "tolerations", shape: List(&Object(176)) },
+        Field { name: "topologySpreadConstraints", shape: List(&Object(177)) },
+        Field { name: "volumes", shape: List(&Object(180)) },
     ] },
-    // 126
+    // 141
     Type { name: "io.k8s.api.core.v1.PodStatus", fields: &[
-        Field { name: "conditions", shape: List(&Object(115)) },
-        Field { name: "containerStatuses", shape: List(&Object(42)) },
-        Field { name: "ephemeralContainerStatuses", shape: List(&Object(42)) },
+        Field { name: "conditions", shape: List(&Object(130)) },
+        Field { name: "containerStatuses", shape: List(&Object(57)) },
+        Field { name: "ephemeralContainerStatuses", shape: List(&Object(57)) },
         Field { name: "hostIP", shape: String },
-        Field { name: "hostIPs", shape: List(&Object(72)) },
-        Field { name: "initContainerStatuses", shape: List(&Object(42)) },
+        Field { name: "hostIPs", shape: List(&Object(87)) },
+        Field { name: "initContainerStatuses", shape: List(&Object(57)) },
         Field { name: "message", shape: String },
         Field { name: "nominatedNodeName", shape: String },
         Field { name: "observedGeneration", shape: Int64 },
         Field { name: "phase", shape: String },
         Field { name: "podIP", shape: String },
-        Field { name: "podIPs", shape: List(&Object(118)) },
+        Field { name: "podIPs", shape: List(&Object(133)) },
         Field { name: "qosClass", shape: String },
         Field { name: "reason", shape: String },
         Field { name: "resize", shape: String },
-        Field { name: "resourceClaimStatuses", shape: List(&Object(122)) },
+        Field { name: "resourceClaimStatuses", shape: List(&Object(137)) },
         Field { name: "startTime", shape: Time },
     ] },
-    // 127
+    // 142
     Type { name: "io.k8s.api.core.v1.PodTemplateSpec", fields: &[
-        Field { name: "metadata", shape: Object(187) },
-        Field { name: "spec", shape: Object(125) },
+        Field { name: "metadata", shape: Object(206) },
+        Field { name: "spec", shape: Object(140) },
     ] },
-    // 128
+    // 143
     Type { name: "io.k8s.api.core.v1.PortStatus", fields: &[
         Field { name: "error", shape: String },
         Field { name: "port", shape: Int32 },
         Field { name: "protocol", shape: String },
     ] },
-    // 129
+    // 144
     Type { name: "io.k8s.api.core.v1.PortworxVolumeSource", fields: &[
         Field { name: "fsType", shape: String },
         Field { name: "readOnly", shape: Boolean },
         Field { name: "volumeID", shape: String },
     ] },
-    // 130
+    // 145
     Type { name: "io.k8s.api.core.v1.PreferredSchedulingTerm", fields: &[
-        Field { name: "preference", shape: Object(100) },
+        Field { name: "preference", shape: Object(115) },
         Field { name: "weight", shape: Int32 },
     ] },
-    // 131
+    // 146
     Type { name: "io.k8s.api.core.v1.Probe", fields: &[
-        Field { name: "exec", shape: Object(61) },
+        Field { name: "exec", shape: Object(76) },
         Field { name: "failureThreshold", shape: Int32 },
-        Field { name: "grpc", shape: Object(66) },
-        Field { name: "httpGet", shape: Object(69) },
+        Field { name: "grpc", shape: Object(81) },
+        Field { name: "httpGet", shape: Object(84) },
         Field { name: "initialDelaySeconds", shape: Int32 },
         Field { name: "periodSeconds", shape: Int32 },
         Field { name: "successThreshold", shape: Int32 },
-        Field { name: "tcpSocket", shape: Object(159) },
+        Field { name: "tcpSocket", shape: Object(174) },
         Field { name: "terminationGracePeriodSeconds", shape: Int64 },
         Field { name: "timeoutSeconds", shape: Int32 },
     ] },
-    // 132
+    // 147
     Type { name: "io.k8s.api.core.v1.ProjectedVolumeSource", fields: &[
         Field { name: "defaultMode", shape: Int32 },
-        Field { name: "sources", shape: List(&Object(169)) },
+        Field { name: "sources", shape: List(&Object(184)) },
     ] },
-    // 133
+    // 148
     Type { name: "io.k8s.api.core.v1.QuobyteVolumeSource", fields: &[
         Field { name: "group", shape: String },
         Field { name: "readOnly", shape: Boolean },
@@ -1018,7 +1119,7 @@ pub(crate) static TYPES: &[Type] = &[
         Field { name: "user", shape: String },
         Field { name: "volume", shape: String },
     ] },
-    // 134
+    // 149
     Type { name: "io.k8s.api.core.v1.RBDVolumeSource", fields: &[
         Field { name: "fsType", shape: String },
         Field { name: "image", shape: String },
@@ -1026,134 +1127,134 @@ pub(crate) static TYPES: &[Type] = &[
         Field { name: "monitors", shape: List(&String) },
         Field { name: "pool", shape: String },
         Field { name: "readOnly", shape: Boolean },
-        Field { name: "secretRef", shape: Object(82) },
+        Field { name: "secretRef", shape: Object(97) },
         Field { name: "user", shape: String },
     ] },
-    // 135
+    // 150
     Type { name: "io.k8s.api.core.v1.ResourceClaim", fields: &[
         Field { name: "name", shape: String },
         Field { name: "request", shape: String },
     ] },
-    // 136
+    // 151
     Type { name: "io.k8s.api.core.v1.ResourceFieldSelector", fields: &[
         Field { name: "containerName", shape: String },
         Field { name: "divisor", shape: Quantity },
         Field { name: "resource", shape: String },
     ] },
-    // 137
+    // 152
     Type { name: "io.k8s.api.core.v1.ResourceHealth", fields: &[
         Field { name: "health", shape: String },
         Field { name: "resourceID", shape: String },
     ] },
-    // 138
+    // 153
     Type { name: "io.k8s.api.core.v1.ResourceRequirements", fields: &[
-        Field { name: "claims", shape: List(&Object(135)) },
+        Field { name: "claims", shape: List(&Object(150)) },
         Field { name: "limits", shape: Map(&Quantity) },
         Field { name: "requests", shape: Map(&Quantity) },
     ] },
-    // 139
+    // 154
     Type { name: "io.k8s.api.core.v1.ResourceStatus", fields: &[
         Field { name: "name", shape: String },
-        Field { name: "resources", shape: List(&Object(137)) },
+        Field { name: "resources", shape: List(&Object(152)) },
     ] },
-    // 140
+    // 155
     Type { name: "io.k8s.api.core.v1.SELinuxOptions", fields: &[
         Field { name: "level", shape: String },
         Field { name: "role", shape: String },
         Field { name: "type", shape: String },
         Field { name: "user", shape: String },
     ] },
-    // 141
+    // 156
     Type { name: "io.k8s.api.core.v1.ScaleIOVolumeSource", fields: &[
         Field { name: "fsType", shape: String },
         Field { name: "gateway", shape: String },
         Field { name: "protectionDomain", shape: String },
         Field { name: "readOnly", shape: Boolean },
-        Field { name: "secretRef", shape: Object(82) },
+        Field { name: "secretRef", shape: Object(97) },
         Field { name: "sslEnabled", shape: Boolean },
         Field { name: "storageMode", shape: String },
         Field { name: "storagePool", shape: String },
         Field { name: "system", shape: String },
         Field { name: "volumeName", shape: String },
     ] },
-    // 142
+    // 157
     Type { name: "io.k8s.api.core.v1.SeccompProfile", fields: &[
         Field { name: "localhostProfile", shape: String },
         Field { name: "type", shape: String },
     ] },
-    // 143
+    // 158
     Type { name: "io.k8s.api.core.v1.Secret", fields: &[
         Field { name: "apiVersion", shape: String },
         Field { name: "data", shape: Map(&Bytes) },
         Field { name: "immutable", shape: Boolean },
         Field { name: "kind", shape: String },
-        Field { name: "metadata", shape: Object(187) },
+        Field { name: "metadata", shape: Object(206) },
         Field { name: "stringData", shape: Map(&String) },
         Field { name: "type", shape: String },
     ] },
-    // 144
+    // 159
     Type { name: "io.k8s.api.core.v1.SecretEnvSource", fields: &[
         Field { name: "name", shape: String },
         Field { name: "optional", shape: Boolean },
     ] },
-    // 145
+    // 160
     Type { name: "io.k8s.api.core.v1.SecretKeySelector", fields: &[
         Field { name: "key", shape: String },
         Field { name: "name", shape: String },
         Field { name: "optional", shape: Boolean },
     ] },
-    // 146
+    // 161
     Type { name: "io.k8s.api.core.v1.SecretProjection", fields: &[
-        Field { name: "items", shape: List(&Object(76)) },
+        Field { name: "items", shape: List(&Object(91)) },
         Field { name: "name", shape: String },
         Field { name: "optional", shape: Boolean },
     ] },
-    // 147
+    // 162
     Type { name: "io.k8s.api.core.v1.SecretVolumeSource", fields: &[
         Field { name: "defaultMode", shape: Int32 },
-        Field { name: "items", shape: List(&Object(76)) },
+        Field { name: "items", shape: List(&Object(91)) },
         Field { name: "optional", shape: Boolean },
         Field { name: "secretName", shape: String },
     ] },
-    // 148
+    // 163
     Type { name: "io.k8s.api.core.v1.SecurityContext", fields: &[
         Field { name: "allowPrivilegeEscalation", shape: Boolean },
-        Field { name: "appArmorProfile", shape: Object(17) },
-        Field { name: "capabilities", shape: Object(23) },
+        Field { name: "appArmorProfile", shape: Object(32) },
+        Field { name: "capabilities", shape: Object(38) },
         Field { name: "privileged", shape: Boolean },
         Field { name: "procMount", shape: String },
         Field { name: "readOnlyRootFilesystem", shape: Boolean },
         Field { name: "runAsGroup", shape: Int64 },
         Field { name: "runAsNonRoot", shape: Boolean },
         Field { name: "runAsUser", shape: Int64 },
-        Field { name: "seLinuxOptions", shape: Object(140) },
-        Field { name: "seccompProfile", shape: Object(142) },
-        Field { name: "windowsOptions", shape: Object(173) },
+        Field { name: "seLinuxOptions", shape: Object(155) },
+        Field { name: "seccompProfile", shape: Object(157) },
+        Field { name: "windowsOptions", shape: Object(188) },
     ] },
-    // 149
+    // 164
     Type { name: "io.k8s.api.core.v1.Service", fields: &[
         Field { name: "apiVersion", shape: String },
         Field { name: "kind", shape: String },
-        Field { name: "metadata", shape: Object(187) },
-        Field { name: "spec", shape: Object(153) },
-        Field { name: "status", shape: Object(154) },
+        Field { name: "metadata", shape: Object(206) },
+        Field { name: "spec", shape: Object(168) },
+        Field { name: "status", shape: Object(169) },
     ] },
-    // 150
+    // 165
     Type { name: "io.k8s.api.core.v1.ServiceAccount", fields: &[
         Field { name: "apiVersion", shape: String },
         Field { name: "automountServiceAccountToken", shape: Boolean },
-        Field { name: "imagePullSecrets", shape: List(&Object(82)) },
+        Field { name: "imagePullSecrets", shape: List(&Object(97)) },
         Field { name: "kind", shape: String },
-        Field { name: "metadata", shape: Object(187) },
-        Field { name: "secrets", shape: List(&Object(106)) },
+        Field { name: "metadata", shape: Object(206) },
+        Field { name: "secrets", shape: List(&Object(121)) },
     ] },
-    // 151
+    // 166
     Type { name: "io.k8s.api.core.v1.ServiceAccountTokenProjection", fields: &[
         Field { name: "audience", shape: String },
         Field { name: "expirationSeconds", shape: Int64 },
         Field { name: "path", shape: String },
     ] },
-    // 152
+    // 167
     Type { name: "io.k8s.api.core.v1.ServicePort", fields: &[
         Field { name: "appProtocol", shape: String },
         Field { name: "name", shape: String },
@@ -1162,7 +1263,7 @@ pub(crate) static TYPES: &[Type] = &[
         Field { name: "protocol", shape: String },
         Field { name: "targetPort", shape: IntOrString },
     ] },
-    // 153
+    // 168
     Type { name: "io.k8s.api.core.v1.ServiceSpec", fields: &[
         Field { name: "allocateLoadBalancerNodePorts", shape: Boolean },
         Field { name: "clusterIP", shape: String },
@@ -1177,53 +1278,53 @@ pub(crate) static TYPES: &[Type] = &[
         Field { name: "loadBalancerClass", shape: String },
         Field { name: "loadBalancerIP", shape: String },
         Field { name: "loadBalancerSourceRanges", shape: List(&String) },
-        Field { name: "ports", shape: List(&Object(152)) },
+        Field { name: "ports", shape: List(&Object(167)) },
         Field { name: "publishNotReadyAddresses", shape: Boolean },
         Field { name: "selector", shape: Map(&String) },
         Field { name: "sessionAffinity", shape: String },
-        Field { name: "sessionAffinityConfig", shape: Object(155) },
+        Field { name: "sessionAffinityConfig", shape: Object(170) },
         Field { name: "trafficDistribution", shape: String },
         Field { name: "type", shape: String },
     ] },
-    // 154
+    // 169
     Type { name: "io.k8s.api.core.v1.ServiceStatus", fields: &[
-        Field { name: "conditions", shape: List(&Object(181)) },
-        Field { name: "loadBalancer", shape: Object(81) },
+        Field { name: "conditions", shape: List(&Object(199)) },
+        Field { name: "loadBalancer", shape: Object(96) },
     ] },
-    // 155
+    // 170
     Type { name: "io.k8s.api.core.v1.SessionAffinityConfig", fields: &[
-        Field { name: "clientIP", shape: Object(26) },
+        Field { name: "clientIP", shape: Object(41) },
     ] },
-    // 156
+    // 171
     Type { name: "io.k8s.api.core.v1.SleepAction", fields: &[
         Field { name: "seconds", shape: Int64 },
     ] },
-    // 157
+    // 172
     Type { name: "io.k8s.api.core.v1.StorageOSVolumeSource", fields: &[
         Field { name: "fsType", shape: String },
         Field { name: "readOnly", shape: Boolean },
-        Field { name: "secretRef", shape: Object(82) },
+        Field { name: "secretRef", shape: Object(97) },
         Field { name: "volumeName", shape: String },
         Field { name: "volumeNamespace", shape: String },
     ] },
-    // 158
+    // 173
     Type { name: "io.k8s.api.core.v1.Sysctl", fields: &[
         Field { name: "name", shape: String },
         Field { name: "value", shape: String },
     ] },
-    // 159
+    // 174
     Type { name: "io.k8s.api.core.v1.TCPSocketAction", fields: &[
         Field { name: "host", shape: String },
         Field { name: "port", shape: IntOrString },
     ] },
-    // 160
+    // 175
     Type { name: "io.k8s.api.core.v1.Taint", fields: &[
         Field { name: "effect", shape: String },
         Field { name: "key", shape: String },
         Field { name: "timeAdded", shape: Time },
         Field { name: "value", shape: String },
     ] },
-    // 161
+    // 176
     Type { name: "io.k8s.api.core.v1.Toleration", fields: &[
         Field { name: "effect", shape: String },
         Field { name: "key", shape: String },
@@ -1231,9 +1332,9 @@ pub(crate) static TYPES: &[Type] = &[
         Field { name: "tolerationSeconds", shape: Int64 },
         Field { name: "value", shape: String },
     ] },
-    // 162
+    // 177
     Type { name: "io.k8s.api.core.v1.TopologySpreadConstraint", fields: &[
-        Field { name: "labelSelector", shape: Object(183) },
+        Field { name: "labelSelector", shape: Object(202) },
         Field { name: "matchLabelKeys", shape: List(&String) },
         Field { name: "maxSkew", shape: Int32 },
         Field { name: "minDomains", shape: Int32 },
@@ -1242,59 +1343,59 @@ pub(crate) static TYPES: &[Type] = &[
         Field { name: "topologyKey", shape: String },
         Field { name: "whenUnsatisfiable", shape: String },
     ] },
-    // 163
+    // 178
     Type { name: "io.k8s.api.core.v1.TypedLocalObjectReference", fields: &[
         Field { name: "apiGroup", shape: String },
         Field { name: "kind", shape: String },
         Field { name: "name", shape: String },
     ] },
-    // 164
+    // 179
     Type { name: "io.k8s.api.core.v1.TypedObjectReference", fields: &[
         Field { name: "apiGroup", shape: String },
         Field { name: "kind", shape: String },
         Field { name: "name", shape: String },
         Field { name: "namespace", shape: String },
     ] },
-    // 165
+    // 180
     Type { name: "io.k8s.api.core.v1.Volume", fields: &[
-        Field { name: "awsElasticBlockStore", shape: Object(15) },
-        Field { name: "azureDisk", shape: Object(19) },
-        Field { name: "azureFile", shape: Object(20) },
-        Field { name: "cephfs", shape: Object(24) },
-        Field { name: "cinder", shape: Object(25) },
-        Field { name: "configMap", shape: Object(33) },
-        Field { name: "csi", shape: Object(22) },
-        Field { name: "downwardAPI", shape: Object(47) },
-        Field { name: "emptyDir", shape: Object(48) },
-        Field { name: "ephemeral", shape: Object(57) },
-        Field { name: "fc", shape: Object(62) },
-        Field { name: "flexVolume", shape: Object(63) },
-        Field { name: "flocker", shape: Object(64) },
-        Field { name: "gcePersistentDisk", shape: Object(65) },
-        Field { name: "gitRepo", shape: Object(67) },
-        Field { name: "glusterfs", shape: Object(68) },
-        Field { name: "hostPath", shape: Object(73) },
-        Field { name: "image", shape: Object(75) },
-        Field { name: "iscsi", shape: Object(74) },
+        Field { name: "awsElasticBlockStore", shape: Object(30) },
+        Field { name: "azureDisk", shape: Object(34) },
+        Field { name: "azureFile", shape: Object(35) },
+        Field { name: "cephfs", shape: Object(39) },
+        Field { name: "cinder", shape: Object(40) },
+        Field { name: "configMap", shape: Object(48) },
+        Field { name: "csi", shape: Object(37) },
+        Field { name: "downwardAPI", shape: Object(62) },
+        Field { name: "emptyDir", shape: Object(63) },
+        Field { name: "ephemeral", shape: Object(72) },
+        Field { name: "fc", shape: Object(77) },
+        Field { name: "flexVolume", shape: Object(78) },
+        Field { name: "flocker", shape: Object(79) },
+        Field { name: "gcePersistentDisk", shape: Object(80) },
+        Field { name: "gitRepo", shape: Object(82) },
+        Field { name: "glusterfs", shape: Object(83) },
+        Field { name: "hostPath", shape: Object(88) },
+        Field { name: "image", shape: Object(90) },
+        Field { name: "iscsi", shape: Object(89) },
         Field { name: "name", shape: String },
-        Field { name: "nfs", shape: Object(83) },
-        Field { name: "persistentVolumeClaim", shape: Object(109) },
-        Field { name: "photonPersistentDisk", shape: Object(110) },
-        Field { name: "portworxVolume", shape: Object(129) },
-        Field { name: "projected", shape: Object(132) },
-        Field { name: "quobyte", shape: Object(133) },
-        Field { name: "rbd", shape: Object(134) },
-        Field { name: "scaleIO", shape: Object(141) },
-        Field { name: "secret", shape: Object(147) },
-        Field { name: "storageos", shape: Object(157) },
-        Field { name: "vsphereVolume", shape: Object(171) },
+        Field { name: "nfs", shape: Object(98) },
+        Field { name: "persistentVolumeClaim", shape: Object(124) },
+        Field { name: "photonPersistentDisk", shape: Object(125) },
+        Field { name: "portworxVolume", shape: Object(144) },
+        Field { name: "projected", shape: Object(147) },
+        Field { name: "quobyte", shape: Object(148) },
+        Field { name: "rbd", shape: Object(149) },
+        Field { name: "scaleIO", shape: Object(156) },
+        Field { name: "secret", shape: Object(162) },
+        Field { name: "storageos", shape: Object(172) },
+        Field { name: "vsphereVolume", shape: Object(186) },
     ] },
-    // 166
+    // 181
     Type { name: "io.k8s.api.core.v1.VolumeDevice", fields: &[
         Field { name: "devicePath", shape: String },
         Field { name: "name", shape: String },
     ] },
-    // 167
+    // 182
     Type { name: "io.k8s.api.core.v1.VolumeMount", fields: &[
         Field { name: "mountPath", shape: String },
         Field { name: "mountPropagation", shape: String },
@@ -1304,92 +1405,124 @@ pub(crate) static TYPES: &[Type] = &[
         Field { name: "subPath", shape: String },
         Field { name: "subPathExpr", shape: String },
     ] },
-    // 168
+    // 183
     Type { name: "io.k8s.api.core.v1.VolumeMountStatus", fields: &[
         Field { name: "mountPath", shape: String },
         Field { name: "name", shape: String },
         Field { name: "readOnly", shape: Boolean },
         Field { name: "recursiveReadOnly", shape: String },
     ] },
-    // 169
+    // 184
     Type { name: "io.k8s.api.core.v1.VolumeProjection", fields: &[
-        Field { name: "clusterTrustBundle", shape: Object(27) },
-        Field { name: "configMap", shape: Object(32) },
-        Field { name: "downwardAPI", shape: Object(45) },
-        Field { name: "secret", shape: Object(146) },
-        Field { name: "serviceAccountToken", shape: Object(151) },
+        Field { name: "clusterTrustBundle", shape: Object(42) },
+        Field { name: "configMap", shape: Object(47) },
+        Field { name: "downwardAPI", shape: Object(60) },
+        Field { name: "secret", shape: Object(161) },
+        Field { name: "serviceAccountToken", shape: Object(166) },
     ] },
-    // 170
+    // 185
     Type { name: "io.k8s.api.core.v1.VolumeResourceRequirements", fields: &[
         Field { name: "limits", shape: Map(&Quantity) },
         Field { name: "requests", shape: Map(&Quantity) },
     ] },
-    // 171
+    // 186
     Type { name: "io.k8s.api.core.v1.VsphereVirtualDiskVolumeSource", fields: &[
         Field { name: "fsType", shape: String },
         Field { name: "storagePolicyID", shape: String },
         Field { name: "storagePolicyName", shape: String },
         Field { name: "volumePath", shape: String },
     ] },
-    // 172
+    // 187
     Type { name: "io.k8s.api.core.v1.WeightedPodAffinityTerm", fields: &[
-        Field { name: "podAffinityTerm", shape: Object(113) },
+        Field { name: "podAffinityTerm", shape: Object(128) },
         Field { name: "weight", shape: Int32 },
     ] },
-    // 173
+    // 188
     Type { name: "io.k8s.api.core.v1.WindowsSecurityContextOptions", fields: &[
         Field { name: "gmsaCredentialSpec", shape: String },
         Field { name: "gmsaCredentialSpecName", shape: String },
         Field { name: "hostProcess", shape: Boolean },
         Field { name: "runAsUserName", shape: String },
     ] },
-    // 174
+    // 189
     Type { name: "io.k8s.api.discovery.v1.Endpoint", fields: &[
         Field { name: "addresses", shape: List(&String) },
-        Field { name: "conditions", shape: Object(175) },
+        Field { name: "conditions", shape: Object(190) },
         Field { name: "deprecatedTopology", shape: Map(&String) },
-        Field { name: "hints", shape: Object(176) },
+        Field { name: "hints", shape: Object(191) },
         Field { name: "hostname", shape: String },
         Field { name: "nodeName", shape: String },
-        Field { name: "targetRef", shape: Object(106) },
+        Field { name: "targetRef", shape: Object(121) },
         Field { name: "zone", shape: String },
     ] },
-    // 175
+    // 190
     Type { name: "io.k8s.api.discovery.v1.EndpointConditions", fields: &[
         Field { name: "ready", shape: Boolean },
         Field { name: "serving", shape: Boolean },
         Field { name: "terminating", shape: Boolean },
     ] },
-    // 176
+    // 191
     Type { name: "io.k8s.api.discovery.v1.EndpointHints", fields: &[
-        Field { name: "forNodes", shape: List(&Object(179)) },
-        Field { name: "forZones", shape: List(&Object(180)) },
+        Field { name: "forNodes", shape: List(&Object(194)) },
+        Field { name: "forZones", shape: List(&Object(195)) },
     ] },
-    // 177
+    // 192
     Type { name: "io.k8s.api.discovery.v1.EndpointPort", fields: &[
         Field { name: "appProtocol", shape: String },
         Field { name: "name", shape: String },
         Field { name: "port", shape: Int32 },
         Field { name: "protocol", shape: String },
     ] },
-    // 178
+    // 193
     Type { name: "io.k8s.api.discovery.v1.EndpointSlice", fields: &[
         Field { name: "addressType", shape: String },
         Field { name: "apiVersion", shape: String },
-        Field { name: "endpoints", shape: List(&Object(174)) },
+        Field { name: "endpoints", shape: List(&Object(189)) },
         Field { name: "kind", shape: String },
-        Field { name: "metadata", shape: Object(187) },
-        Field { name: "ports", shape: List(&Object(177)) },
+        Field { name: "metadata", shape: Object(206) },
+        Field { name: "ports", shape: List(&Object(192)) },
     ] },
-    // 179
+    // 194
     Type { name: "io.k8s.api.discovery.v1.ForNode", fields: &[
         Field { name: "name", shape: String },
     ] },
-    // 180
+    // 195
     Type { name: "io.k8s.api.discovery.v1.ForZone", fields: &[
         Field { name: "name", shape: String },
     ] },
-    // 181
+    // 196
+    Type { name: "io.k8s.api.events.v1.Event", fields: &[
+        Field { name: "action", shape: String },
+        Field { name: "apiVersion", shape: String },
+        Field { name: "deprecatedCount", shape: Int32 },
+        Field { name: "deprecatedFirstTimestamp", shape: Time },
+        Field { name: "deprecatedLastTimestamp", shape: Time },
+        Field { name: "deprecatedSource", shape: Object(75) },
+        Field { name: "eventTime", shape: Time },
+        Field { name: "kind", shape: String },
+        Field { name: "metadata", shape: Object(206) },
+        Field { name: "note", shape: String },
+        Field { name: "reason", shape: String },
+        Field { name: "regarding", shape: Object(121) },
+        Field { name: "related", shape: Object(121) },
+        Field { name: "reportingController", shape: String },
+        Field { name: "reportingInstance", shape: String },
+        Field { name: "series", shape: Object(197) },
+        Field { name: "type", shape: String },
+    ] },
+    // 197
+    Type { name: "io.k8s.api.events.v1.EventSeries", fields: &[
+        Field { name: "count", shape: Int32 },
+        Field { name: "lastObservedTime", shape: Time },
+    ] },
+    // 198
+    Type { name: "io.k8s.api.policy.v1.Eviction", fields: &[
+        Field { name: "apiVersion", shape: String },
+        Field { name: "deleteOptions", shape: Object(200) },
+        Field { name: "kind", shape: String },
+        Field { name: "metadata", shape: Object(206) },
+    ] },
+    // 199
     Type { name: "io.k8s.apimachinery.pkg.apis.meta.v1.Condition", fields: &[
         Field { name: "lastTransitionTime", shape: Time },
         Field { name: "message", shape: String },
@@ -1398,7 +1531,7 @@ pub(crate) static TYPES: &[Type] = &[
         Field { name: "status", shape: String },
         Field { name: "type", shape: String },
     ] },
-    // 182
+    // 200
     Type { name: "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions", fields: &[
         Field { name: "apiVersion", shape: String },
         Field { name: "dryRun", shape: List(&String) },
@@ -1406,28 +1539,34 @@ pub(crate) static TYPES: &[Type] = &[
         Field { name: "ignoreStoreReadErrorWithClusterBreakingPotential", shape: Boolean },
         Field { name: "kind", shape: String },
         Field { name: "orphanDependents", shape: Boolean },
-        Field { name: "preconditions", shape: Object(189) },
+        Field { name: "preconditions", shape: Object(208) },
         Field { name: "propagationPolicy", shape: String },
     ] },
-    // 183
+    // 201
+    Type { name: "io.k8s.apimachinery.pkg.apis.meta.v1.FieldSelectorRequirement", fields: &[
+        Field { name: "key", shape: String },
+        Field { name: "operator", shape: String },
+        Field { name: "values", shape: List(&String) },
+    ] },
+    // 202
     Type { name: "io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelector", fields: &[
-        Field { name: "matchExpressions", shape: List(&Object(184)) },
+        Field { name: "matchExpressions", shape: List(&Object(203)) },
         Field { name: "matchLabels", shape: Map(&String) },
     ] },
-    // 184
+    // 203
     Type { name: "io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelectorRequirement", fields: &[
         Field { name: "key", shape: String },
         Field { name: "operator", shape: String },
         Field { name: "values", shape: List(&String) },
     ] },
-    // 185
+    // 204
     Type { name: "io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta", fields: &[
         Field { name: "continue", shape: String },
         Field { name: "remainingItemCount", shape: Int64 },
         Field { name: "resourceVersion", shape: String },
         Field { name: "selfLink", shape: String },
     ] },
-    // 186
+    // 205
     Type { name: "io.k8s.apimachinery.pkg.apis.meta.v1.ManagedFieldsEntry", fields: &[
         Field { name: "apiVersion", shape: String },
         Field { name: "fieldsType", shape: String },
@@ -1437,7 +1576,7 @@ pub(crate) static TYPES: &[Type] = &[
         Field { name: "subresource", shape: String },
         Field { name: "time", shape: Time },
     ] },
-    // 187
+    // 206
     Type { name: "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta", fields: &[
         Field { name: "annotations", shape: Map(&String) },
         Field { name: "creationTimestamp", shape: Time },
@@ -1447,15 +1586,15 @@ pub(crate) static TYPES: &[Type] = &[
         Field { name: "generateName", shape: String },
         Field { name: "generation", shape: Int64 },
         Field { name: "labels", shape: Map(&String) },
-        Field { name: "managedFields", shape: List(&Object(186)) },
+        Field { name: "managedFields", shape: List(&Object(205)) },
         Field { name: "name", shape: String },
         Field { name: "namespace", shape: String },
-        Field { name: "ownerReferences", shape: List(&Object(188)) },
+        Field { name: "ownerReferences", shape: List(&Object(207)) },
         Field { name: "resourceVersion", shape: String },
         Field { name: "selfLink", shape: String },
         Field { name: "uid", shape: String },
     ] },
-    // 188
+    // 207
     Type { name: "io.k8s.apimachinery.pkg.apis.meta.v1.OwnerReference", fields: &[
         Field { name: "apiVersion", shape: String },
         Field { name: "blockOwnerDeletion", shape: Boolean },
@@ -1464,31 +1603,31 @@ pub(crate) static TYPES: &[Type] = &[
         Field { name: "name", shape: String },
         Field { name: "uid", shape: String },
     ] },
-    // 189
+    // 208
     Type { name: "io.k8s.apimachinery.pkg.apis.meta.v1.Preconditions", fields: &[
         Field { name: "resourceVersion", shape: String },
         Field { name: "uid", shape: String },
     ] },
-    // 190
+    // 209
     Type { name: "io.k8s.apimachinery.pkg.apis.meta.v1.Status", fields: &[
         Field { name: "apiVersion", shape: String },
         Field { name: "code", shape: Int32 },
-        Field { name: "details", shape: Object(192) },
+        Field { name: "details", shape: Object(211) },
         Field { name: "kind", shape: String },
         Field { name: "message", shape: String },
-        Field { name: "metadata", shape: Object(185) },
+        Field { name: "metadata", shape: Object(204) },
         Field { name: "reason", shape: String },
         Field { name: "status", shape: String },
     ] },
-    // 191
+    // 210
     Type { name: "io.k8s.apimachinery.pkg.apis.meta.v1.StatusCause", fields: &[
         Field { name: "field", shape: String },
         Field { name: "message", shape: String },
         Field { name: "reason", shape: String },
     ] },
-    // 192
+    // 211
     Type { name: "io.k8s.apimachinery.pkg.apis.meta.v1.StatusDetails", fields: &[
-        Field { name: "causes", shape: List(&Object(191)) },
+        Field { name: "causes", shape: List(&Object(210)) },
         Field { name: "group", shape: String },
         Field { name: "kind", shape: String },
         Field { name: "name", shape: String },

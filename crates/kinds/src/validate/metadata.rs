@@ -43,6 +43,7 @@ fn rule_of(kind: &str) -> fn(&str) -> Vec<String> {
     match kind {
         "Service" => names::dns1035_label,
         "Namespace" => names::dns1123_label,
+        "Event" => names::path_segment,
         _ => names::dns1123_subdomain,
     }
 }

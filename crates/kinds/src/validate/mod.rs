@@ -64,6 +64,7 @@ fn content(object: &Value, check: &mut Check) {
         ("autoscaling/v1", "Scale") => workload::scale(object, check),
         ("coordination.k8s.io/v1", "Lease") => objects::lease(object, check),
         ("discovery.k8s.io/v1", "EndpointSlice") => network::endpoint_slice(object, check),
+        ("events.k8s.io/v1", "Event") => objects::new_event(object, check),
         _ => {}
     }
 }

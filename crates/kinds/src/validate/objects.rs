@@ -8,6 +8,8 @@ use crate::value::{entries, items, member, text};
 
 /// Largest content of a ConfigMap or Secret, in bytes.
 const CONTENT_MAX: usize = 1024 * 1024;
+/// Longest note of an event, in bytes.
+const NOTE_MAX: usize = 1024;
 
 pub(super) fn config_map(object: &Value, check: &mut Check) {
     let mut size = 0;
@@ -122,6 +124,40 @@ pub(super) fn event(object: &Value, check: &mut Check) {
     };
     if !is_right {
         check.invalid("involvedObject.namespace", about, "does not match event.namespace");
+    }
+}
+
+/// An event of `events.k8s.io/v1`: says who, what and when, and uses no member of the old form.
+pub(super) fn new_event(object: &Value, check: &mut Check) {
+    let about = text(at(object, "regarding"), "namespace");
+    let namespace = text(at(object, "metadata"), "namespace");
+    if !about.is_empty() && !namespace.is_empty() && about != namespace {
+        check.invalid("regarding.namespace", about, "does not match event.namespace");
+    }
+    if member(object, "eventTime").is_none() {
+        check.required("eventTime", "");
+    }
+    match text(object, "reportingController") {
+        "" => check.required("reportingController", ""),
+        name => check.named("reportingController", name, names::qualified_name(name)),
+    }
+    for (field, max) in [("reportingInstance", 128), ("action", 128), ("reason", 128)] {
+        match text(object, field) {
+            "" => check.required(field, ""),
+            said if said.len() > max => check.invalid(field, said, format!("can have at most {max} characters")),
+            _ => {}
+        }
+    }
+    if text(object, "note").len() > NOTE_MAX {
+        check.invalid("note", "", "can have at most 1024 characters");
+    }
+    if !matches!(text(object, "type"), "Normal" | "Warning") {
+        check.invalid("type", text(object, "type"), "has invalid value: ");
+    }
+    for field in ["deprecatedFirstTimestamp", "deprecatedLastTimestamp", "deprecatedCount"] {
+        if member(object, field).is_some() {
+            check.invalid(field, at(object, field).clone(), "needs to be unset");
+        }
     }
 }
 

@@ -231,4 +231,6 @@ fn available(set: &ReplicaSet) -> i32 {
 }
 
 #[cfg(test)]
+mod revision_laws;
+#[cfg(test)]
 mod tests;

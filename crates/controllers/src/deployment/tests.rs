@@ -5,21 +5,21 @@ use serde_json::{Value, json};
 use crate::fixture::Cluster;
 use crate::object::{Id, Kind};
 
-fn cluster() -> Cluster {
+pub(super) fn cluster() -> Cluster {
     let mut cluster = Cluster::new();
     cluster.node("n1");
     cluster.node("n2");
     cluster
 }
 
-fn set_image(cluster: &mut Cluster, id: &Id, image: &str) {
+pub(super) fn set_image(cluster: &mut Cluster, id: &Id, image: &str) {
     cluster.edit(id, |object| {
         object["spec"]["template"]["spec"]["containers"][0]["image"] = json!(image);
     });
 }
 
 /// `(revision, spec.replicas, image)` of each set.
-fn sets(cluster: &Cluster) -> Vec<(i64, i64, String)> {
+pub(super) fn sets(cluster: &Cluster) -> Vec<(i64, i64, String)> {
     let sets = cluster.api.objects.iter();
     let sets = sets.filter(|(id, _)| id.kind == Kind::ReplicaSet);
     let mut rows: Vec<(i64, i64, String)> = sets
@@ -37,7 +37,7 @@ fn sets(cluster: &Cluster) -> Vec<(i64, i64, String)> {
     rows
 }
 
-fn condition(cluster: &Cluster, id: &Id, type_: &str) -> (String, String) {
+pub(super) fn condition(cluster: &Cluster, id: &Id, type_: &str) -> (String, String) {
     let status = &cluster.api.objects[id]["status"]["conditions"];
     let found = status.as_array().unwrap().iter();
     let found = found.clone().find(|one| one["type"] == type_).unwrap();

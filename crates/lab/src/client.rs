@@ -3,19 +3,22 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use portolan_kernel::netns::Entry;
+use portolan_kernel::netns::{self, Entry};
 
 use crate::cgroups::Limits;
 use crate::config::{Files, LabConfig, LabFile};
 use crate::control::{self, Place, Reply, Request, Status};
 use crate::error::{LabError, file};
+use crate::identity::Identity;
 use crate::process::die_with_parent;
-use crate::{init, lan, lock, process};
+use crate::{ground, init, lan, lock, process};
 
 /// A lab that is up.
 #[derive(Debug, Clone)]
@@ -24,6 +27,8 @@ pub struct Lab {
     config: LabConfig,
     api_port: u16,
     limits: Limits,
+    identity: Identity,
+    instead_because: Option<String>,
 }
 
 /// What a command in the lab printed.
@@ -37,16 +42,27 @@ pub struct Captured {
 impl Lab {
     /// The lab whose state is in this folder.
     pub fn open(state_dir: &Path) -> Result<Lab, LabError> {
+        ground::check(state_dir)?;
         if !lock::is_held(state_dir) {
             let name = state_dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
             return Err(LabError::NotUp { name });
         }
-        let LabFile { config, api_port, limits } = LabFile::load(state_dir)?;
-        Ok(Lab { files: Files::new(state_dir), config, api_port, limits })
+        let LabFile { config, api_port, limits, identity, instead_because } = LabFile::load(state_dir)?;
+        Ok(Lab { files: Files::new(state_dir), config, api_port, limits, identity, instead_because })
     }
 
     pub fn config(&self) -> &LabConfig {
         &self.config
+    }
+
+    /// As whom it runs.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Why it has one id only though a range was wished for or would be better; `None` if it is as told.
+    pub fn instead_because(&self) -> Option<&str> {
+        self.instead_because.as_deref()
     }
 
     /// Where the machine reaches the API: 127.0.0.1 and this port.
@@ -88,10 +104,13 @@ impl Lab {
     /// A command that will run at a place, with the lab's programs on its PATH; the caller sets
     /// arguments and streams as usual. Killing the child ends the command.
     pub fn command(&self, place: &Place, program: impl AsRef<OsStr>) -> Result<Command, LabError> {
-        let entry = match self.ask(&Request::Enter(place.clone()))? {
+        let mut entry = match self.ask(&Request::Enter(place.clone()))? {
             (Reply::Entered, Some(entry)) => entry,
             (other, _) => return Err(LabError::Refused(format!("{other:?}"))),
         };
+        if entry.user.as_ref().is_some_and(is_own_user_namespace) {
+            entry.user = None; // nobody may enter where they are
+        }
         let mut command = Command::new(program);
         command.envs(init::environment(&self.config)).env("PORTOLAN_LAB", &self.config.name);
         // SAFETY: setns, fork, waitpid and exit only, in a forked process with one thread.
@@ -257,6 +276,11 @@ pub fn sweep(root: &Path) -> Vec<String> {
         }
     }
     swept
+}
+
+fn is_own_user_namespace(user: &OwnedFd) -> bool {
+    let own = fs::metadata("/proc/self/ns/user").map(|own| own.ino()).ok();
+    own.is_some() && own == netns::id(user.as_fd()).ok()
 }
 
 fn cannot_run<S: AsRef<OsStr>>(argv: &[S]) -> impl FnOnce(io::Error) -> LabError {

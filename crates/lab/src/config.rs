@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::cgroups::Limits;
 use crate::error::{LabError, file};
+use crate::ground::state_root;
+use crate::identity::{Identity, Rootless};
 use crate::topology::{MOST_NODES, Topology};
 
 /// The lab's name if none is given.
@@ -70,6 +72,9 @@ pub struct LabConfig {
     /// Added to the environment of the API server and the agents.
     pub env: Vec<(String, String)>,
     pub ready: Ready,
+    /// How an ordinary user's lab gets its ids.
+    #[serde(default)]
+    pub rootless: Rootless,
 }
 
 impl LabConfig {
@@ -92,6 +97,7 @@ impl LabConfig {
             cluster_domain: "cluster.local".to_owned(),
             env: Vec::new(),
             ready: Ready::Nodes(Duration::from_secs(60)),
+            rootless: Rootless::Auto,
         }
     }
 
@@ -110,12 +116,6 @@ impl LabConfig {
         }
         Ok(())
     }
-}
-
-/// Where labs keep their state: `/run/portolan/labs` for root, below `$XDG_RUNTIME_DIR` for others.
-pub fn state_root() -> PathBuf {
-    let own = std::env::var_os("XDG_RUNTIME_DIR").filter(|_| !rustix::process::geteuid().is_root());
-    own.map_or_else(|| PathBuf::from("/run"), PathBuf::from).join("portolan/labs")
 }
 
 /// The files of a lab, below its state folder.
@@ -191,6 +191,12 @@ pub(crate) struct LabFile {
     /// The lab's cgroups.
     #[serde(default)]
     pub limits: Limits,
+    /// As whom the lab runs.
+    #[serde(default)]
+    pub identity: Identity,
+    /// Why not with more ids.
+    #[serde(default)]
+    pub instead_because: Option<String>,
 }
 
 impl LabFile {

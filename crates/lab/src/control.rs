@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  client ── {"enter": {"node": 1}} ──► init
-//!         ◄── {"entered": 6} + fds of mount, uts, ipc, net, cgroup, pid
+//!         ◄── "entered" + fds of user, mount, uts, ipc, net, cgroup, pid
 //! ```
 
 use std::io::{self, BufRead, BufReader, IoSlice, IoSliceMut, Write};
@@ -136,7 +136,7 @@ pub struct UnitStatus {
 }
 
 /// The namespaces of a reply, in the order of their descriptors.
-const KINDS: usize = 6;
+const KINDS: usize = 7;
 /// A hung client must not hang init.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Starting a node takes tens of milliseconds; a loaded machine gets a lot more.
@@ -202,14 +202,14 @@ fn receive(stream: &UnixStream) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
 }
 
 fn descriptors_of(entry: &Entry) -> Vec<&OwnedFd> {
-    let kinds: [_; KINDS] = [&entry.mount, &entry.uts, &entry.ipc, &entry.net, &entry.cgroup, &entry.pid];
+    let kinds: [_; KINDS] = [&entry.user, &entry.mount, &entry.uts, &entry.ipc, &entry.net, &entry.cgroup, &entry.pid];
     kinds.into_iter().map(|fd| fd.as_ref().expect("init answers with every namespace")).collect()
 }
 
 fn entry_of(descriptors: Vec<OwnedFd>) -> Entry {
     let mut fds = descriptors.into_iter();
     let mut next = || fds.next();
-    Entry { user: None, mount: next(), uts: next(), ipc: next(), net: next(), cgroup: next(), pid: next() }
+    Entry { user: next(), mount: next(), uts: next(), ipc: next(), net: next(), cgroup: next(), pid: next() }
 }
 
 #[cfg(test)]
@@ -236,7 +236,7 @@ mod tests {
     #[test]
     fn a_reply_carries_descriptors_of_the_same_namespaces() {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let kinds = ["mnt", "uts", "ipc", "net", "cgroup", "pid"];
+        let kinds = ["user", "mnt", "uts", "ipc", "net", "cgroup", "pid"];
         let entry = Entry::of_process(std::process::id(), &kinds).unwrap();
         answer(&theirs, &Reply::Entered, Some(&entry)).unwrap();
         drop(theirs);

@@ -25,6 +25,17 @@ pub enum LabError {
     Ambiguous { names: String },
     #[error("{feature} is missing ({detail}); {remedy}")]
     Missing { feature: &'static str, detail: String, remedy: &'static str },
+    #[error("--rootless is for ordinary users; root's labs need no user namespace")]
+    RootlessAsRoot,
+    #[error("--rootless subuid: {why}")]
+    NoSubordinateIds { why: String },
+    #[error("an ordinary user cannot have a lab here ({detail}): {cause}")]
+    NoUserNamespace { detail: String, cause: String },
+    /// What a check in namespaces of its own found missing, as it said it.
+    #[error("{0}")]
+    Lacks(String),
+    #[error("{} is not this user's alone ({found}), so no lab is kept or looked for there; remove it, or set XDG_RUNTIME_DIR", path.display())]
+    NotOwn { path: PathBuf, found: String },
     #[error("there is no {place} in this lab; {hint}")]
     NoSuchPlace { place: String, hint: String },
     #[error("{what} {}: {source}", path.display())]

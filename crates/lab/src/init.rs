@@ -260,9 +260,9 @@ impl Init {
         }
     }
 
-    /// Every namespace of a place: three of its own, the lab's for the rest.
+    /// Every namespace of a place: three of its own, the lab's for the rest. The user namespace is for those outside it.
     fn entry(&self, place: &Place) -> Result<Entry, LabError> {
-        let mut entry = Entry::of_process(std::process::id(), &["mnt", "uts", "ipc", "net", "cgroup", "pid"])?;
+        let mut entry = Entry::of_process(std::process::id(), &["user", "mnt", "uts", "ipc", "net", "cgroup", "pid"])?;
         let copy = |fd: &Option<OwnedFd>| {
             fd.as_ref().map(OwnedFd::try_clone).transpose().map_err(system("cannot copy descriptors"))
         };

@@ -12,15 +12,16 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, ExitCode};
+use std::process::{Command, ExitCode};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::thread::UnshareFlags;
 
 use crate::cgroups::Limits;
+use crate::checks;
 use crate::config::{Files, LabFile};
 use crate::error::{LabError, file, system};
 use crate::fetcher::Fetcher;
+use crate::isolated::{Cgroups, Isolated};
 use crate::lock;
 use crate::process::{die_with_parent, high, inherited, pass, read_signals, signals};
 
@@ -67,8 +68,8 @@ fn keep(state_dir: &Path) -> Result<(), LabError> {
     let outcome = wait(&mut init, &signal_fd, lifeline, &mut fetcher);
     drop(fetcher);
     // Whatever happened: nothing of the lab may outlive its keeper.
-    let _ = init.kill();
-    let _ = init.wait();
+    init.kill();
+    init.wait();
     LabFile::clear_cgroups(state_dir);
     let removed = fs::remove_dir_all(state_dir).map_err(file("cannot remove", state_dir));
     lock::remove(&lock, state_dir);
@@ -81,31 +82,26 @@ fn start_init(
     ready: OwnedFd,
     lifeline: OwnedFd,
     limits: &Limits,
-) -> Result<Child, LabError> {
-    // SAFETY: this process has one thread. Its own namespaces stay; its next child is PID 1 of a new one.
-    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWPID) }.map_err(system("cannot make a PID namespace"))?;
+) -> Result<Isolated, LabError> {
+    let identity = LabFile::load(state_dir)?.identity;
     let mut command = Command::new("/proc/self/exe");
     command.arg0("portolan").arg("lab-init").arg(state_dir).current_dir("/");
     let passed = [(listener, LISTENER), (ready, READY), (lifeline, INIT_LIFELINE)];
     let raised = passed.into_iter().map(|(fd, number)| Ok((high(fd)?, number))).collect::<io::Result<Vec<_>>>();
     pass(&mut command, raised.map_err(system("cannot pass descriptors"))?);
+    let become_init = || {
+        let error = die_with_parent().err().unwrap_or_else(|| command.exec());
+        eprintln!("keeper: cannot start the lab's init: {error}");
+        127
+    };
     // Whoever moves processes between cgroups must see both: one that is limited keeps the machine's view of them.
-    let own = if *limits == Limits::NotAsked { UnshareFlags::NEWCGROUP } else { UnshareFlags::empty() };
-    // SAFETY: system calls only, in a process with one thread.
-    unsafe { command.pre_exec(move || become_init(own)) };
-    command.spawn().map_err(system("cannot start the lab's init"))
-}
-
-fn become_init(own: UnshareFlags) -> io::Result<()> {
-    die_with_parent()?;
-    let rooms = UnshareFlags::NEWNS | UnshareFlags::NEWNET | UnshareFlags::NEWUTS | UnshareFlags::NEWIPC | own;
-    // SAFETY: a freshly forked process with one thread.
-    Ok(unsafe { rustix::thread::unshare_unsafe(rooms) }?)
+    let view = if *limits == Limits::NotAsked { Cgroups::Own } else { Cgroups::OfMachine };
+    Isolated::start(&identity, view, become_init).map_err(|refused| checks::explain(&refused))
 }
 
 /// Returns when init ended or the keeper is to end.
 fn wait(
-    init: &mut Child,
+    init: &mut Isolated,
     signal_fd: &OwnedFd,
     lifeline: OwnedFd,
     fetcher: &mut Option<Fetcher>,
@@ -122,8 +118,8 @@ fn wait(
         if let Some(fetcher) = fetcher {
             fetcher.tend(is_asked);
         }
-        if let Some(status) = init.try_wait().map_err(system("cannot wait for init"))? {
-            eprintln!("keeper: the lab's init ended: {status}");
+        if let Some(how) = init.try_wait() {
+            eprintln!("keeper: the lab's init ended: {how}");
             return Ok(());
         }
     }

@@ -3,7 +3,8 @@
 //! ```text
 //!  machine     up ──► keeper ─ holds the name's lock and the API listener (127.0.0.1:PORT)
 //!                       │ PDEATHSIG
-//!  ┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄│┄┄┄┄┄┄ new PID, mount, net, UTS, IPC, cgroup namespaces ┄┄┄┄┄┄┄
+//!  ┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄│┄┄┄┄┄┄ new PID, mount, net, UTS, IPC, cgroup namespaces, and for an
+//!                       │       ordinary user a user namespace around them ┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄
 //!  lab init (PID 1)  ◄──┘   bridge `lan0`, 172.18.0.0/24; starts, restarts, reaps; control socket
 //!     ├── outside    172.18.0.1   upstream DNS, web echo; the nodes' default gateway
 //!     ├── apiserver  172.18.0.2   `portolan server` with the machine's listener
@@ -27,8 +28,12 @@ mod config;
 mod control;
 mod credentials;
 mod error;
+mod etc;
 mod fetcher;
+mod ground;
+mod identity;
 mod init;
+mod isolated;
 mod keeper;
 mod lan;
 mod lock;
@@ -36,6 +41,7 @@ mod place;
 mod process;
 mod processes;
 mod ready;
+mod refusal;
 mod topology;
 mod unit;
 mod up;
@@ -47,9 +53,11 @@ use std::process::ExitCode;
 
 pub use cgroups::Limits;
 pub use client::{Captured, Lab, find, list, sweep};
-pub use config::{Attachment, DEFAULT_NAME, DEFAULT_POD_PIDS, LabConfig, Ready, state_root};
+pub use config::{Attachment, DEFAULT_NAME, DEFAULT_POD_PIDS, LabConfig, Ready};
 pub use control::{NodeStatus, Place, Status, UnitStatus};
 pub use error::LabError;
+pub use ground::state_root;
+pub use identity::{IdRange, Identity, OwnIds, Rootless};
 pub use processes::{Process, Role};
 pub use topology::{HostSpec, LAN, OUTSIDE_ADDRESSES, Topology};
 pub use up::{LabHandle, up};
@@ -64,6 +72,7 @@ pub fn reexec(args: &[OsString]) -> Option<ExitCode> {
     match args[at].to_str()? {
         "lab-keeper" => Some(keeper::run(dir)),
         "lab-init" => Some(init::run(dir)),
+        "lab-check" => Some(checks::run(dir)),
         "lab-upstream" => Some(upstream::run(dir)),
         _ => None,
     }

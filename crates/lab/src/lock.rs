@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::error::{LabError, file, system};
+use crate::ground;
 
 /// `FOLDER.lock`
 pub(crate) fn path(state_dir: &Path) -> PathBuf {
@@ -23,7 +24,7 @@ pub(crate) fn path(state_dir: &Path) -> PathBuf {
 pub(crate) fn take(state_dir: &Path) -> Result<Option<File>, LabError> {
     let path = path(state_dir);
     let parent = path.parent().expect("a lock is in a folder");
-    fs::create_dir_all(parent).map_err(file("cannot make the folder", parent))?;
+    ground::make(parent)?;
     loop {
         let open = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
         let lock = open.map_err(file("cannot open the lock", &path))?;

@@ -21,6 +21,7 @@ use rustix::thread::UnshareFlags;
 
 use crate::commands::PLACE_DIR;
 use crate::error::{LabError, file, system};
+use crate::etc;
 use crate::topology::{HostSpec, Topology};
 
 pub(crate) const BRIDGE: &str = "lan0";
@@ -98,7 +99,7 @@ fn furnish(blueprint: &Blueprint<'_>) -> Result<(OwnedFd, OwnedFd, OwnedFd), Lab
         .map_err(system("cannot make a mount namespace"))?;
     // Init made everything private already; a new namespace in the same user namespace keeps that.
     furnish_run(blueprint)?;
-    furnish_etc(blueprint)?;
+    etc::furnish(blueprint.host, blueprint.topology)?;
     rustix::system::sethostname(blueprint.host.name.as_bytes()).map_err(system("cannot set the host name"))?;
     configure_network(blueprint.host)?;
     let run = rustix::fs::open("/run", OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
@@ -129,44 +130,6 @@ fn furnish_run(blueprint: &Blueprint<'_>) -> Result<(), LabError> {
 fn open_path(path: &Path) -> Result<OwnedFd, LabError> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     rustix::fs::open(path, flags, Mode::empty()).map_err(|e| file("cannot open the folder", path)(e.into()))
-}
-
-fn furnish_etc(blueprint: &Blueprint<'_>) -> Result<(), LabError> {
-    let (upper, work) = ("/run/.etc/upper", "/run/.etc/work");
-    for dir in [upper, work] {
-        fs::create_dir_all(dir).map_err(file("cannot make the folder", dir))?;
-    }
-    let options = format!("lowerdir=/etc,upperdir={upper},workdir={work}");
-    let options = std::ffi::CString::new(options).expect("no zero byte in it");
-    mount("overlay", "/etc", "overlay", MountFlags::empty(), options.as_c_str()).map_err(|e| LabError::Missing {
-        feature: "the kernel's overlay file system",
-        detail: e.to_string(),
-        remedy: "load it with `modprobe overlay` or take a kernel with CONFIG_OVERLAY_FS",
-    })?;
-    let name = &blueprint.host.name;
-    let gateway = blueprint.topology.outside().address.addr();
-    replace("/etc/resolv.conf", &format!("nameserver {gateway}\n"))?;
-    replace("/etc/hostname", &format!("{name}\n"))?;
-    replace("/etc/hosts", &hosts_file(blueprint.topology))?;
-    fs::create_dir_all("/etc/cni/net.d").map_err(file("cannot make the folder", "/etc/cni/net.d"))
-}
-
-fn hosts_file(topology: &Topology) -> String {
-    let mut text = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n".to_owned();
-    for host in topology.hosts() {
-        text += &format!("{} {}\n", host.address.addr(), host.name);
-    }
-    text
-}
-
-/// Writes a new file at `path`; a symbolic link there is replaced, not followed.
-fn replace(path: &str, text: &str) -> Result<(), LabError> {
-    if let Err(error) = fs::remove_file(path)
-        && error.kind() != io::ErrorKind::NotFound
-    {
-        return Err(file("cannot replace", path)(error));
-    }
-    fs::write(path, text).map_err(file("cannot write", path))
 }
 
 fn configure_network(host: &HostSpec) -> Result<(), LabError> {
@@ -213,7 +176,7 @@ pub(crate) fn mount_proc() -> Result<(), LabError> {
     mount("proc", "/proc", "proc", flags, None).map_err(system("cannot mount /proc"))
 }
 
-fn mount_tmpfs(path: &'static str) -> Result<(), LabError> {
+pub(crate) fn mount_tmpfs(path: &'static str) -> Result<(), LabError> {
     let flags = MountFlags::NOSUID | MountFlags::NODEV;
     mount("tmpfs", path, "tmpfs", flags, c"mode=755").map_err(|e| file("cannot mount a tmpfs on", path)(e.into()))
 }

@@ -114,6 +114,16 @@ pub(crate) enum Ended {
     Signal(i32),
 }
 
+impl Ended {
+    /// From waitpid's status.
+    pub(crate) fn of(status: libc::c_int) -> Ended {
+        if libc::WIFSIGNALED(status) {
+            return Ended::Signal(libc::WTERMSIG(status));
+        }
+        Ended::Code(libc::WEXITSTATUS(status))
+    }
+}
+
 impl std::fmt::Display for Ended {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -131,10 +141,7 @@ pub(crate) fn reap() -> Option<(i32, Ended)> {
     if pid <= 0 {
         return None;
     }
-    if libc::WIFSIGNALED(status) {
-        return Some((pid, Ended::Signal(libc::WTERMSIG(status))));
-    }
-    Some((pid, Ended::Code(libc::WEXITSTATUS(status))))
+    Some((pid, Ended::of(status)))
 }
 
 /// The processes whose parent this is.

@@ -98,7 +98,7 @@ pub fn up(config: &LabConfig, attachment: Attachment) -> Result<LabHandle, LabEr
 
 /// Everything that can be got ready without starting a process; returns the API's listener.
 fn prepare(config: &LabConfig) -> Result<TcpListener, LabError> {
-    checks::machine(config)?;
+    let (identity, instead_because) = checks::machine(config)?;
     let dir = &config.state_dir;
     LabFile::clear_cgroups(dir);
     match fs::remove_dir_all(dir) {
@@ -118,7 +118,7 @@ fn prepare(config: &LabConfig) -> Result<TcpListener, LabError> {
     credentials::write(config, &files, api_port)?;
     // Written down before they are made.
     let limits = if config.limits { Limits::find(&config.name) } else { Limits::NotAsked };
-    let mut lab = LabFile { config: config.clone(), api_port, limits };
+    let mut lab = LabFile { config: config.clone(), api_port, limits, identity, instead_because };
     lab.save()?;
     lab.limits = lab.limits.make(&config.name);
     lab.config.limit_flags = lab.limits.flags(config.pod_pids);

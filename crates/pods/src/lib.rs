@@ -17,6 +17,7 @@ pub mod env;
 pub mod etc_files;
 pub mod exec;
 mod ident;
+mod ids;
 pub mod image;
 pub mod kubelet;
 pub mod lifecycle;

@@ -42,6 +42,37 @@ pub struct LabArgs {
     #[arg(long, value_name = "N", default_value_t = portolan_lab::DEFAULT_POD_PIDS, requires = "limits",
           value_parser = clap::value_parser!(u32).range(1..))]
     pod_pids_limit: u32,
+    /// How an ordinary user's lab gets its uids
+    #[arg(long, value_name = "HOW", value_enum, default_value_t = RootlessArg::Auto)]
+    rootless: RootlessArg,
+}
+
+/// How an ordinary user's lab gets its uids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum RootlessArg {
+    /// Subordinate ids if they can be had, else one uid
+    Auto,
+    /// By newuidmap and the ranges of /etc/subuid and /etc/subgid
+    Subuid,
+    /// The user's own alone: every process of a pod has it
+    OneUid,
+}
+
+impl From<RootlessArg> for portolan_lab::Rootless {
+    fn from(arg: RootlessArg) -> Self {
+        match arg {
+            RootlessArg::Auto => Self::Auto,
+            RootlessArg::Subuid => Self::Subuid,
+            RootlessArg::OneUid => Self::OneUid,
+        }
+    }
+}
+
+/// One line for a lab that is not root's: as whom it runs, and why not in a better way.
+fn rootless_line(lab: &portolan_lab::Lab) -> Option<String> {
+    let identity = lab.identity();
+    let because = lab.instead_because().map(|why| format!(" ({why})")).unwrap_or_default();
+    identity.is_rootless().then(|| format!("The lab runs {identity}{because}."))
 }
 
 impl LabArgs {
@@ -57,6 +88,7 @@ impl LabArgs {
         config.registries = self.registries.flags();
         config.limits = self.limits;
         config.pod_pids = self.pod_pids_limit;
+        config.rootless = self.rootless.into();
         Ok(config)
     }
 }
@@ -75,8 +107,12 @@ pub fn failed(error: LabError) -> Failure {
         | LabError::BadNodes { .. }
         | LabError::NoSuchPlace { .. }
         | LabError::Ambiguous { .. }
-        | LabError::OneEnd { .. } => Failure::input(error),
-        LabError::Missing { .. } => Failure::machine(error),
+        | LabError::OneEnd { .. }
+        | LabError::RootlessAsRoot => Failure::input(error),
+        LabError::Missing { .. }
+        | LabError::NoUserNamespace { .. }
+        | LabError::NoSubordinateIds { .. }
+        | LabError::Lacks(_) => Failure::machine(error),
         _ => Failure::no(error),
     }
 }
@@ -115,6 +151,9 @@ pub fn up(args: &LabArgs, detach: bool) -> Result<(), Failure> {
             "# {} nodes are Ready; `portolan status` shows them, `portolan down --name {name}` ends the lab",
             args.nodes
         );
+        if let Some(line) = rootless_line(&lab) {
+            println!("# {line}");
+        }
         println!("export KUBECONFIG={}", lab.kubeconfig().display());
     };
     if detach {
@@ -263,6 +302,11 @@ impl Lab {
         let handle = portolan_lab::up(&config, Attachment::Attached).map_err(failed)?;
         let lab = portolan_lab::Lab::open(&config.state_dir).map_err(failed)?;
         Ok(Self { handle: Some(handle), lab })
+    }
+
+    /// For a lab that is not root's: as whom it runs.
+    pub fn rootless(&self) -> Option<String> {
+        rootless_line(&self.lab)
     }
 
     /// Takes the lab down; what goes wrong then is said, and is not the walk's outcome.

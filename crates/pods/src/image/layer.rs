@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
 use super::ImageError;
+use super::owners::{Owner, Owners};
 use super::zstd::Frames;
 
 const WHITEOUT: &str = ".wh.";
@@ -21,8 +22,13 @@ const OPAQUE: &str = ".wh..wh..opq";
 
 /// Unpacks `stream` over `root` and returns the `sha256:…` of the uncompressed tar.
 pub fn apply(stream: impl Read, root: &Path) -> Result<String, ImageError> {
+    apply_noting(stream, root, &mut Owners::for_this_process())
+}
+
+/// The same; what the files on disk cannot say of their owners goes to `owners`.
+pub fn apply_noting(stream: impl Read, root: &Path, owners: &mut Owners) -> Result<String, ImageError> {
     let tar = Hashing::new(decompress(BufReader::new(stream))?);
-    let mut layer = Layer::open(root)?;
+    let mut layer = Layer::open(root, owners)?;
     let mut archive = tar::Archive::new(tar);
     let entries = archive.entries().map_err(ImageError::io("read layer for", root))?;
     for entry in entries {
@@ -98,14 +104,15 @@ pub fn digest_name(hash: &[u8]) -> String {
 }
 
 /// One layer's run over a root; remembers what it wrote, for whiteouts touch only lower layers.
-struct Layer {
+struct Layer<'owners> {
     root: OwnedFd,
     written: BTreeSet<PathBuf>,
+    owners: &'owners mut Owners,
 }
 
-impl Layer {
-    fn open(root: &Path) -> Result<Self, ImageError> {
-        Ok(Self { root: open_root(root)?, written: BTreeSet::new() })
+impl<'owners> Layer<'owners> {
+    fn open(root: &Path, owners: &'owners mut Owners) -> Result<Self, ImageError> {
+        Ok(Self { root: open_root(root)?, written: BTreeSet::new(), owners })
     }
 
     fn entry<R: Read>(&mut self, mut entry: tar::Entry<'_, R>) -> Result<(), ImageError> {
@@ -130,7 +137,18 @@ impl Layer {
             WriteError::Io(error) => refuse(&raw, error.to_string()),
             WriteError::Refused(error) => error,
         })?;
+        self.note_owner(&entry, &path).map_err(|error| refuse(&raw, error.to_string()))?;
         self.remember(&path);
+        Ok(())
+    }
+
+    fn note_owner<R: Read>(&mut self, entry: &tar::Entry<'_, R>, path: &Path) -> std::io::Result<()> {
+        let header = entry.header();
+        if header.entry_type() == tar::EntryType::Link {
+            return Ok(()); // it has what its target has
+        }
+        let owner = Owner { uid: header.uid()? as u32, gid: header.gid()? as u32, mode: header.mode()? & 0o7777 };
+        self.owners.note(path, owner, header.entry_type() == tar::EntryType::Directory);
         Ok(())
     }
 
@@ -189,6 +207,8 @@ impl Layer {
             tar::EntryType::Fifo => {
                 rustix::fs::mknodat(parent, name, rustix::fs::FileType::Fifo, mode, 0)?;
             }
+            // Nobody but the machine's own root may make one.
+            tar::EntryType::Char | tar::EntryType::Block if !self.owners.are_set_at_once() => return Ok(()),
             tar::EntryType::Char | tar::EntryType::Block => {
                 make_device(entry.header(), parent, name, mode)?;
             }
@@ -196,11 +216,12 @@ impl Layer {
         }
         let uid = rustix::fs::Uid::from_raw(entry.header().uid()? as u32);
         let gid = rustix::fs::Gid::from_raw(entry.header().gid()? as u32);
-        if rustix::process::geteuid().is_root() {
+        if self.owners.are_set_at_once() {
             rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
         }
         if kind != tar::EntryType::Symlink {
-            rustix::fs::chmodat(parent, name, mode, AtFlags::empty())?;
+            let on_disk = self.owners.mode_on_disk(mode, kind == tar::EntryType::Directory);
+            rustix::fs::chmodat(parent, name, on_disk, AtFlags::empty())?;
         }
         set_xattrs(entry, parent, name)
     }

@@ -19,6 +19,7 @@ pub mod host;
 pub mod layer;
 pub mod login;
 pub mod nginx;
+pub mod owners;
 pub mod progress;
 pub mod pull;
 pub mod reference;

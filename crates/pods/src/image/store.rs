@@ -18,6 +18,7 @@ use super::documents::{
 };
 use super::guard::{InUse, Writing};
 use super::layer::{self, digest_name};
+use super::owners::Owners;
 use super::{Image, ImageError, ImageInfo, Reference};
 
 /// A folder of images. Cheap to clone; every call reads the disk, so several processes may share it.
@@ -33,7 +34,7 @@ static NEXT_TEMPORARY: LazyLock<AtomicU64> =
 impl Store {
     /// Opens the store at `dir`, making it if there is none.
     pub fn open(dir: &Path) -> Result<Self, ImageError> {
-        for part in ["blobs/sha256", "unpacked", "tmp"] {
+        for part in ["blobs/sha256", "unpacked", "owners", "tmp"] {
             let path = dir.join(part);
             fs::create_dir_all(&path).map_err(ImageError::io("create", &path))?;
         }
@@ -234,8 +235,10 @@ impl Store {
         }
         let work = self.temporary();
         fs::create_dir(&work).map_err(ImageError::io("create", &work))?;
-        let done = self.unpack_layers(manifest, config, &work).and_then(|()| {
+        let done = self.unpack_layers(manifest, config, &work).and_then(|owners| {
             use std::os::unix::fs::PermissionsExt;
+            let list = self.dir.join("owners").join(target.file_name().unwrap_or_default());
+            owners.save(&list).map_err(ImageError::io("write", &list))?;
             fs::set_permissions(&work, fs::Permissions::from_mode(0o755)).map_err(ImageError::io("open up", &work))?;
             fs::rename(&work, target).map_err(ImageError::io("write", target))
         });
@@ -245,11 +248,12 @@ impl Store {
         done
     }
 
-    fn unpack_layers(&self, manifest: &Manifest, config: &ConfigFile, work: &Path) -> Result<(), ImageError> {
+    fn unpack_layers(&self, manifest: &Manifest, config: &ConfigFile, work: &Path) -> Result<Owners, ImageError> {
+        let mut owners = Owners::for_this_process();
         for (number, entry) in manifest.layers.iter().enumerate() {
             let path = self.blob(&entry.digest);
             let file = File::open(&path).map_err(ImageError::io("open", &path))?;
-            let actual = layer::apply(file, work)?;
+            let actual = layer::apply_noting(file, work, &mut owners)?;
             let wanted = config.rootfs.diff_ids.get(number);
             if let Some(wanted) = wanted.filter(|wanted| **wanted != actual) {
                 // The next pull or import brings it anew.
@@ -261,7 +265,7 @@ impl Store {
                 });
             }
         }
-        Ok(())
+        Ok(owners)
     }
 
     fn index(&self) -> Result<Index, ImageError> {
@@ -315,12 +319,14 @@ impl Store {
                 used.insert(part.digest.clone());
             }
         }
-        for folder in ["blobs/sha256", "unpacked", "tmp"] {
+        for folder in ["blobs/sha256", "unpacked", "owners", "tmp"] {
             let path = self.dir.join(folder);
             let listing = fs::read_dir(&path).map_err(ImageError::io("list", &path))?;
             for child in listing.filter_map(Result::ok) {
                 let digest = format!("sha256:{}", child.file_name().to_string_lossy());
-                if !used.contains(&digest) {
+                // A tree that stays, as it is in use, keeps its owners.
+                let is_kept = folder == "owners" && self.unpacked(&digest).exists();
+                if !used.contains(&digest) && !is_kept {
                     delete(&child.path())?;
                 }
             }

@@ -13,6 +13,7 @@
 //! Protocol and state carry a version number from the first day on.
 
 pub mod client;
+mod fake_ids;
 mod isolate;
 mod logfile;
 pub mod protocol;

@@ -15,6 +15,9 @@ use libcontainer::syscall::syscall::SyscallType;
 use libcontainer::workload::default::get_executor;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
 
+use super::fake_ids;
+use crate::ids::IdSpace;
+
 /// A process's standard files.
 pub struct Stdio {
     pub stdin: OwnedFd,
@@ -50,7 +53,7 @@ pub fn exec(pod_dir: &Path, id: &str, process: &Path, stdio: Stdio, tty: bool, d
 fn builder(pod_dir: &Path, id: &str, stdio: Stdio, tty: bool, doors: &[File]) -> Result<ContainerBuilder, String> {
     let doors = doors.iter().map(AsRawFd::as_raw_fd).collect();
     ContainerBuilder::new(id.to_owned(), SyscallType::default())
-        .with_executor(Payload { tty, doors })
+        .with_executor(Payload { tty, doors, ids: IdSpace::current() })
         .with_root_path(notes_dir(pod_dir))
         .map_err(reason)?
         .with_stdin(stdio.stdin)
@@ -79,6 +82,7 @@ struct Payload {
     tty: bool,
     /// Open `cgroup.procs` of the cgroups to join; the builder's caller holds them.
     doors: Vec<RawFd>,
+    ids: IdSpace,
 }
 
 impl Executor for Payload {
@@ -103,6 +107,9 @@ impl Executor for Payload {
             if self.tty && libc::ioctl(0, libc::TIOCSCTTY, 0) != 0 {
                 return Err(ExecutorError::Other("cannot take the terminal".to_owned()));
             }
+        }
+        if self.ids == IdSpace::One {
+            fake_ids::install().map_err(|e| ExecutorError::Other(format!("cannot install the one-uid filter: {e}")))?;
         }
         // After the change of user, which would have cleared it.
         let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));

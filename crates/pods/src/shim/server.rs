@@ -23,7 +23,9 @@ use super::state::{Ended, PodState, ProcessId, Run, STATE_VERSION};
 use super::wire::{self, Inbox, Received};
 use super::{isolate, sandbox};
 use crate::cgroups::PodCgroups;
+use crate::ids::IdSpace;
 use crate::image::InUse;
+use crate::image::owners::{self, Owners};
 use crate::limits::Limits;
 
 /// Runs of a container that are kept in the state: the last and the one before.
@@ -422,6 +424,8 @@ impl Server {
         };
         let path = self.dir.join(format!("exec-{id}.json"));
         let stdio = Stdio { stdin, stdout, stderr };
+        let mut process = process.clone();
+        IdSpace::current().fit_process(&mut process);
         let began = fs::write(&path, process.to_string())
             .map_err(|error| format!("cannot write {}: {error}", path.display()))
             .and_then(|()| self.cgroup_of(&run, None).map_err(|error| format!("cannot join its limits: {error}")))
@@ -555,14 +559,19 @@ fn mount_root(bundle: &Path, lower: &Path) -> io::Result<PathBuf> {
     for folder in ["rootfs", "upper", "work"] {
         fs::create_dir_all(bundle.join(folder))?;
     }
+    let ids = IdSpace::current();
+    let notes = if ids == IdSpace::Whole { "" } else { ",userxattr" }; // `trusted.` attributes are the machine's root's
     let options = format!(
-        "lowerdir={},upperdir={},workdir={}",
+        "lowerdir={},upperdir={},workdir={}{notes}",
         escaped(lower),
         escaped(&bundle.join("upper")),
         escaped(&bundle.join("work"))
     );
     let options = std::ffi::CString::new(options).map_err(io::Error::other)?;
     rustix::mount::mount("overlay", &rootfs, "overlay", MountFlags::empty(), options.as_c_str())?;
+    if ids == IdSpace::Some {
+        owners::apply(&Owners::load(lower)?, &rootfs)?;
+    }
     Ok(rootfs)
 }
 
@@ -575,6 +584,9 @@ fn escaped(path: &Path) -> String {
 fn complete_spec(mut spec: serde_json::Value, rootfs: &Path, sandbox: i32) -> Result<serde_json::Value, String> {
     let root = spec.get_mut("root").and_then(|root| root.get_mut("path")).ok_or("the spec has no root")?;
     *root = rootfs.display().to_string().into();
+    let ids = IdSpace::current();
+    ids.fit_process(&mut spec["process"]);
+    ids.fit_mounts(&mut spec);
     let namespaces = spec
         .pointer_mut("/linux/namespaces")
         .and_then(|list| list.as_array_mut())

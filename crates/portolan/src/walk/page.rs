@@ -52,8 +52,10 @@ impl Page {
     /// The text for one thing said, with its last newline.
     pub(super) fn render(&self, said: &Said) -> String {
         let lines = match said {
-            Said::Lab { kubeconfig, .. } => {
-                vec![String::new(), format!("{MARGIN}export KUBECONFIG={}", kubeconfig.display())]
+            Said::Lab { kubeconfig, rootless, .. } => {
+                let mut lines = rootless.map(|line| self.paragraphs(line)).unwrap_or_default();
+                lines.extend([String::new(), format!("{MARGIN}export KUBECONFIG={}", kubeconfig.display())]);
+                lines
             }
             Said::Step { step, title, about, prepared, .. } => self.step(*step, title, about, prepared),
             Said::Text { text, .. } => self.paragraphs(text),

@@ -21,6 +21,9 @@ pub(super) enum Said<'a> {
         name: &'a str,
         nodes: usize,
         kubeconfig: &'a Path,
+        /// For a lab that is not root's: as whom it runs.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        rootless: Option<&'a str>,
         /// The steps that will be shown.
         steps: &'a [u8],
     },

@@ -103,7 +103,9 @@ impl Stage {
         let sabotage = options.sabotage;
         let stage = Self { lab, sabotage, examples, kubectl, voice, unread, had: Vec::new(), step: 0, checks: 0 };
         let (name, nodes, kubeconfig) = (stage.lab.name(), stage.lab.node_count(), stage.lab.kubeconfig());
-        stage.tell(&Said::Lab { format: FORMAT, name: &name, nodes, kubeconfig: &kubeconfig, steps });
+        let rootless = stage.lab.rootless();
+        let rootless = rootless.as_deref();
+        stage.tell(&Said::Lab { format: FORMAT, name: &name, nodes, kubeconfig: &kubeconfig, rootless, steps });
         Ok(stage)
     }
 

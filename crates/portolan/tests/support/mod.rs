@@ -7,6 +7,7 @@
 #![allow(dead_code)]
 
 pub mod registry;
+pub mod user;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

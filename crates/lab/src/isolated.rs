@@ -22,11 +22,8 @@ use crate::process::{self, Ended};
 use crate::refusal::{Refused, Step};
 
 /// The namespaces of a lab.
-const ROOMS: libc::c_int = libc::CLONE_NEWPID
-    | libc::CLONE_NEWNS
-    | libc::CLONE_NEWNET
-    | libc::CLONE_NEWUTS
-    | libc::CLONE_NEWIPC;
+const ROOMS: libc::c_int =
+    libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWNET | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC;
 
 /// Which cgroups the new process sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +44,11 @@ impl Isolated {
     /// Starts `work` as PID 1 of new namespaces; what it returns is its exit code.
     ///
     /// To be called in a process with one thread.
-    pub(crate) fn start(identity: &Identity, cgroups: Cgroups, work: impl FnOnce() -> i32) -> Result<Isolated, Refused> {
+    pub(crate) fn start(
+        identity: &Identity,
+        cgroups: Cgroups,
+        work: impl FnOnce() -> i32,
+    ) -> Result<Isolated, Refused> {
         let of_pipe = |e: rustix::io::Errno| failed(Step::Clone, "pipe")(e.into());
         let (go_read, go_write) = pipe_with(PipeFlags::CLOEXEC).map_err(of_pipe)?;
         let rooms = match (identity.is_rootless(), cgroups) {

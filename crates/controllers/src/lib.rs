@@ -27,6 +27,7 @@ pub mod plan;
 mod pod;
 mod queue;
 mod replica_set;
+mod resources;
 mod route;
 mod run;
 mod scheduler;

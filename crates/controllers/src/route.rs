@@ -3,10 +3,11 @@
 //! The law: when all tasks called by a row of changes are done, no task at all has anything left
 //! to write (`World::all_tasks`). A missing line here breaks it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::object::{Id, Kind, Object};
@@ -185,10 +186,8 @@ fn node_face(object: Option<&Object>) -> Option<impl PartialEq> {
     }
 }
 
-fn allocatable(node: &Node) -> Option<String> {
-    let status = node.status.as_ref()?;
-    let pods = status.allocatable.as_ref()?.get("pods")?;
-    Some(pods.0.clone())
+fn allocatable(node: &Node) -> Option<BTreeMap<String, Quantity>> {
+    node.status.as_ref()?.allocatable.clone()
 }
 
 fn node_tasks(world: &World, old: Option<&Object>, new: Option<&Object>, tasks: &mut Tasks) {

@@ -2,7 +2,7 @@
 //! pods, then the first name.
 //!
 //! Filters: Ready, schedulable, taints, nodeSelector, required node affinity, host ports, number
-//! of pods. Not looked at: resource requests, pod affinity, topology spread constraints.
+//! of pods, resource requests. Not looked at: pod affinity, topology spread constraints.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::node::pods::tolerates;
 use crate::object::{Id, Kind, Object};
 use crate::plan::{Note, Plan, Write};
 use crate::world::World;
-use crate::{node, owner, pod};
+use crate::{node, owner, pod, resources};
 
 const COMPONENT: &str = "default-scheduler";
 /// What a node takes that does not say.
@@ -28,9 +28,15 @@ pub fn reconcile(world: &World, id: &Id, now: Timestamp) -> Plan {
     let mut refused: BTreeMap<String, usize> = BTreeMap::new();
     let mut fitting = Vec::new();
     for node in world.nodes() {
-        match refusal(world, pod, node) {
-            None => fitting.push(node),
-            Some(reason) => *refused.entry(reason).or_default() += 1,
+        let reasons = match refusal(world, pod, node) {
+            Some(reason) => vec![reason],
+            None => resources::lacks(pod, node, world.pods_on(name_of(node))),
+        };
+        if reasons.is_empty() {
+            fitting.push(node);
+        }
+        for reason in reasons {
+            *refused.entry(reason).or_default() += 1;
         }
     }
     let crowd = owner_crowd(world, pod);
@@ -41,7 +47,7 @@ pub fn reconcile(world: &World, id: &Id, now: Timestamp) -> Plan {
     });
     let write = match chosen {
         Some(node) => Some(bind(pod, name_of(node))),
-        None => unschedulable(pod, &refused, now),
+        None => unschedulable(pod, refusal_message(world.nodes().count(), &refused), now),
     };
     Plan::of(write.into_iter().collect())
 }
@@ -199,8 +205,7 @@ fn bind(pod: &Arc<Pod>, node: &str) -> Write {
 }
 
 /// Says once why no node fits; the same words are not said again.
-fn unschedulable(pod: &Arc<Pod>, refused: &BTreeMap<String, usize>, now: Timestamp) -> Option<Write> {
-    let message = refusal_message(refused);
+fn unschedulable(pod: &Arc<Pod>, message: String, now: Timestamp) -> Option<Write> {
     let known = pod::condition(pod, "PodScheduled");
     if known.is_some_and(|known| known.status == "False" && known.message.as_deref() == Some(message.as_str())) {
         return None;
@@ -223,11 +228,11 @@ fn unschedulable(pod: &Arc<Pod>, refused: &BTreeMap<String, usize>, now: Timesta
     Some(Write::replace_status(updated).telling(note))
 }
 
-fn refusal_message(refused: &BTreeMap<String, usize>) -> String {
+/// `total` nodes were looked at; one may have several reasons.
+fn refusal_message(total: usize, refused: &BTreeMap<String, usize>) -> String {
     if refused.is_empty() {
         return "no nodes available to schedule pods".to_owned();
     }
-    let total: usize = refused.values().sum();
     let mut reasons: Vec<String> = refused.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
     reasons.sort();
     format!("0/{total} nodes are available: {}.", reasons.join(", "))

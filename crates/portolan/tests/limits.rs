@@ -120,6 +120,16 @@ fn limits_hold_and_down_leaves_no_cgroup() {
     lab.pod("loop", "while :; do :; done # portolan-loop", "{ limits: { cpu: 200m } }");
     lab.pod("many", "for i in $(seq 80); do sleep 300 & done; echo all 80; wait", "{}");
 
+    lab.pod("huge", "sleep 300", "{ requests: { cpu: 1000 } }");
+    wait_for("the scheduler's word", 30, || {
+        let said = lab.kubectl("describe pod huge").out;
+        let is_told = said.lines().any(|line| {
+            line.contains("FailedScheduling") && line.contains("0/1 nodes are available: 1 Insufficient cpu.")
+        });
+        is_told.then_some(())
+    });
+    assert_eq!(lab.json("pod huge")["status"]["phase"], "Pending");
+
     let ended = wait_for("the hog's end", 60, || {
         let pod = lab.json("pod hog");
         Some(pod["status"]["containerStatuses"][0]["state"]["terminated"].clone()).filter(|end| !end.is_null())

@@ -18,7 +18,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("kernel", &[]),
     ("store", &[]),
     ("apiserver", &["store", "kinds"]),
-    ("controllers", &[]),
+    ("controllers", &["kinds"]),
     ("pods", &[]),
     ("agent", &["model", "ingest", "kernel", "dataplane", "dns", "bgp", "cni", "pods"]),
     ("lab", &["apiserver", "kernel"]),

@@ -156,6 +156,36 @@ fn another_scheduler_and_gates_are_respected() {
 }
 
 #[test]
+fn a_pod_that_asks_for_more_than_is_left_waits_until_it_is_there() {
+    let mut cluster = Cluster::new();
+    for name in ["n1", "n2"] {
+        let node = cluster.node(name);
+        cluster.edit(&node, |node| node["status"]["allocatable"] = json!({"cpu": "1", "memory": "1Gi", "pods": "10"}));
+    }
+    let asks = |cpu: &str, memory: &str| json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu, "memory": memory}}}]});
+    let first = pod(&mut cluster, "a", asks("600m", "1Mi"));
+    let second = pod(&mut cluster, "b", asks("600m", "1Mi"));
+    cluster.settle();
+    assert_ne!(placed(&cluster, &first), placed(&cluster, &second), "one on each node");
+    let third = pod(&mut cluster, "c", asks("600m", "1Mi"));
+    let large = pod(&mut cluster, "d", asks("600m", "2Gi"));
+    cluster.settle();
+    assert_eq!(message(&cluster, &third), "0/2 nodes are available: 2 Insufficient cpu.");
+    assert_eq!(message(&cluster, &large), "0/2 nodes are available: 2 Insufficient cpu, 2 Insufficient memory.");
+    let now = cluster.now;
+    cluster.api.delete(&first, "Background", Some(0), now);
+    cluster.settle();
+    assert_ne!(placed(&cluster, &third), Value::Null);
+    assert_eq!(message(&cluster, &large), "0/2 nodes are available: 2 Insufficient cpu, 2 Insufficient memory.");
+    cluster.edit(&Id::new(Kind::Node, "", "n1"), |node| {
+        node["status"]["allocatable"] = json!({"cpu": "4", "memory": "4Gi", "pods": "10"});
+    });
+    cluster.settle();
+    assert_eq!(placed(&cluster, &large), "n1");
+    cluster.assert_at_rest();
+}
+
+#[test]
 fn a_host_port_that_gets_free_lets_the_next_pod_in() {
     let mut cluster = Cluster::new();
     cluster.node("n1");

@@ -10,7 +10,7 @@ export PORTOLAN_IPTABLES_DIR=${PORTOLAN_IPTABLES_DIR:-$PORTOLAN_DEB_BIN}
 export PORTOLAN_IMAGES=${PORTOLAN_IMAGES:-$PWD/target/images}
 
 # Integration tests by area, and each area's budget on two cores.
-acting="law durability bird kernel kubectl nodes watch restart cluster pods lab lan verbs"            # 8 minutes
+acting="law durability bird kernel kubectl nodes watch restart cluster pods lab lan verbs server_side"            # 8 minutes
 labs="files registry images limits commands many_labs bad_input nothing_left traffic rollout deaths outages readme walk rootless elsewhere comfort"          # 15 minutes
 
 say() { printf '\n== %s (after %d s)\n' "$1" "$SECONDS"; }

@@ -15,7 +15,7 @@ use crate::registry::{self, Resource};
 use crate::request::Target;
 use crate::rest::create::create_object;
 use crate::rest::update::modify;
-use crate::rest::{Api, WriteOptions};
+use crate::rest::{Api, Owners, WriteOptions};
 use crate::status::ApiResult;
 use crate::strategy::Part;
 
@@ -25,15 +25,21 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 
 pub async fn run(api: &Api, advertise: IpAddr, port: u16) -> ApiResult<()> {
-    let options = WriteOptions { dry_run: false, validation: FieldValidation::Ignore, now: Timestamp::now() };
+    let options = WriteOptions {
+        dry_run: false,
+        manager: "kube-apiserver".into(),
+        owners: Owners::Changed,
+        validation: FieldValidation::Ignore,
+        now: Timestamp::now(),
+    };
     for name in NAMESPACES {
         let object = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name } });
-        ensure(api, registry::row("namespaces"), "", object, options).await?;
+        ensure(api, registry::row("namespaces"), "", object, &options).await?;
     }
     for object in kubernetes_service(api.ranges.service_cidrs.first(), advertise, port) {
         let resource = registry::RESOURCES.iter().find(|row| object["kind"] == row.kind);
         let resource = resource.expect("the kinds made here are served");
-        ensure(api, resource, "default", object, options).await?;
+        ensure(api, resource, "default", object, &options).await?;
     }
     Ok(())
 }
@@ -59,7 +65,7 @@ async fn ensure(
     resource: &'static Resource,
     namespace: &str,
     object: Value,
-    options: WriteOptions,
+    options: &WriteOptions,
 ) -> ApiResult<()> {
     let name = crate::object::name(&object).to_owned();
     match create_object(api, resource, namespace, object.clone(), options).await {

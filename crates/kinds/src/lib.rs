@@ -21,6 +21,7 @@ pub mod manifest;
 pub mod merge_keys;
 pub mod names;
 pub mod openapi;
+pub mod ownership;
 pub mod patch;
 pub mod protobuf;
 pub mod quantity;

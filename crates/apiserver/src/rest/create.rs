@@ -26,12 +26,13 @@ pub async fn create(call: &Call, body: Bytes) -> Answer {
     let twice = body::said_twice(media_type, &body);
     let form = (call.asked.api_version(), call.asked.kind);
     let warnings = body::conform_sent(&mut object, (&form.0, form.1), options.validation, &twice)?;
-    let object = stored_form(call, object)?;
+    let mut object = stored_form(call, object)?;
+    object::meta_mut(&mut object).remove("managedFields");
     if !call.api.authorizer.allows_new(&call.user, resource, &object) {
         let why = format!("User \"{}\" may create only what belongs to it", call.user.name);
         return Err(ApiError::forbidden(resource, object::name(&object), &why));
     }
-    let made = create_object(&call.api, resource, call.target.namespace(), object, options).await?;
+    let made = create_object(&call.api, resource, call.target.namespace(), object, &options).await?;
     call.answer(201, made, &warnings)
 }
 
@@ -53,7 +54,7 @@ pub async fn create_object(
     resource: &'static Resource,
     namespace: &str,
     mut object: Value,
-    options: WriteOptions,
+    options: &WriteOptions,
 ) -> ApiResult<Bytes> {
     check_metadata(namespace, &object)?;
     strategy::prepare_create(resource, &mut object, options.now);
@@ -90,7 +91,7 @@ async fn try_create(
     resource: &'static Resource,
     namespace: &str,
     mut object: Value,
-    options: WriteOptions,
+    options: &WriteOptions,
 ) -> ApiResult<Tried> {
     let name = object::name(&object).to_owned();
     let key = resource.key(namespace, &name);

@@ -6,6 +6,7 @@
 //! ```
 //! A reply's bytes are the stored bytes; only tables and partial metadata are built anew.
 
+pub mod apply;
 pub mod create;
 pub mod delete;
 pub mod evict;
@@ -62,11 +63,23 @@ pub struct Call {
 }
 
 /// What a client may ask of any write.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct WriteOptions {
     pub dry_run: bool,
+    /// `fieldManager`, else the first word of the client's User-Agent.
+    pub manager: Arc<str>,
+    pub owners: Owners,
     pub validation: FieldValidation,
     pub now: Timestamp,
+}
+
+/// Where the owners of fields come from, once an object has any.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owners {
+    /// From what the write changes.
+    Changed,
+    /// They stand in the object to be written: it was made by an apply.
+    Given,
 }
 
 /// Times a write is tried again when others write the same objects meanwhile.
@@ -82,7 +95,14 @@ impl Call {
                 return Err(ApiError::bad_request(message));
             }
         };
-        Ok(WriteOptions { dry_run, validation: FieldValidation::of(&self.query)?, now: self.now })
+        let validation = FieldValidation::of(&self.query)?;
+        Ok(WriteOptions { dry_run, manager: self.manager().into(), owners: Owners::Changed, validation, now: self.now })
+    }
+
+    fn manager(&self) -> &str {
+        let agent = self.headers.get(http::header::USER_AGENT).and_then(|value| value.to_str().ok());
+        let agent = agent.map(|agent| agent.split('/').next().unwrap_or_default());
+        self.query.given("fieldManager").or(agent.filter(|agent| !agent.is_empty())).unwrap_or("unknown")
     }
 
     /// One object, in the form the client asked for.

@@ -1,13 +1,14 @@
 //! Update and patch: a change to one part of one object, tried again when somebody else was faster.
 
 use bytes::Bytes;
+use portolan_kinds::ownership::{self, Writer};
 use portolan_kinds::schema::{self, Problem};
 use portolan_kinds::validate::{ErrorKind, FieldError};
 use portolan_kinds::{defaults, patch, validate};
 use portolan_store::{Change, Expect};
 use serde_json::{Value, json};
 
-use super::{ATTEMPTS, Answer, Api, Call, Landed, WriteOptions, claim_ops, op, release_ops, unstored};
+use super::{ATTEMPTS, Answer, Api, Call, Landed, Owners, WriteOptions, claim_ops, op, release_ops, unstored};
 use crate::alloc::{self, Plan};
 use crate::body;
 use crate::object::{self, text};
@@ -28,10 +29,8 @@ pub async fn replace(call: &Call, body: Bytes) -> Answer {
 /// `PATCH`.
 pub async fn patch(call: &Call, body: Bytes) -> Answer {
     let media_type = body::media_type(&call.headers).to_owned();
-    if media_type == "application/apply-patch+yaml" || media_type == "application/apply-patch+cbor" {
-        return Err(ApiError::unsupported_media_type(
-            "server-side apply is not served: fields have no recorded owners here; use kubectl apply without --server-side",
-        ));
+    if media_type == "application/apply-patch+yaml" {
+        return super::apply::apply(call, &body).await;
     }
     let sent: Value = serde_json::from_slice(&body)
         .map_err(|problem| ApiError::bad_request(format!("error decoding patch: {problem}")))?;
@@ -98,7 +97,7 @@ async fn change(call: &Call, twice: &[String], wish: impl Fn(&Value) -> ApiResul
         Some(_) => return Err(ApiError::method_not_allowed(resource)),
     };
     if target.subresource.as_deref() == Some("scale") {
-        return change_scale(call, options, wish).await;
+        return change_scale(call, &options, wish).await;
     }
     let mut warnings = Vec::new();
     let form = (call.asked.api_version(), call.asked.kind);
@@ -110,11 +109,11 @@ async fn change(call: &Call, twice: &[String], wish: impl Fn(&Value) -> ApiResul
         warnings = body::conform_sent(&mut wanted, (&form.0, form.1), options.validation, twice)?;
         Ok(view::to_stored(call.asked, wanted))
     };
-    let bytes = modify(&call.api, target, part, options, checked).await?;
+    let bytes = modify(&call.api, target, part, &options, checked).await?;
     call.answer(200, bytes, &warnings)
 }
 
-async fn change_scale(call: &Call, options: WriteOptions, wish: impl Fn(&Value) -> ApiResult<Value>) -> Answer {
+async fn change_scale(call: &Call, options: &WriteOptions, wish: impl Fn(&Value) -> ApiResult<Value>) -> Answer {
     let scaled = |current: &Value| {
         let mut wanted = wish(&scale::of(current))?;
         body::conform(&mut wanted, "autoscaling/v1", "Scale", options.validation)?;
@@ -134,7 +133,7 @@ pub async fn modify(
     api: &Api,
     target: &Target,
     part: Part,
-    options: WriteOptions,
+    options: &WriteOptions,
     mut wish: impl FnMut(&Value) -> ApiResult<Value>,
 ) -> ApiResult<Bytes> {
     let (resource, name) = (target.resource, target.name());
@@ -143,7 +142,8 @@ pub async fn modify(
         let current = object::decode(&entry);
         let wanted = wish(&current)?;
         check_identity(resource, target, &current, &wanted)?;
-        let (next, plan) = next_state(api, resource, part, &current, wanted)?;
+        let (mut next, plan) = next_state(api, resource, part, &current, &wanted)?;
+        set_owners(&current, &wanted, &mut next, target, options);
         if next == current {
             return Ok(entry.value);
         }
@@ -175,10 +175,10 @@ fn next_state(
     resource: &'static Resource,
     part: Part,
     current: &Value,
-    wanted: Value,
+    wanted: &Value,
 ) -> ApiResult<(Value, Plan)> {
     let name = object::name(current);
-    let mut next = strategy::prepare_update(resource, part, current, wanted);
+    let mut next = strategy::prepare_update(resource, part, current, wanted.clone());
     defaults::apply(&mut next);
     let mut errors = match part {
         Part::Main => validate::update(current, &next),
@@ -195,6 +195,19 @@ fn next_state(
     };
     strategy::count_generation(resource, current, &mut next);
     Ok((next, plan))
+}
+
+/// Who owns which field afterwards. An object that was never applied by the server has no owners.
+fn set_owners(current: &Value, wanted: &Value, next: &mut Value, target: &Target, options: &WriteOptions) {
+    let known = [wanted, current].into_iter().find(|object| ownership::is_tracked(object));
+    let Some(owners) = known.and_then(|object| object.pointer("/metadata/managedFields")) else { return };
+    object::meta_mut(next).insert("managedFields".into(), owners.clone());
+    if options.owners == Owners::Changed {
+        let subresource = target.subresource.as_deref().unwrap_or_default();
+        let now = strategy::time_text(options.now);
+        let writer = Writer { manager: &options.manager, subresource, now: &now, force: true };
+        ownership::update(current, next, &writer);
+    }
 }
 
 fn new_finalizers_while_deleting(current: &Value, next: &Value) -> Option<FieldError> {

@@ -50,14 +50,7 @@ pub fn generated_name(base: &str) -> String {
 /// A new object, before defaulting: the server's own members are set, the user's are left.
 pub fn prepare_create(resource: &Resource, object: &mut Value, now: Timestamp) {
     let meta = meta_mut(object);
-    for member in [
-        "deletionTimestamp",
-        "deletionGracePeriodSeconds",
-        "selfLink",
-        "managedFields",
-        "generation",
-        "resourceVersion",
-    ] {
+    for member in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "generation", "resourceVersion"] {
         meta.remove(member);
     }
     meta.insert("uid".into(), new_uid().into());

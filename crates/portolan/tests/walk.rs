@@ -8,7 +8,8 @@ mod support;
 #[path = "walk/terminal.rs"]
 mod terminal;
 
-use std::process::Output;
+use std::io::Read;
+use std::process::{Output, Stdio};
 
 use serde_json::Value;
 
@@ -83,27 +84,38 @@ fn a_part_shows_its_steps_alone_and_makes_what_they_need() {
 
 #[test]
 fn a_program_gets_a_line_for_each_thing_that_happens() {
-    let output = walk("--step 2-3 --output json");
+    let output = walk("--output json");
     assert!(output.status.success(), "{}", both(&output));
     let said = objects(&output);
     assert_eq!((&said[0]["type"], &said[0]["format"]), (&"lab".into(), &1.into()), "{}", said[0]);
-    assert_eq!(said[0]["steps"], serde_json::json!([2, 3]));
+    assert_eq!(said[0]["steps"], serde_json::json!([1, 2, 3, 4, 5, 6, 7, 8]));
     let steps = of_type(&said, "step");
-    assert_eq!(steps[0]["prepared"][0], "the Deployment with two nginx pods");
-    assert!(steps[0]["read_on"][0]["url"].as_str().is_some_and(|url| url.starts_with("https://kubernetes.io/docs/")));
-    let get = of_type(&said, "command")
-        .into_iter()
-        .find(|c| c["argv"] == serde_json::json!(["kubectl", "get", "svc", "ngx-svc"]));
+    assert_eq!(steps[1]["title"], "A Service gives them one address");
+    assert!(steps[1]["read_on"][0]["url"].as_str().is_some_and(|url| url.starts_with("https://kubernetes.io/docs/")));
+    let get = ["kubectl", "get", "svc", "ngx-svc"];
+    let get = of_type(&said, "command").into_iter().find(|c| c["argv"] == serde_json::json!(get));
     let get = get.expect("the command is there");
     assert_eq!((&get["step"], &get["place"], &get["exit_code"]), (&2.into(), &"here".into(), &0.into()));
     assert!(get["output"].as_str().is_some_and(|text| text.contains("ClusterIP")), "{get}");
     let checks = of_type(&said, "check");
     assert!(checks.iter().all(|check| check["holds"] == true && check["claim"].is_string()));
-    assert!(checks.iter().any(|check| check["name"] == "container-restarts" && check["step"] == 3));
     let summary = said.last().expect("a summary");
     assert_eq!((&summary["type"], &summary["held"]), (&"summary".into(), &true.into()), "{summary}");
     assert_eq!(summary["checks"].as_u64(), Some(checks.len() as u64), "{summary}");
     assert!(summary["failure"].is_null(), "{summary}");
+    assert_eq!(names(&checks), include_str!("walk/checks.txt"), "names of checks are an interface");
+}
+
+/// The steps and names of checks, a line for each, in the order in which they come first.
+fn names(checks: &[&Value]) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    for check in checks {
+        let line = format!("{} {}\n", check["step"], check["name"].as_str().unwrap_or_default());
+        if !lines.contains(&line) {
+            lines.push(line);
+        }
+    }
+    lines.concat()
 }
 
 fn objects(output: &Output) -> Vec<Value> {
@@ -113,6 +125,21 @@ fn objects(output: &Output) -> Vec<Value> {
 
 fn of_type<'a>(said: &'a [Value], kind: &str) -> Vec<&'a Value> {
     said.iter().filter(|one| one["type"] == kind).collect()
+}
+
+/// Such as `portolan walk | head`.
+#[test]
+fn a_reader_who_goes_away_ends_it_and_its_lab() {
+    let _turn = support::turn();
+    let mut command = support::portolan();
+    command.args(["walk", "--step", "5", "--name", "t-walk-head"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    let mut first = [0];
+    child.stdout.take().expect("it is piped").read_exact(&mut first).expect("it says something");
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(1), "{}", both(&output));
+    assert!(both(&output).contains("nobody reads what it prints"), "{}", both(&output));
+    assert!(support::portolan_says("status --name t-walk-head").refused(1).contains("t-walk-head"), "its lab is gone");
 }
 
 #[test]

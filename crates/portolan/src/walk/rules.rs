@@ -11,7 +11,7 @@ pub(super) const RULES: Step = Step {
     number: 4,
     title: "The rules that carry a packet, and its source address",
     about: "\
-How does an address that no interface has lead to a pod? The kernel has tables of rules for packets. Rules stand in \
+How does the ClusterIP, an address that no interface has, lead to a pod? The kernel has tables of rules for packets. Rules stand in \
 chains: a packet goes down a chain until a rule matches it and says what comes next, its target: another chain, or a change \
 to the packet. The service proxy writes its chains into the table nat, which changes addresses; iptables lists them.
 

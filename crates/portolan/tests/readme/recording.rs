@@ -1,7 +1,7 @@
 //! A recording: all that the walk prints below one heading.
 //!
-//! Compared by mask. Lines of one command's output are compared in any order and each once, as the order of addresses, and
-//! how often a change is seen under way, differ from run to run.
+//! Compared by mask. Lines of one command's output are compared in any order and each once, as the order of addresses,
+//! how often a change is seen under way, and how much is left out differ from run to run.
 
 use crate::Block;
 use crate::mask::mask;
@@ -45,7 +45,8 @@ pub fn holds(block: &Block, walk: &str) {
 
 /// The lines masked, those of each output sorted.
 fn comparable(lines: &[String]) -> Vec<String> {
-    let kept: Vec<&str> = lines.iter().map(String::as_str).filter(|line| !line.starts_with(UNDER_WAY)).collect();
+    let same_each_time = |line: &&str| !line.starts_with(UNDER_WAY) && line.trim() != "…";
+    let kept: Vec<&str> = lines.iter().map(String::as_str).filter(same_each_time).collect();
     let alike = |a: &&str, b: &&str| a.starts_with(OUTPUT) && b.starts_with(OUTPUT);
     let mut comparable = Vec::new();
     for run in kept.chunk_by(alike) {

@@ -76,10 +76,10 @@ impl ClusterDns {
         }
         let told = async {
             node::hide_dns(&self.client, &self.identity).await;
-            let (written, done) = oneshot::channel();
-            self.core.send(Input::DnsPath(DnsPath::Service, Some(written)));
-            // The core answers once the rules were tried.
-            let _ = done.await;
+            // Until the cluster's word of it is back the Service's rules may choose this node, where nobody would answer.
+            while !self.are_rules_without_us().await {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
         };
         if tokio::time::timeout(LEAVE_WITHIN, told).await.is_err() {
             warn!("the cluster was not told in time that this node's DNS ends");
@@ -89,6 +89,14 @@ impl ClusterDns {
                 warn!("{reason}");
             }
         }
+    }
+
+    /// Makes the rules those of the Service, and says whether they send queries to other nodes only.
+    async fn are_rules_without_us(&self) -> bool {
+        let (written, done) = oneshot::channel();
+        self.core.send(Input::DnsPath(DnsPath::Service, Some(written)));
+        // The core answers once the rules were tried; it ends only with the process.
+        done.await.unwrap_or(true)
     }
 
     async fn answer_at(&self, address: IpAddr) -> Result<(), String> {

@@ -19,7 +19,7 @@ use ipnet::IpNet;
 use portolan_dataplane::iptables::DnsPath;
 use portolan_ingest::{Event, ingest};
 use portolan_model::{
-    Attachment, Delta, Fact, Facts, LearnedRoute, NsName, ObjectKind, Settings, Snapshot, Touched, resolve,
+    Attachment, Delta, Fact, Facts, LearnedRoute, NsName, ObjectKind, ServiceView, Settings, Snapshot, Touched, resolve,
 };
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{oneshot, watch};
@@ -51,8 +51,9 @@ pub(crate) enum Input {
     Learned(IpNet, Option<LearnedRoute>),
     /// Routes of a former agent that nobody claimed until now may go.
     RoutesSettled,
-    /// This node's DNS answers at the cluster address, or does not. The sender hears when the rules say so.
-    DnsPath(DnsPath, Option<oneshot::Sender<()>>),
+    /// This node's DNS answers at the cluster address, or does not. The sender hears when the rules say so, and whether
+    /// they send nobody's queries to this node as one of the Service's endpoints.
+    DnsPath(DnsPath, Option<oneshot::Sender<bool>>),
 }
 
 /// Those who hear of each new snapshot.
@@ -124,7 +125,7 @@ impl Core {
     /// Takes a batch in and writes what follows from it. `false` if a write failed and is to be tried again.
     fn take(&mut self, batch: Vec<Input>) -> bool {
         let mut touched = Touched::default();
-        let (mut paths, mut waiting) = (Vec::new(), Vec::new());
+        let (mut paths, mut waiting, mut waiting_for_dns) = (Vec::new(), Vec::new(), Vec::new());
         for input in batch {
             match input {
                 Input::Cluster(event, seen) => {
@@ -143,7 +144,7 @@ impl Core {
                 Input::RoutesSettled => self.routes.settled(),
                 Input::DnsPath(path, written) => {
                     paths.push(path);
-                    waiting.extend(written);
+                    waiting_for_dns.extend(written);
                 }
             }
         }
@@ -159,7 +160,21 @@ impl Core {
             // Whoever waits may have given up.
             let _ = sender.send(());
         }
+        let is_left = written && !self.is_dns_endpoint();
+        for sender in waiting_for_dns {
+            let _ = sender.send(is_left);
+        }
         written
+    }
+
+    /// Is this node one of the endpoints of the Service at the cluster DNS address?
+    fn is_dns_endpoint(&self) -> bool {
+        let settings = &self.snapshot.settings;
+        let is_dns =
+            |service: &ServiceView| service.spec.cluster_ips.iter().any(|ip| settings.cluster_dns.contains(ip));
+        let ports =
+            self.snapshot.services.values().filter(|service| is_dns(service)).flat_map(|service| &service.ports);
+        ports.flat_map(|port| &port.endpoints).any(|endpoint| endpoint.node.as_ref() == Some(&settings.node))
     }
 
     fn tell(&mut self, delta: &Delta) {

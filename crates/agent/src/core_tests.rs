@@ -210,6 +210,34 @@ fn a_version_counts_as_applied_when_the_kernel_has_its_rules() {
 }
 
 #[test]
+fn dns_is_left_when_the_rules_send_queries_to_other_nodes_only() {
+    let kernel = Kernel::new();
+    let mut agent = Agent::start(&kernel);
+    let endpoints = |nodes: &[&str]| {
+        let row = |node: &&str| json!({"addresses": [format!("172.18.0.1{}", &node[5..])], "nodeName": node});
+        value(object(json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+            "metadata": {"name": "kube-dns", "namespace": "default", "labels": {"kubernetes.io/service-name": "kube-dns"}},
+            "ports": [{"name": "http", "port": 80}], "endpoints": nodes.iter().map(row).collect::<Vec<_>>(),
+        })))
+    };
+    let leave = |agent: &mut Agent| {
+        let (sender, mut answer) = tokio::sync::oneshot::channel();
+        agent.take([Input::DnsPath(DnsPath::Service, Some(sender))]);
+        answer.try_recv().expect("the core answers at once")
+    };
+    agent.take(cluster());
+    agent.take([value(service("kube-dns", 10)), endpoints(&["node-1", "node-2"])]);
+    assert!(!leave(&mut agent), "this node is an endpoint");
+    agent.take([endpoints(&["node-2"])]);
+    kernel.rules.refuse_next("iptables-restore: line 3 failed");
+    agent.take([endpoints(&["node-2", "node-3"])]);
+    assert!(leave(&mut agent), "tried again, and taken");
+    agent.take([endpoints(&["node-1"])]);
+    assert!(!leave(&mut agent));
+}
+
+#[test]
 fn a_refused_route_is_tried_again() {
     let kernel = Kernel::new();
     let mut agent = Agent::start(&kernel);

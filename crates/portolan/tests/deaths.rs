@@ -344,7 +344,7 @@ fn survives(stage: &Stage, row: &Row, round: usize) {
     let before: BTreeMap<_, _> = pods.iter().filter(|(name, _)| others.contains(name)).collect();
     assert_eq!(after.iter().collect::<BTreeMap<_, _>>(), before, "pods that nothing was aimed at");
     if let Some(victim) = victim {
-        space.kubectl(&format!("delete pod,svc {} --wait=false", victim.name)).done();
+        space.kubectl(&format!("delete pod,svc {} --timeout=60s", victim.name)).done();
     }
 }
 

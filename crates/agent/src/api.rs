@@ -8,15 +8,14 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::ws::WebSocketUpgrade;
-use axum::extract::{Path, Query, RawQuery, Request, State};
+use axum::extract::{Path, Query, Request, State};
 use axum::http::StatusCode;
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
-use portolan_pods::{ExecRequest, Kubelet, LogOptions};
+use portolan_pods::{Kubelet, LogOptions};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde::Deserialize;
@@ -30,7 +29,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use crate::drain::{self, Programmed};
 use crate::node::NODE_API_PORT;
 use crate::status::Progress;
-use crate::{AgentError, Config, bgp, dns, exec};
+use crate::{AgentError, Config, bgp, dns, remote};
 
 /// Organisation of the certificates that may ask for everything.
 const ADMIN_GROUP: &str = "system:masters";
@@ -71,9 +70,9 @@ pub(crate) async fn serve(api: NodeApi, config: &Config) -> Result<(), AgentErro
 fn router(api: Arc<NodeApi>) -> Router {
     Router::new()
         .route("/containerLogs/{namespace}/{pod}/{container}", get(logs))
-        .route("/exec/{namespace}/{pod}/{container}", get(run).post(spdy))
         .route("/metrics", get(metrics))
         .route("/portolan/v1/status", get(status))
+        .merge(remote::routes())
         .layer(from_fn(admins_only))
         .merge(Router::new().route(drain::PROGRAMMED_PATH, get(programmed)).layer(from_fn(nodes_too)))
         .route("/healthz", get(|| async { "ok" }))
@@ -165,6 +164,7 @@ struct LogQuery {
     timestamps: bool,
     tail_lines: Option<u64>,
     since_seconds: Option<i64>,
+    since_time: Option<jiff::Timestamp>,
     limit_bytes: Option<u64>,
 }
 
@@ -173,7 +173,7 @@ async fn logs(
     Path((namespace, pod, container)): Path<(String, String, String)>,
     Query(query): Query<LogQuery>,
 ) -> Response {
-    let since = query.since_seconds.map(|secs| jiff::Timestamp::now() - jiff::SignedDuration::from_secs(secs));
+    let since = since(&query, jiff::Timestamp::now());
     let options = LogOptions {
         follow: query.follow,
         previous: query.previous,
@@ -188,76 +188,10 @@ async fn logs(
     }
 }
 
-async fn run(
-    State(api): State<Arc<NodeApi>>,
-    Path((namespace, pod, container)): Path<(String, String, String)>,
-    RawQuery(query): RawQuery,
-    upgrade: WebSocketUpgrade,
-) -> Response {
-    let request = exec_request(query.as_deref().unwrap_or_default());
-    let upgrade = upgrade.protocols(exec::PROTOCOLS);
-    match api.kubelet.exec(&namespace, &pod, &container, request).await {
-        Ok(session) => upgrade.on_upgrade(move |socket| exec::serve(socket, session)),
-        Err(error) => upgrade.on_upgrade(move |socket| exec::refuse(socket, error)),
-    }
-}
-
-/// Old clients begin with SPDY, by POST.
-async fn spdy() -> Response {
-    let message = "exec is served over WebSocket only; use kubectl 1.31 or newer\n";
-    (StatusCode::UPGRADE_REQUIRED, message).into_response()
-}
-
-/// `command=a&command=b&stdin=true&tty=true`; `command` repeats, in order.
-fn exec_request(query: &str) -> ExecRequest {
-    let mut request = ExecRequest::default();
-    for (name, value) in form_pairs(query) {
-        let yes = matches!(value.as_str(), "true" | "1");
-        match name.as_str() {
-            "command" => request.command.push(value),
-            "stdin" | "input" => request.stdin = yes,
-            "tty" => request.tty = yes,
-            _ => {}
-        }
-    }
-    request
-}
-
-/// Splits a query and undoes its percent-encoding (application/x-www-form-urlencoded).
-fn form_pairs(query: &str) -> Vec<(String, String)> {
-    let pairs = query.split('&').filter(|pair| !pair.is_empty());
-    pairs
-        .map(|pair| {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (decoded(name), decoded(value))
-        })
-        .collect()
-}
-
-fn decoded(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&first, tail)) = rest.split_first() {
-        let hex = tail
-            .get(..2)
-            .and_then(|two| std::str::from_utf8(two).ok())
-            .and_then(|two| u8::from_str_radix(two, 16).ok());
-        match (first, hex) {
-            (b'%', Some(byte)) => {
-                bytes.push(byte);
-                rest = &tail[2..];
-            }
-            (b'+', _) => {
-                bytes.push(b' ');
-                rest = tail;
-            }
-            _ => {
-                bytes.push(first);
-                rest = tail;
-            }
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
+/// From when on lines are wanted; further back than time can be told means from the beginning.
+fn since(query: &LogQuery, now: jiff::Timestamp) -> Option<jiff::Timestamp> {
+    let back = |secs| now.checked_sub(jiff::SignedDuration::from_secs(secs)).unwrap_or(jiff::Timestamp::MIN);
+    query.since_seconds.map(back).or(query.since_time)
 }
 
 /// What another node's agent asks before it ends a pod.
@@ -301,16 +235,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_exec_query_keeps_the_commands_words_in_order_and_whole() {
-        let request =
-            exec_request("command=sh&command=-c&command=echo+a%26b%3D%C3%A9&stdin=true&stdout=true&tty=false");
-        assert_eq!(request.command, ["sh", "-c", "echo a&b=é"]);
-        assert!(request.stdin && !request.tty);
-    }
-
-    #[test]
-    fn a_broken_escape_is_taken_as_it_stands() {
-        assert_eq!(decoded("100%"), "100%");
-        assert_eq!(decoded("%zz%4"), "%zz%4");
+    fn lines_are_wanted_from_some_seconds_ago_or_from_a_time_on() {
+        let now = jiff::Timestamp::UNIX_EPOCH;
+        let asked = |query: &str| {
+            let uri = format!("http://node/?{query}").parse().expect("a URI");
+            let query = Query::<LogQuery>::try_from_uri(&uri).expect("a query").0;
+            since(&query, now).map(|time| time.as_second())
+        };
+        assert_eq!(asked("follow=true"), None);
+        assert_eq!(asked("sinceSeconds=5"), Some(-5));
+        assert_eq!(asked("sinceTime=1970-01-01T00:01:00Z"), Some(60));
+        assert_eq!(asked("sinceSeconds=9223372036854775807"), Some(jiff::Timestamp::MIN.as_second()));
     }
 }

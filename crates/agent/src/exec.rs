@@ -1,4 +1,4 @@
-//! `kubectl exec` over a WebSocket: the remote command protocol, v5.channel.k8s.io.
+//! `kubectl exec` and `kubectl attach` over a WebSocket: the remote command protocol, v5.channel.k8s.io.
 //!
 //! ```text
 //!  frame = channel byte + data      0 stdin ►   1 ◄ stdout   2 ◄ stderr   3 ◄ status   4 resize ►   255 close(channel) ►
@@ -18,6 +18,7 @@ use portolan_pods::{ExecError, ExecSession};
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, JoinHandle};
 use tracing::debug;
 
 /// Subprotocols in the order we like them.
@@ -33,38 +34,99 @@ const CLOSE: u8 = 255;
 const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
 const CHUNK_BYTES: usize = 16 * 1024;
 
-/// Joins a running command and its client until the command ends or the client goes.
+/// Joins a running command, or a container, and its client until the one ends or the other goes.
 pub(crate) async fn serve(socket: WebSocket, mut session: ExecSession) {
     let (sink, mut incoming) = socket.split();
     let (frames, outgoing) = mpsc::channel::<Message>(16);
     let writer = tokio::spawn(write_frames(sink, outgoing));
-    let stdout = tokio::spawn(pump(
-        STDOUT,
-        Some(std::mem::replace(&mut session.stdout, Box::new(tokio::io::empty()))),
-        frames.clone(),
-    ));
-    let stderr = tokio::spawn(pump(STDERR, session.stderr.take(), frames.clone()));
-    let resize = session.resizer();
-    let mut stdin = session.stdin.take();
-    let ended = session.wait();
-    tokio::pin!(ended);
-    let outcome = loop {
-        tokio::select! {
-            outcome = &mut ended => break Some(outcome),
-            message = incoming.next() => match message {
-                Some(Ok(Message::Binary(frame))) => take_frame(&frame, &mut stdin, &resize).await,
-                Some(Ok(Message::Close(_)) | Err(_)) | None => break None,
-                Some(Ok(_)) => {}
-            },
+    let stdout = std::mem::replace(&mut session.stdout, Box::new(tokio::io::empty()));
+    let outputs = [(STDOUT, Some(stdout)), (STDERR, session.stderr.take())];
+    let outputs = outputs.map(|(channel, from)| tokio::spawn(pump(channel, from, frames.clone())));
+    let aborts: Vec<_> = outputs.iter().map(JoinHandle::abort_handle).collect();
+    let mut input = Input::new(session.stdin.take(), session.resizer());
+    let ended = async {
+        let outcome = session.wait().await;
+        // What was written last must be out before the status.
+        futures::future::join_all(outputs).await;
+        outcome
+    };
+    let outcome = {
+        let mut ended = std::pin::pin!(ended);
+        loop {
+            tokio::select! {
+                outcome = &mut ended => break Some(outcome),
+                heard = input.hear(&mut incoming) => if heard == Heard::End { break None },
+            }
         }
     };
+    input.close();
     if let Some(outcome) = outcome {
-        // What the command wrote last must be out before its status.
-        let _ = tokio::join!(stdout, stderr);
         finish(outcome, &frames, &mut incoming).await;
     }
-    drop(frames);
+    // Of a client that went nothing of the command's is kept open: its terminal hangs up.
+    aborts.iter().for_each(AbortHandle::abort);
     writer.abort();
+}
+
+#[derive(PartialEq, Eq)]
+enum Heard {
+    Something,
+    /// The client closed, or broke, the connection.
+    End,
+}
+
+/// What goes from the client to the command.
+struct Input<R> {
+    /// To the task that writes; `None`: closed, or not asked for.
+    stdin: Option<mpsc::Sender<Bytes>>,
+    task: JoinHandle<()>,
+    resize: R,
+}
+
+impl<R: Fn(u16, u16)> Input<R> {
+    fn new(stdin: Option<Box<dyn AsyncWrite + Send + Unpin>>, resize: R) -> Self {
+        let (sender, receiver) = mpsc::channel(1);
+        let is_wanted = stdin.is_some();
+        let task = tokio::spawn(feed(stdin, receiver));
+        Self { stdin: is_wanted.then_some(sender), task, resize }
+    }
+
+    /// Takes one message, when there is room for what it may hold: a client that sends more than the command reads waits.
+    /// Nothing is lost when this is dropped half way.
+    async fn hear(&mut self, incoming: &mut SplitStream<WebSocket>) -> Heard {
+        let room = match self.stdin.clone() {
+            Some(stdin) => stdin.reserve_owned().await.ok(),
+            None => None,
+        };
+        match incoming.next().await {
+            Some(Ok(Message::Binary(frame))) => match parse(&frame) {
+                Some(FromClient::Stdin(data)) => drop(room.map(|room| room.send(frame.slice_ref(data)))),
+                Some(FromClient::CloseStdin) => self.stdin = None,
+                Some(FromClient::Resize { columns, rows }) => (self.resize)(columns, rows),
+                None => {}
+            },
+            Some(Ok(Message::Close(_)) | Err(_)) | None => return Heard::End,
+            Some(Ok(_)) => {}
+        }
+        Heard::Something
+    }
+
+    /// The command's input is of no use any more.
+    fn close(&mut self) {
+        self.stdin = None;
+        self.task.abort();
+    }
+}
+
+/// Writes input until it ends or nobody reads it; at a terminal its end is what a user types for it.
+async fn feed(stdin: Option<Box<dyn AsyncWrite + Send + Unpin>>, mut from_client: mpsc::Receiver<Bytes>) {
+    let Some(mut stdin) = stdin else { return };
+    while let Some(bytes) = from_client.recv().await {
+        if let Err(error) = stdin.write_all(&bytes).await {
+            return debug!(%error, "the command reads no more");
+        }
+    }
+    let _ = stdin.shutdown().await;
 }
 
 /// Tells the client why its command did not start. A refusal before the upgrade would make kubectl try SPDY, and show
@@ -116,27 +178,21 @@ async fn pump(channel: u8, from: Option<Box<dyn AsyncRead + Send + Unpin>>, fram
     }
 }
 
-async fn take_frame(
-    frame: &[u8],
-    stdin: &mut Option<Box<dyn AsyncWrite + Send + Unpin>>,
-    resize: &(impl Fn(u16, u16) + Send),
-) {
-    match frame.split_first() {
-        Some((&STDIN, data)) => {
-            if let Some(writer) = stdin
-                && let Err(error) = writer.write_all(data).await
-            {
-                debug!(%error, "the command reads no more");
-                *stdin = None;
-            }
-        }
-        Some((&CLOSE, [STDIN])) => *stdin = None,
-        Some((&RESIZE, data)) => {
-            if let Some((columns, rows)) = size(data) {
-                resize(columns, rows);
-            }
-        }
-        _ => {}
+/// What a frame from the client asks for.
+#[derive(Debug, PartialEq, Eq)]
+enum FromClient<'a> {
+    Stdin(&'a [u8]),
+    CloseStdin,
+    Resize { columns: u16, rows: u16 },
+}
+
+/// `None`: a channel that is not the client's, or a frame that makes no sense; such are passed over, as kubelet does.
+fn parse(frame: &[u8]) -> Option<FromClient<'_>> {
+    match frame.split_first()? {
+        (&STDIN, data) => Some(FromClient::Stdin(data)),
+        (&CLOSE, [STDIN]) => Some(FromClient::CloseStdin),
+        (&RESIZE, data) => size(data).map(|(columns, rows)| FromClient::Resize { columns, rows }),
+        _ => None,
     }
 }
 
@@ -164,6 +220,8 @@ fn status(outcome: Result<i32, ExecError>) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -172,6 +230,27 @@ mod tests {
         let failed = status(Ok(7));
         assert_eq!(failed["reason"], "NonZeroExitCode");
         assert_eq!(failed["details"]["causes"][0], json!({"reason": "ExitCode", "message": "7"}));
+    }
+
+    proptest! {
+        #[test]
+        fn any_frame_is_understood_or_passed_over(frame in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let understood = parse(&frame);
+            if let Some(FromClient::Stdin(data)) = understood {
+                prop_assert_eq!(data, &frame[1..]);
+            }
+        }
+    }
+
+    #[test]
+    fn frames_of_the_clients_channels_are_understood_and_others_are_passed_over() {
+        assert_eq!(parse(b"\0ls\n"), Some(FromClient::Stdin(b"ls\n")));
+        assert_eq!(parse(b"\xff\0"), Some(FromClient::CloseStdin));
+        let resize = parse(b"\x04{\"Width\":80,\"Height\":24}");
+        assert_eq!(resize, Some(FromClient::Resize { columns: 80, rows: 24 }));
+        for other in [&b""[..], b"\x01x", b"\x02x", b"\x03x", b"\x04x", b"\xff\x01", b"\xff", b"\x09"] {
+            assert_eq!(parse(other), None, "{other:?}");
+        }
     }
 
     #[test]

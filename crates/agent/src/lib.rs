@@ -22,9 +22,12 @@ mod network;
 mod node;
 mod pod_api;
 mod pod_watch;
+mod portforward;
+mod remote;
 mod routes;
 mod rules;
 mod source;
+mod spdy;
 mod status;
 
 use std::net::IpAddr;

@@ -116,12 +116,10 @@ async fn object(api: Arc<Api>, user: User, target: Target, request: Request<Inco
     }
     match target.subresource.as_deref() {
         Some("log") if verb == "get" => return nodes::log(&api, &target, &query, request).await,
-        Some("exec") => return nodes::exec(&api, &target, &query, request).await,
+        Some("exec") => return nodes::session(&api, &target, &query, request, "exec").await,
+        Some("attach") => return nodes::session(&api, &target, &query, request, "attach").await,
+        Some("portforward") => return nodes::port_forward(&api, &target, request).await,
         Some("proxy") => return nodes::proxy(&api, &target, request).await,
-        Some("attach") => {
-            let message = "attach is not served; use kubectl exec or kubectl logs -f";
-            return Err(ApiError::new(501, "NotImplemented", message));
-        }
         _ => {}
     }
     let form = request::accepted_form(accept(&request)).ok_or_else(ApiError::not_acceptable)?;

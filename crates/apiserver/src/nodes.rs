@@ -1,4 +1,4 @@
-//! Calls to a node's own HTTPS server: logs, exec, and everything under `nodes/NAME/proxy`.
+//! Calls to a node's own HTTPS server: logs, exec, attach, port-forward, and everything under `nodes/NAME/proxy`.
 //!
 //! ```text
 //!  kubectl ══ WebSocket ══ API server ══ WebSocket ══ node :10250
@@ -7,6 +7,7 @@
 //! The node is known by its own certificate (name = node name, our CA), we by the kubelet-client one.
 
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
@@ -30,6 +32,8 @@ use crate::status::{ApiError, ApiResult};
 
 const KUBELET_PORT: u16 = 10250;
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long one side of an upgraded connection goes on without the other.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Our side of the connections to nodes.
 pub struct NodeClient {
@@ -54,24 +58,46 @@ pub async fn log(api: &Api, target: &Target, query: &Query, request: Request<Inc
     forward(api, text(&pod, "/spec/nodeName"), &path, request).await
 }
 
-/// `exec`, over a WebSocket.
-pub async fn exec(api: &Api, target: &Target, query: &Query, request: Request<Incoming>) -> Answer {
+/// `exec` and `attach`, over a WebSocket; `verb` is which.
+pub async fn session(
+    api: &Api,
+    target: &Target,
+    query: &Query,
+    request: Request<Incoming>,
+    verb: &'static str,
+) -> Answer {
     let pod = pod_of(api, target)?;
     let container = container_of(&pod, target.name(), query)?;
     let phase = text(&pod, "/status/phase");
     if matches!(phase, "Succeeded" | "Failed") {
+        let into = if verb == "exec" { "exec into" } else { "attach to" };
         return Err(ApiError::bad_request(format!(
-            "cannot exec into a container in a completed pod; current phase is {phase}"
+            "cannot {into} a container in a completed pod; current phase is {phase}"
         )));
     }
-    let upgrade = request.headers().get(UPGRADE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if !upgrade.eq_ignore_ascii_case("websocket") {
-        return Err(ApiError::bad_request(
-            "unable to upgrade: exec is served over WebSocket (v5.channel.k8s.io) only; use kubectl 1.30 or later",
-        ));
+    if !is_upgrade_to(&request, "websocket") {
+        return Err(ApiError::bad_request(format!(
+            "unable to upgrade: {verb} is served over WebSocket (v5.channel.k8s.io) only; use kubectl 1.30 or later",
+        )));
     }
-    let path = pod_path("exec", target, &container, request.uri().query());
+    let path = pod_path(verb, target, &container, request.uri().query());
     forward(api, text(&pod, "/spec/nodeName"), &path, request).await
+}
+
+/// `portforward`: SPDY, within a WebSocket or bare. Which of both the node sees for itself.
+pub async fn port_forward(api: &Api, target: &Target, request: Request<Incoming>) -> Answer {
+    let pod = pod_of(api, target)?;
+    if !is_upgrade_to(&request, "websocket") && !is_upgrade_to(&request, "SPDY/3.1") {
+        let message = "unable to upgrade: portforward wants a connection upgraded to WebSocket or SPDY/3.1";
+        return Err(ApiError::bad_request(message));
+    }
+    let path = format!("/portForward/{}/{}", target.namespace(), target.name());
+    forward(api, text(&pod, "/spec/nodeName"), &path, request).await
+}
+
+fn is_upgrade_to(request: &Request<Incoming>, protocol: &str) -> bool {
+    let wanted = request.headers().get(UPGRADE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    wanted.eq_ignore_ascii_case(protocol)
 }
 
 /// `nodes/NAME/proxy/PATH`.
@@ -235,6 +261,27 @@ fn onward(request: Request<Incoming>, endpoint: &Endpoint, path_and_query: &str)
     Ok(Request::from_parts(parts, body))
 }
 
+/// Copies bytes both ways. When one side has closed, the other may say what it has still to say, but not for long: one
+/// that has lost its peer would else be held open for good.
+async fn join(client: impl AsyncRead + AsyncWrite, node: impl AsyncRead + AsyncWrite) {
+    let (mut from_client, mut to_client) = tokio::io::split(client);
+    let (mut from_node, mut to_node) = tokio::io::split(node);
+    let onward = async {
+        let copied = tokio::io::copy(&mut from_client, &mut to_node).await;
+        copied.and(to_node.shutdown().await)
+    };
+    let back = async {
+        let copied = tokio::io::copy(&mut from_node, &mut to_client).await;
+        copied.and(to_client.shutdown().await)
+    };
+    let (mut onward, mut back) = (pin!(onward), pin!(back));
+    let (first, rest) = tokio::select! {
+        ended = &mut onward => (ended, tokio::time::timeout(CLOSE_PATIENCE, back).await),
+        ended = &mut back => (ended, tokio::time::timeout(CLOSE_PATIENCE, onward).await),
+    };
+    tracing::debug!(?first, ?rest, "an upgraded connection ended");
+}
+
 /// Answers the client's upgrade as the node did, and copies bytes both ways till both are done.
 fn splice(client_side: hyper::upgrade::OnUpgrade, answered: Response<Incoming>) -> Response<Body> {
     let mut response = Response::new(full(""));
@@ -245,10 +292,7 @@ fn splice(client_side: hyper::upgrade::OnUpgrade, answered: Response<Incoming>) 
             Ok(both) => both,
             Err(problem) => return tracing::debug!(%problem, "an upgrade did not complete"),
         };
-        let copied = tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(node)).await;
-        if let Err(problem) = copied {
-            tracing::debug!(%problem, "an upgraded connection ended");
-        }
+        join(TokioIo::new(client), TokioIo::new(node)).await;
     });
     response
 }

@@ -56,6 +56,7 @@ const POD_SUBRESOURCES: &[Subresource] = &[
     Subresource { name: "eviction", kind: ("policy", "v1", "Eviction"), verbs: &["create"] },
     Subresource { name: "exec", kind: ("", "v1", "PodExecOptions"), verbs: &["create", "get"] },
     Subresource { name: "log", kind: ("", "v1", "Pod"), verbs: &["get"] },
+    Subresource { name: "portforward", kind: ("", "v1", "PodPortForwardOptions"), verbs: &["create", "get"] },
     status("", "v1", "Pod"),
 ];
 

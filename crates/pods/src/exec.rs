@@ -1,4 +1,5 @@
-//! A command in a running container, with its streams: what `kubectl exec` and exec probes need.
+//! A command in a running container, or a place at its own standard files, with streams: what `kubectl exec`,
+//! `kubectl attach` and exec probes need.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -11,6 +12,7 @@ use rustix::pty::OpenptFlags;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::unix::pipe;
+use tokio::sync::mpsc;
 
 use crate::shim::client::{self, Exit, ShimError};
 use crate::shim::state::PodState;
@@ -26,19 +28,19 @@ pub struct ExecRequest {
     pub stdin: bool,
 }
 
-/// A command that runs. Dropping it closes its streams and leaves it to itself.
+/// A command that runs, or a container that a user is attached to. Dropping it closes the streams and leaves it to itself.
 pub struct ExecSession {
     /// To its standard input, if asked for; drop it to close.
     pub stdin: Option<Box<dyn AsyncWrite + Send + Unpin>>,
     pub stdout: Box<dyn AsyncRead + Send + Unpin>,
     /// `None` with a terminal.
     pub stderr: Option<Box<dyn AsyncRead + Send + Unpin>>,
-    terminal: Option<Arc<OwnedFd>>,
+    resizer: Resizer,
     exit: Option<Exit>,
 }
 
 impl ExecSession {
-    /// Its exit code, once; 128+n if killed by signal n.
+    /// Its exit code, once; 128+n if killed by signal n. Of an attached container 0, whatever its own code.
     pub async fn wait(&mut self) -> Result<i32, ExecError> {
         let exit = self.exit.take().ok_or(ExecError::Waited)?;
         Ok(exit.wait().await?)
@@ -46,20 +48,35 @@ impl ExecSession {
 
     /// Tells the terminal its size; nothing without one.
     pub fn resize(&self, columns: u16, rows: u16) {
-        if let Some(terminal) = &self.terminal {
-            let size = rustix::termios::Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-            let _ = rustix::termios::tcsetwinsize(terminal, size);
-        }
+        self.resizer.resize(columns, rows);
     }
 
     /// The resizer alone, for a task of its own.
     pub fn resizer(&self) -> impl Fn(u16, u16) + Send + Sync + 'static {
-        let terminal = self.terminal.clone();
-        move |columns, rows| {
-            if let Some(terminal) = &terminal {
+        let resizer = self.resizer.clone();
+        move |columns, rows| resizer.resize(columns, rows)
+    }
+}
+
+/// Who sets the size of a session's terminal.
+#[derive(Clone)]
+enum Resizer {
+    NoTerminal,
+    Here(Arc<OwnedFd>),
+    /// The shim holds it, if there is one.
+    Shim(mpsc::UnboundedSender<(u16, u16)>),
+}
+
+impl Resizer {
+    fn resize(&self, columns: u16, rows: u16) {
+        match self {
+            Self::NoTerminal => {}
+            Self::Here(terminal) => {
                 let size = rustix::termios::Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
                 let _ = rustix::termios::tcsetwinsize(terminal, size);
             }
+            // A container that has ended has no size.
+            Self::Shim(sizes) => drop(sizes.send((columns, rows))),
         }
     }
 }
@@ -69,6 +86,8 @@ impl ExecSession {
 pub enum ExecError {
     #[error("pod {0} is not on this node")]
     NoPod(String),
+    #[error("pod {0} is not running: it has no sandbox now; wait until it is Ready")]
+    NoSandbox(String),
     #[error("container {container} not found in pod {pod}")]
     NoContainer { pod: String, container: String },
     #[error("container {0} is not running")]
@@ -105,29 +124,55 @@ fn process_of(dir: &Path, container: &str, request: &ExecRequest) -> Result<serd
     exec_process(&spec, &request.command, request.tty).ok_or_else(not_running)
 }
 
+/// Joins the standard files of the container of the pod in `dir`. What it wrote before is in its log.
+pub async fn attach(dir: &Path, container: &str, stdin: bool) -> Result<ExecSession, ExecError> {
+    let (near, far) = pipes(stdin)?;
+    let (exit, sizes) = client::attach(dir, container, stdin, far).await?;
+    Ok(near.session(Resizer::Shim(sizes), exit))
+}
+
+/// Our ends of three pipes.
+struct Pipes {
+    stdin: Option<pipe::Sender>,
+    stdout: pipe::Receiver,
+    stderr: pipe::Receiver,
+}
+
+impl Pipes {
+    fn session(self, resizer: Resizer, exit: Exit) -> ExecSession {
+        ExecSession {
+            stdin: self.stdin.map(|stdin| Box::new(stdin) as Box<dyn AsyncWrite + Send + Unpin>),
+            stdout: Box::new(self.stdout),
+            stderr: Some(Box::new(self.stderr)),
+            resizer,
+            exit: Some(exit),
+        }
+    }
+}
+
+fn pipes(with_stdin: bool) -> io::Result<(Pipes, [OwnedFd; 3])> {
+    let (out_reader, out_writer) = io::pipe()?;
+    let (err_reader, err_writer) = io::pipe()?;
+    let (their_stdin, stdin) = if with_stdin {
+        let (reader, writer) = io::pipe()?;
+        (OwnedFd::from(reader), Some(pipe::Sender::from_owned_fd(writer.into())?))
+    } else {
+        (std::fs::File::open("/dev/null")?.into(), None)
+    };
+    let stdout = pipe::Receiver::from_owned_fd(out_reader.into())?;
+    let stderr = pipe::Receiver::from_owned_fd(err_reader.into())?;
+    Ok((Pipes { stdin, stdout, stderr }, [their_stdin, out_writer.into(), err_writer.into()]))
+}
+
 async fn with_pipes(
     dir: &Path,
     container: &str,
     process: serde_json::Value,
     request: &ExecRequest,
 ) -> Result<ExecSession, ExecError> {
-    let (out_reader, out_writer) = io::pipe()?;
-    let (err_reader, err_writer) = io::pipe()?;
-    let (their_stdin, stdin) = if request.stdin {
-        let (reader, writer) = io::pipe()?;
-        (OwnedFd::from(reader), Some(pipe::Sender::from_owned_fd(writer.into())?))
-    } else {
-        (std::fs::File::open("/dev/null")?.into(), None)
-    };
-    let fds = [their_stdin, out_writer.into(), err_writer.into()];
-    let exit = client::exec(dir, container, process, false, fds).await?;
-    Ok(ExecSession {
-        stdin: stdin.map(|stdin| Box::new(stdin) as Box<dyn AsyncWrite + Send + Unpin>),
-        stdout: Box::new(pipe::Receiver::from_owned_fd(out_reader.into())?),
-        stderr: Some(Box::new(pipe::Receiver::from_owned_fd(err_reader.into())?)),
-        terminal: None,
-        exit: Some(exit),
-    })
+    let (near, far) = pipes(request.stdin)?;
+    let exit = client::exec(dir, container, process, false, far).await?;
+    Ok(near.session(Resizer::NoTerminal, exit))
 }
 
 async fn with_terminal(
@@ -147,7 +192,7 @@ async fn with_terminal(
         stdin: stdin.map(|stdin| Box::new(stdin) as Box<dyn AsyncWrite + Send + Unpin>),
         stdout: Box::new(Terminal::new(master.try_clone()?)?),
         stderr: None,
-        terminal: Some(Arc::new(master)),
+        resizer: Resizer::Here(Arc::new(master)),
         exit: Some(exit),
     })
 }

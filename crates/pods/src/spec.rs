@@ -135,12 +135,18 @@ pub fn exec_process(container_spec: &Value, command: &[String], tty: bool) -> Op
     // The terminal is an ordinary file to the runtime; the shim makes it the controlling one.
     process["terminal"] = json!(false);
     if tty {
-        let env = process.get_mut("env")?.as_array_mut()?;
-        if !env.iter().any(|entry| entry.as_str().is_some_and(|text| text.starts_with("TERM="))) {
-            env.push(json!("TERM=xterm"));
-        }
+        let mut env: Vec<String> = serde_json::from_value(process.get("env")?.clone()).ok()?;
+        name_terminal(&mut env);
+        process["env"] = json!(env);
     }
     Some(process)
+}
+
+/// What programs find at a terminal, unless the pod says otherwise.
+fn name_terminal(env: &mut Vec<String>) {
+    if !env.iter().any(|entry| entry.starts_with("TERM=")) {
+        env.push("TERM=xterm".to_owned());
+    }
 }
 
 /// The signal an image wants to be stopped by.
@@ -163,7 +169,10 @@ fn process(input: &Input<'_>) -> Result<Value, String> {
     let context = container.security_context.as_ref();
     let no_new_privileges = context.and_then(|context| context.allow_privilege_escalation) == Some(false);
     let cwd = container.working_dir.clone().or_else(|| input.image.working_dir.clone());
-    let env: Vec<String> = input.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let mut env: Vec<String> = input.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    if container.tty == Some(true) {
+        name_terminal(&mut env);
+    }
     Ok(json!({
         "terminal": false,
         "user": user(input)?,

@@ -485,6 +485,7 @@ async fn a_start_that_comes_twice_is_refused_and_harms_nothing() {
         image_id: String::new(),
         stop_signal: libc::SIGTERM,
         limits: Default::default(),
+        stdio: Default::default(),
     };
     let error = shim.call(&Request::Start(Box::new(start))).await.expect_err("refused").to_string();
     assert!(error.contains("already"), "{error}");

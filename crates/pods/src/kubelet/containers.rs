@@ -18,7 +18,7 @@ use crate::lifecycle::{Sandbox, Stopping};
 use crate::limits::Limits;
 use crate::resolv::resolv_conf;
 use crate::shim::client::ShimError;
-use crate::shim::protocol::{Request, StartContainer};
+use crate::shim::protocol::{Request, StartContainer, StdioPlan};
 use crate::shim::state::PodState;
 use crate::spec::{Bind, Input, runtime_spec, stop_signal};
 use crate::volumes;
@@ -117,6 +117,7 @@ impl Worker {
             image_id: format!("{repository}@{}", image.digest),
             stop_signal: stop_signal(config),
             limits: Limits::of(container),
+            stdio: stdio_plan(container),
         })
     }
 
@@ -266,6 +267,14 @@ impl Worker {
             let shim = self.shim.take();
             self.lose_sandbox(shim).await;
         }
+    }
+}
+
+fn stdio_plan(container: &Container) -> StdioPlan {
+    StdioPlan {
+        stdin: container.stdin == Some(true),
+        stdin_once: container.stdin_once == Some(true),
+        tty: container.tty == Some(true),
     }
 }
 

@@ -37,6 +37,7 @@ use crate::lifecycle::NodeFacts;
 use crate::limits::NodeLimits;
 use crate::logs::{self, LogError, LogOptions};
 use crate::resolv::ClusterDns;
+use crate::shim::state::{PodState, ProcessId};
 use worker::{Message, Worker};
 
 /// Set by the API server on pods that only show what runs without it; they are not ours to run.
@@ -218,6 +219,27 @@ impl Kubelet {
     ) -> Result<ExecSession, ExecError> {
         let dir = self.folder(namespace, pod).ok_or_else(|| ExecError::NoPod(format!("{namespace}/{pod}")))?;
         exec::start(&dir, container, &request).await
+    }
+
+    /// Joins a container's own standard files; its input too, if `stdin` and it keeps one open.
+    pub async fn attach(
+        &self,
+        namespace: &str,
+        pod: &str,
+        container: &str,
+        stdin: bool,
+    ) -> Result<ExecSession, ExecError> {
+        let dir = self.folder(namespace, pod).ok_or_else(|| ExecError::NoPod(format!("{namespace}/{pod}")))?;
+        exec::attach(&dir, container, stdin).await
+    }
+
+    /// The file of the pod's network namespace, as long as the pod lives.
+    pub fn netns(&self, namespace: &str, pod: &str) -> Result<PathBuf, ExecError> {
+        let name = || format!("{namespace}/{pod}");
+        let dir = self.folder(namespace, pod).ok_or_else(|| ExecError::NoPod(name()))?;
+        let sandbox = PodState::load(&dir).and_then(|state| state.sandbox).filter(ProcessId::is_alive);
+        let sandbox = sandbox.ok_or_else(|| ExecError::NoSandbox(name()))?;
+        Ok(PathBuf::from(format!("/proc/{}/ns/net", sandbox.pid)))
     }
 
     /// The folder of the pod that bears the name now.

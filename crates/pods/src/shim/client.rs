@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tokio::sync::{Mutex, watch};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{Mutex, mpsc, watch};
 
 use super::protocol::{PROTOCOL_VERSION, Reply, Request};
 use super::state::{PodState, Run};
@@ -132,8 +133,8 @@ impl Shim {
     async fn ask(&self, request: &Request) -> Result<Reply, ShimError> {
         let mut connection = self.connection.lock().await;
         let asked = async {
-            write(&mut connection, request).await?;
-            read(&mut connection).await
+            write(&mut *connection, request).await?;
+            read(&mut *connection).await
         };
         match tokio::time::timeout(REPLY_TIMEOUT, asked).await {
             Ok(Ok(reply)) => Ok(reply),
@@ -150,9 +151,39 @@ pub async fn exec(
     tty: bool,
     fds: [OwnedFd; 3],
 ) -> Result<Exit, ShimError> {
+    let (reader, writer) = begin(dir, Request::Exec { name: container.to_owned(), process, tty }, fds).await?;
+    Ok(Exit { reader, _writer: Some(writer), dir: dir.to_path_buf() })
+}
+
+/// Joins a container's own standard files: `fds` are the user's input (taken if `stdin`) and where both outputs go.
+/// Resolves once attached, to what tells the end, and to what takes sizes of the terminal as columns and rows.
+pub async fn attach(
+    dir: &Path,
+    container: &str,
+    stdin: bool,
+    fds: [OwnedFd; 3],
+) -> Result<(Exit, mpsc::UnboundedSender<(u16, u16)>), ShimError> {
+    let (reader, mut writer) = begin(dir, Request::Attach { name: container.to_owned(), stdin }, fds).await?;
+    let (sizes, mut asked) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        // Until the last sender is dropped; the shim then sees the connection close.
+        while let Some((columns, rows)) = asked.recv().await {
+            if write(&mut writer, &Request::Resize { columns, rows }).await.is_err() {
+                return;
+            }
+        }
+    });
+    Ok((Exit { reader, _writer: None, dir: dir.to_path_buf() }, sizes))
+}
+
+/// A connection of its own for a request that is answered by `Began`.
+async fn begin(
+    dir: &Path,
+    request: Request,
+    fds: [OwnedFd; 3],
+) -> Result<(OwnedReadHalf, OwnedWriteHalf), ShimError> {
     let failed = |source| ShimError::Connect { dir: dir.to_path_buf(), source };
     let path = dir.to_path_buf();
-    let request = Request::Exec { name: container.to_owned(), process, tty };
     let stream = tokio::task::spawn_blocking(move || {
         let stream = connect_blocking(&path)?;
         let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
@@ -163,24 +194,30 @@ pub async fn exec(
     let stream = stream.await.expect("sending does not panic").map_err(failed)?;
     let mut stream = UnixStream::from_std(stream).map_err(failed)?;
     match read(&mut stream).await.map_err(failed)? {
-        Reply::Began => Ok(Exit { stream, dir: dir.to_path_buf() }),
+        Reply::Began => Ok(stream.into_split()),
         Reply::Failed { message } => Err(ShimError::Refused(message)),
         other => Err(ShimError::Refused(format!("unexpected answer {other:?}"))),
     }
 }
 
-/// Tells how an exec'd process ended.
+/// Tells how an exec'd process ended, or that an attached user was let go.
 pub struct Exit {
-    stream: UnixStream,
+    reader: OwnedReadHalf,
+    /// Held so that the shim sees the connection open.
+    _writer: Option<OwnedWriteHalf>,
     dir: PathBuf,
 }
 
 impl Exit {
     /// Its exit code; 128+n if killed by signal n.
     pub async fn wait(mut self) -> Result<i32, ShimError> {
-        match read(&mut self.stream).await {
-            Ok(Reply::Ended { code }) => Ok(code),
-            _ => Err(ShimError::Gone(self.dir)),
+        loop {
+            match read(&mut self.reader).await {
+                Ok(Reply::Ended { code }) => return Ok(code),
+                // The answer to a size that was set.
+                Ok(Reply::Done) => {}
+                _ => return Err(ShimError::Gone(self.dir)),
+            }
         }
     }
 }
@@ -210,11 +247,11 @@ fn connect_blocking(dir: &Path) -> std::io::Result<std::os::unix::net::UnixStrea
     std::os::unix::net::UnixStream::connect(format!("/proc/self/fd/{}/shim.sock", folder.as_raw_fd()))
 }
 
-async fn write(stream: &mut UnixStream, message: &impl Serialize) -> std::io::Result<()> {
+async fn write(stream: &mut (impl AsyncWrite + Unpin), message: &impl Serialize) -> std::io::Result<()> {
     stream.write_all(&wire::encode(message)).await
 }
 
-async fn read(stream: &mut UnixStream) -> std::io::Result<Reply> {
+async fn read(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<Reply> {
     let length = stream.read_u32().await? as usize;
     let mut body = vec![0; length.min(64 << 20)];
     stream.read_exact(&mut body).await?;

@@ -12,6 +12,7 @@
 //! no Kubernetes: what to run comes ready as an OCI runtime spec.
 //! Protocol and state carry a version number from the first day on.
 
+mod attach;
 pub mod client;
 mod fake_ids;
 mod isolate;
@@ -21,6 +22,7 @@ mod runtime;
 mod sandbox;
 mod server;
 pub mod state;
+mod stdio;
 pub mod wire;
 
 pub(crate) use logfile::rotated;

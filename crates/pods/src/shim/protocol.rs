@@ -8,7 +8,7 @@ use super::state::PodState;
 use crate::limits::Limits;
 
 /// Raised when an older peer could not understand; both sides refuse another's version.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// Asked by the agent.
 #[derive(Debug, Serialize, Deserialize)]
@@ -31,6 +31,15 @@ pub enum Request {
         process: serde_json::Value,
         tty: bool,
     },
+    /// Join a container's own standard files; three fds come with it: the user's input, and where both outputs go.
+    /// Answered by `Began`, and by `Ended` (code 0) when nothing more comes. Closing the connection lets the user go.
+    Attach {
+        name: String,
+        /// Take the first fd as input; otherwise it means nothing.
+        stdin: bool,
+    },
+    /// Set the size of the terminal that this connection is attached to.
+    Resize { columns: u16, rows: u16 },
     /// Send `State` now and after each change.
     Watch,
     /// Kill everything and end.
@@ -60,6 +69,19 @@ pub struct StartContainer {
     /// What it may use, where the node limits containers.
     #[serde(default)]
     pub limits: Limits,
+    /// What its standard files are.
+    pub stdio: StdioPlan,
+}
+
+/// A container's standard files, as the fields of a Kubernetes container have it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StdioPlan {
+    /// Its input stays open for users; otherwise it is empty.
+    pub stdin: bool,
+    /// Its input ends with the first user's.
+    pub stdin_once: bool,
+    /// All three are one terminal.
+    pub tty: bool,
 }
 
 /// Answered by the shim.
@@ -73,7 +95,7 @@ pub enum Reply {
     State {
         state: Box<PodState>,
     },
-    /// An exec began.
+    /// An exec began, or a user is attached.
     Began,
     /// An exec ended; 128+n if killed by signal n.
     Ended {

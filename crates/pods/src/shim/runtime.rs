@@ -23,6 +23,8 @@ pub struct Stdio {
     pub stdin: OwnedFd,
     pub stdout: OwnedFd,
     pub stderr: OwnedFd,
+    /// All three are one terminal, which becomes the process's own.
+    pub is_terminal: bool,
 }
 
 /// Where libcontainer keeps its own notes, below a pod's folder.
@@ -33,15 +35,15 @@ pub fn notes_dir(pod_dir: &Path) -> PathBuf {
 /// Creates and starts the container of `bundle`; returns the pid of its init, a child of this process.
 pub fn start(pod_dir: &Path, id: &str, bundle: &Path, stdio: Stdio, doors: &[File]) -> Result<i32, String> {
     let mut container =
-        builder(pod_dir, id, stdio, false, doors)?.as_init(bundle).with_systemd(false).build().map_err(reason)?;
+        builder(pod_dir, id, stdio, doors)?.as_init(bundle).with_systemd(false).build().map_err(reason)?;
     container.start().map_err(reason)?;
     let pid = container.pid().ok_or("the container has no init process")?;
     Ok(pid.as_raw())
 }
 
 /// Runs another process in a container; returns its pid, a child of this process.
-pub fn exec(pod_dir: &Path, id: &str, process: &Path, stdio: Stdio, tty: bool, doors: &[File]) -> Result<i32, String> {
-    let pid = builder(pod_dir, id, stdio, tty, doors)?
+pub fn exec(pod_dir: &Path, id: &str, process: &Path, stdio: Stdio, doors: &[File]) -> Result<i32, String> {
+    let pid = builder(pod_dir, id, stdio, doors)?
         .as_tenant()
         .with_process(Some(process))
         .with_detach(true)
@@ -50,10 +52,10 @@ pub fn exec(pod_dir: &Path, id: &str, process: &Path, stdio: Stdio, tty: bool, d
     Ok(pid.as_raw())
 }
 
-fn builder(pod_dir: &Path, id: &str, stdio: Stdio, tty: bool, doors: &[File]) -> Result<ContainerBuilder, String> {
+fn builder(pod_dir: &Path, id: &str, stdio: Stdio, doors: &[File]) -> Result<ContainerBuilder, String> {
     let doors = doors.iter().map(AsRawFd::as_raw_fd).collect();
     ContainerBuilder::new(id.to_owned(), SyscallType::default())
-        .with_executor(Payload { tty, doors, ids: IdSpace::current() })
+        .with_executor(Payload { tty: stdio.is_terminal, doors, ids: IdSpace::current() })
         .with_root_path(notes_dir(pod_dir))
         .map_err(reason)?
         .with_stdin(stdio.stdin)

@@ -6,22 +6,24 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Instant;
 
 use jiff::Timestamp;
 use rustix::event::{PollFd, PollFlags};
 use rustix::mount::{MountFlags, UnmountFlags};
 
+use super::attach::{Attachments, Place};
 use super::client::Seed;
 use super::logfile::{LogFile, Output};
 use super::protocol::{PROTOCOL_VERSION, Reply, Request, StartContainer};
 use super::runtime::{self, Stdio};
 use super::state::{Ended, PodState, ProcessId, Run, STATE_VERSION};
 use super::wire::{self, Inbox, Received};
-use super::{isolate, sandbox};
+use super::{isolate, sandbox, stdio};
 use crate::cgroups::PodCgroups;
 use crate::ids::IdSpace;
 use crate::image::InUse;
@@ -91,6 +93,7 @@ struct Server {
     in_use: HashMap<String, InUse>,
     /// `None` where containers are not limited.
     cgroups: Option<PodCgroups>,
+    attachments: Attachments,
     quitting: bool,
 }
 
@@ -121,6 +124,7 @@ enum Source {
     Client(u64),
     Child,
     Pump(usize),
+    Attached(Place),
 }
 
 impl Server {
@@ -155,6 +159,7 @@ impl Server {
             logs: HashMap::new(),
             in_use: HashMap::new(),
             cgroups,
+            attachments: Attachments::default(),
             quitting: false,
         })
     }
@@ -167,10 +172,11 @@ impl Server {
                     Source::Client(id) => self.read_client(id),
                     Source::Child => self.reap(),
                     Source::Pump(index) => self.pump(index),
+                    Source::Attached(place) => self.attachments.ready(place),
                 }
             }
             self.pumps.retain(|pump| !pump.run.is_empty());
-            self.clients.retain(|client| !client.gone);
+            self.let_go();
         }
         Ok(())
     }
@@ -185,11 +191,17 @@ impl Server {
         }
         sources.push(Source::Child);
         fds.push(PollFd::new(&self.signals, PollFlags::IN));
-        for (index, pump) in self.pumps.iter().enumerate() {
+        for (index, pump) in self.pumps.iter().enumerate().filter(|(_, pump)| !self.attachments.is_held(&pump.run)) {
             sources.push(Source::Pump(index));
             fds.push(PollFd::new(&pump.source, PollFlags::IN));
         }
-        match rustix::event::poll(&mut fds, None) {
+        for (place, file, wanted) in self.attachments.watched() {
+            sources.push(Source::Attached(place));
+            fds.push(PollFd::from_borrowed_fd(file, wanted));
+        }
+        let patience = self.attachments.patience(Instant::now());
+        let patience = patience.and_then(|patience| rustix::event::Timespec::try_from(patience).ok());
+        match rustix::event::poll(&mut fds, patience.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(errno) => return Err(errno.into()),
         }
@@ -257,6 +269,11 @@ impl Server {
             Request::Start(start) => self.start_container(*start),
             Request::Signal { name, signal } => self.signal(&name, signal),
             Request::Exec { name, process, tty } => self.exec(id, &name, &process, tty, fds),
+            Request::Attach { name, stdin } => self.attach(id, &name, stdin, fds),
+            Request::Resize { columns, rows } => {
+                self.attachments.resize(id, columns, rows);
+                Reply::Done
+            }
             Request::Quit => self.quit(),
         };
         self.send(id, &reply);
@@ -365,19 +382,14 @@ impl Server {
         let spec = complete_spec(start.spec.clone(), &rootfs, sandbox.pid)?;
         fs::write(bundle.join("config.json"), spec.to_string()).map_err(text("write config.json"))?;
         let log = LogFile::open(&start.log).map_err(text("open the log"))?;
-        let (out_reader, out_writer) = io::pipe().map_err(text("make a pipe"))?;
-        let (err_reader, err_writer) = io::pipe().map_err(text("make a pipe"))?;
-        let stdio = Stdio {
-            stdin: File::open("/dev/null").map_err(text("open /dev/null"))?.into(),
-            stdout: out_writer.into(),
-            stderr: err_writer.into(),
-        };
+        let (far, near) = stdio::make(start.stdio).map_err(text("open standard files"))?;
         let doors = self.cgroup_of(id, Some(&start.limits)).map_err(text("limit it"))?;
-        let pid = runtime::start(&self.dir, id, bundle, stdio, &doors)?;
+        let pid = runtime::start(&self.dir, id, bundle, far, &doors)?;
         self.logs.insert(id.to_owned(), log);
-        for (output, reader) in [(Output::Stdout, out_reader), (Output::Stderr, err_reader)] {
-            let source = File::from(OwnedFd::from(reader));
-            set_nonblocking(source.as_fd()).map_err(text("set up a pipe"))?;
+        if let Some(input) = near.input {
+            self.attachments.keep_input(id, input, start.stdio);
+        }
+        for (output, source) in near.outputs {
             self.pumps.push(Pump { run: id.to_owned(), output, source });
         }
         Ok(self.adopt(pid, ChildKind::Container(id.to_owned())))
@@ -423,19 +435,44 @@ impl Server {
             return Reply::Failed { message: "an exec needs three open files".to_owned() };
         };
         let path = self.dir.join(format!("exec-{id}.json"));
-        let stdio = Stdio { stdin, stdout, stderr };
+        let stdio = Stdio { stdin, stdout, stderr, is_terminal: tty };
         let mut process = process.clone();
         IdSpace::current().fit_process(&mut process);
         let began = fs::write(&path, process.to_string())
             .map_err(|error| format!("cannot write {}: {error}", path.display()))
             .and_then(|()| self.cgroup_of(&run, None).map_err(|error| format!("cannot join its limits: {error}")))
-            .and_then(|doors| runtime::exec(&self.dir, &run, &path, stdio, tty, &doors))
+            .and_then(|doors| runtime::exec(&self.dir, &run, &path, stdio, &doors))
             .map(|pid| self.adopt(pid, ChildKind::Exec(id)));
         let _ = fs::remove_file(path);
         match began {
             Ok(_) => Reply::Began,
             Err(message) => Reply::Failed { message },
         }
+    }
+
+    fn attach(&mut self, id: u64, name: &str, stdin: bool, fds: Vec<OwnedFd>) -> Reply {
+        let running = self.state.last_run(name).filter(|run| run.ended.is_none());
+        let Some(run) = running.map(|run| run.id.clone()) else {
+            return Reply::Failed { message: format!("container {name} is not running") };
+        };
+        let Ok(fds) = <[OwnedFd; 3]>::try_from(fds) else {
+            return Reply::Failed { message: "an attach needs three open files".to_owned() };
+        };
+        match self.attachments.attach(id, &run, fds, stdin) {
+            Ok(()) => Reply::Began,
+            Err(error) => Reply::Failed { message: format!("cannot attach to container {name}: {error}") },
+        }
+    }
+
+    /// Ends what is done: attached users for whom nothing more comes, and connections that closed.
+    fn let_go(&mut self) {
+        for id in self.attachments.finished(Instant::now()) {
+            self.send(id, &Reply::Ended { code: 0 });
+        }
+        for client in self.clients.iter().filter(|client| client.gone) {
+            self.attachments.forget(client.id);
+        }
+        self.clients.retain(|client| !client.gone);
     }
 
     /// Collects every child that ended; also those that libcontainer left behind when it failed.
@@ -474,9 +511,10 @@ impl Server {
     fn container_ended(&mut self, id: &str, exit_code: i32, signal: Option<i32>) {
         let own: Vec<usize> = (0..self.pumps.len()).filter(|at| self.pumps[*at].run == id).collect();
         for index in own {
-            self.pump(index);
+            while self.pump_once(index) {}
             self.pumps[index].run.clear();
         }
+        self.attachments.end(id);
         let now = Timestamp::now();
         if let Some(mut log) = self.logs.remove(id) {
             let _ = log.finish(now);
@@ -505,20 +543,29 @@ impl Server {
         }
     }
 
-    /// Reads all there is now.
+    /// Reads what there is now, unless a user has to take some of it first.
     fn pump(&mut self, index: usize) {
+        while self.pump_once(index) && !self.attachments.is_held(&self.pumps[index].run) {}
+    }
+
+    /// Reads once; `false`: there is nothing more now. A pump whose source has ended names no run.
+    fn pump_once(&mut self, index: usize) -> bool {
         let pump = &mut self.pumps[index];
         let mut buffer = [0; 16 * 1024];
-        loop {
-            match pump.source.read(&mut buffer) {
-                Ok(0) => return pump.run.clear(),
-                Ok(count) => {
-                    if let Some(log) = self.logs.get_mut(&pump.run) {
-                        let _ = log.write(pump.output, &buffer[..count], Timestamp::now());
-                    }
+        match pump.source.read(&mut buffer) {
+            Ok(count @ 1..) => {
+                if let Some(log) = self.logs.get_mut(&pump.run) {
+                    let _ = log.write(pump.output, &buffer[..count], Timestamp::now());
                 }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return,
+                self.attachments.output(&pump.run, pump.output, &buffer[..count]);
+                true
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => true,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
+            // A terminal that nobody has open any more says EIO.
+            Ok(_) | Err(_) => {
+                pump.run.clear();
+                false
             }
         }
     }
@@ -545,11 +592,6 @@ fn outcome(status: i32) -> (i32, Option<i32>) {
     } else {
         (libc::WEXITSTATUS(status), None)
     }
-}
-
-fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
-    let flags = rustix::fs::fcntl_getfl(fd)?;
-    Ok(rustix::fs::fcntl_setfl(fd, flags | rustix::fs::OFlags::NONBLOCK)?)
 }
 
 /// The image below, the container's own changes above.

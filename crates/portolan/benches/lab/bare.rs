@@ -13,7 +13,7 @@ use portolan_kernel::{Netlink, VethSpec, netns};
 use portolan_pods::PodIdent;
 use portolan_pods::image::Image;
 use portolan_pods::shim::client::{Seed, Shim};
-use portolan_pods::shim::protocol::{Request, StartContainer};
+use portolan_pods::shim::protocol::{Request, StartContainer, StdioPlan};
 use portolan_pods::spec::{Input, runtime_spec, stop_signal};
 use serde_json::json;
 use tokio::runtime::Runtime;
@@ -135,6 +135,7 @@ fn container(image: &Image, dir: &Path) -> Outcome<StartContainer> {
         image_id: image.id.clone(),
         stop_signal: stop_signal(&image.config),
         limits: Default::default(),
+        stdio: StdioPlan::default(),
     })
 }
 

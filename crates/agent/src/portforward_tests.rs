@@ -101,7 +101,12 @@ async fn echo() -> u16 {
 }
 
 fn on_runtime(test: impl Future<Output = ()>) {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime").block_on(test);
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime")
+        .block_on(test);
 }
 
 #[test]
@@ -129,7 +134,8 @@ fn a_port_nobody_listens_on_is_told_of_on_its_error_stream_and_the_session_goes_
         client.open(0, &free.to_string()).await;
         client.until(|client| client.ended.contains(&1) && client.ended.contains(&3)).await;
         let said = client.text(1);
-        let expected = format!("error forwarding port {free} to pod n/p: cannot connect to 127.0.0.1:{free} in the pod: ");
+        let expected =
+            format!("error forwarding port {free} to pod n/p: cannot connect to 127.0.0.1:{free} in the pod: ");
         assert!(said.starts_with(&expected) && said.contains("onnection refused"), "{said}");
         client.open(2, &echo().await.to_string()).await;
         client.say(spdy::data(7, b"still there", true)).await;
@@ -146,7 +152,7 @@ fn a_reset_closes_the_pods_side_and_ends_the_error_stream() {
         let mut client = begin();
         client.open(0, &port).await;
         let (mut socket, _) = listener.accept().await.expect("a connection");
-        client.say(spdy::reset(3, Reset::Cancel)).await;
+        client.say(spdy::reset(3, Reset::Refused)).await;
         assert_eq!(socket.read(&mut [0; 8]).await.expect("closed"), 0);
         // Kubectl waits for it before it lets go of the user's connection.
         client.until(|client| client.ended.contains(&1)).await;

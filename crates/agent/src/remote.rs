@@ -157,11 +157,7 @@ async fn forward_bare(
     }
     let upgraded = hyper::upgrade::on(&mut request);
     tokio::spawn(bare(upgraded, pod));
-    let headers = [
-        (UPGRADE, spdy::NAME),
-        (CONNECTION, "Upgrade"),
-        (STREAM_PROTOCOL, portforward::PROTOCOL),
-    ];
+    let headers = [(UPGRADE, spdy::NAME), (CONNECTION, "Upgrade"), (STREAM_PROTOCOL, portforward::PROTOCOL)];
     (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
 }
 

@@ -64,7 +64,8 @@ impl HeaderReader {
     /// Takes zlib's own header off the first block, and puts the dictionary where deflate looks back: a stored block that
     /// is inflated before all others leaves its bytes in the window.
     fn begin<'a>(&mut self, block: &'a [u8]) -> Result<&'a [u8], SpdyError> {
-        let ([method, flags], rest) = block.split_first_chunk::<2>().ok_or(SpdyError::Compression("it is too short"))?;
+        let ([method, flags], rest) =
+            block.split_first_chunk::<2>().ok_or(SpdyError::Compression("it is too short"))?;
         let is_zlib = method & 0x0f == 8 && u16::from_be_bytes([*method, *flags]) % 31 == 0;
         if !is_zlib {
             return Err(SpdyError::Compression("it is no zlib stream"));

@@ -42,7 +42,6 @@ const HEADERS: u16 = 8;
 pub(crate) enum Reset {
     Protocol = 1,
     Refused = 3,
-    Cancel = 5,
 }
 
 /// What a peer sent that is not SPDY, or more than is taken. The connection cannot go on after it.

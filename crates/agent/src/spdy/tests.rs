@@ -80,10 +80,9 @@ fn joined(frames: Vec<Frame>) -> Vec<Frame> {
     let mut all: Vec<Frame> = Vec::new();
     for frame in frames {
         match (all.last_mut(), frame) {
-            (
-                Some(Frame::Data { stream, bytes, fin }),
-                Frame::Data { stream: next, bytes: more, fin: last },
-            ) if *stream == next && !*fin => {
+            (Some(Frame::Data { stream, bytes, fin }), Frame::Data { stream: next, bytes: more, fin: last })
+                if *stream == next && !*fin =>
+            {
                 *bytes = [&bytes[..], &more[..]].concat().into();
                 *fin = last;
             }
@@ -123,7 +122,9 @@ fn a_forward_cut_at_any_byte_is_read_the_same() {
     let opened: Vec<_> = whole
         .iter()
         .filter_map(|frame| match frame {
-            Frame::SynStream { stream, headers, .. } => Some((*stream, headers.get("streamType")?, headers.get("port")?)),
+            Frame::SynStream { stream, headers, .. } => {
+                Some((*stream, headers.get("streamType")?, headers.get("port")?))
+            }
             _ => None,
         })
         .collect();

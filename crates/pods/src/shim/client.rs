@@ -177,11 +177,7 @@ pub async fn attach(
 }
 
 /// A connection of its own for a request that is answered by `Began`.
-async fn begin(
-    dir: &Path,
-    request: Request,
-    fds: [OwnedFd; 3],
-) -> Result<(OwnedReadHalf, OwnedWriteHalf), ShimError> {
+async fn begin(dir: &Path, request: Request, fds: [OwnedFd; 3]) -> Result<(OwnedReadHalf, OwnedWriteHalf), ShimError> {
     let failed = |source| ShimError::Connect { dir: dir.to_path_buf(), source };
     let path = dir.to_path_buf();
     let stream = tokio::task::spawn_blocking(move || {

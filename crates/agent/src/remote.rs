@@ -239,6 +239,10 @@ fn decoded(text: &str) -> String {
 }
 
 #[cfg(test)]
+#[path = "remote_tests.rs"]
+mod wire_tests;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

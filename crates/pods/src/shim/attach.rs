@@ -310,3 +310,7 @@ fn is_closed(file: BorrowedFd<'_>) -> bool {
     let polled = rustix::event::poll(&mut poll, Some(&now));
     polled.is_ok() && poll[0].revents().intersects(PollFlags::ERR | PollFlags::NVAL)
 }
+
+#[cfg(test)]
+#[path = "attach_tests.rs"]
+mod tests;

@@ -85,7 +85,7 @@ impl Form {
     pub fn of_member(ty: &'static Type, name: &str) -> Form {
         let Some(field) = ty.field(name) else { return Form::Whole };
         let owner = ty.short_name();
-        let is_row = |rows: &[(&str, &str)]| rows.iter().any(|row| *row == (owner, name));
+        let is_row = |rows: &[(&str, &str)]| rows.contains(&(owner, name));
         match field.shape {
             Shape::Map(_) if is_row(WHOLE_MAPS) => Form::Whole,
             Shape::List(_) if is_row(SETS) => Form::Set,

@@ -122,7 +122,11 @@ fn labels_and_annotations_are_set_changed_and_taken_away() {
 
 fn edit(world: &World, what: &str, script: &str) -> common::Said {
     let mut command = command(&world.kubeconfig, world.dir.path());
-    command.env("KUBE_EDITOR", format!("sed -i {script}")).args(["edit"]).args(what.split(' '));
+    command
+        .env("KUBE_EDITOR", format!("sed -i {script}"))
+        .env("TMPDIR", world.dir.path())
+        .args(["edit"])
+        .args(what.split(' '));
     command.output().expect("kubectl runs").into()
 }
 

@@ -215,3 +215,21 @@ fn run_waits_and_watches_follow_a_pod_from_its_start_to_its_end() {
     assert_eq!(replaced.done(), "pod \"box\" deleted\npod/box replaced\n");
     says(space, "wait --for=condition=Ready pod -l second --timeout=40s", "pod/box condition met");
 }
+
+#[test]
+fn what_is_applied_by_the_server_runs_and_controllers_own_what_they_write() {
+    let space = space("owned");
+    let manifest = "apiVersion: apps/v1\nkind: Deployment\nmetadata: { name: web }\nspec:\n  \
+         selector: { matchLabels: { app: web } }\n  template:\n    metadata: { labels: { app: web } }\n    \
+         spec: { containers: [{ name: nginx, image: \"nginx:latest\" }] }\n";
+    let apply = format!("-n {} apply --server-side -f -", space.name);
+    assert_eq!(space.world.kubectl_in(&apply, manifest).done(), "deployment.apps/web serverside-applied\n");
+    says(space, "rollout status deploy/web --timeout=60s", "successfully rolled out");
+    let owners = || space.field("deploy/web --show-managed-fields", ".metadata.managedFields[*].manager");
+    assert_eq!(owners(), "kubectl kube-controller-manager kube-controller-manager", "of its annotation, of its status");
+    space.kubectl("scale deploy web --replicas=2").done();
+    says(space, "rollout status deploy/web --timeout=60s", "successfully rolled out");
+    // Nobody wants a conflict over what the manifest does not say.
+    space.world.kubectl_in(&apply, manifest).done();
+    assert_eq!(space.field("deploy/web", ".status.readyReplicas"), "2");
+}

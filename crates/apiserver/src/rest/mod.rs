@@ -66,7 +66,7 @@ pub struct Call {
 #[derive(Debug, Clone)]
 pub struct WriteOptions {
     pub dry_run: bool,
-    /// `fieldManager`, else the first word of the client's User-Agent.
+    /// `fieldManager`, else the first word of the client's User-Agent, else the user's name.
     pub manager: Arc<str>,
     pub owners: Owners,
     pub validation: FieldValidation,
@@ -102,7 +102,10 @@ impl Call {
     fn manager(&self) -> &str {
         let agent = self.headers.get(http::header::USER_AGENT).and_then(|value| value.to_str().ok());
         let agent = agent.map(|agent| agent.split('/').next().unwrap_or_default());
-        self.query.given("fieldManager").or(agent.filter(|agent| !agent.is_empty())).unwrap_or("unknown")
+        self.query
+            .given("fieldManager")
+            .or(agent.filter(|agent| !agent.is_empty()))
+            .unwrap_or(self.user.name.trim_start_matches("system:"))
     }
 
     /// One object, in the form the client asked for.

@@ -185,6 +185,24 @@ spec:
     command: [sh, -c, "busybox id -u; busybox stat -c '%u:%g %a' /data; busybox touch /data/x && echo touched; busybox sleep 3600"]
 "#;
 
+/// A cable is cut and healed, a node's power cut and given back: as in a lab of root's.
+fn cables_and_power(lab: &Running<'_>) {
+    let (user, name) = (lab.user, lab.name);
+    let reaches = || {
+        let ask = "curl -sk -o /dev/null --max-time 2 https://172.18.0.12:10250/healthz";
+        user.portolan(&format!("shell --name {name} node-1 -- {ask}")).ok()
+    };
+    assert!(reaches(), "node-2 answers");
+    user.portolan(&format!("lan cut node-1 node-2 --name {name}")).done();
+    assert!(!reaches(), "nothing passes");
+    user.portolan(&format!("lan heal --all --name {name}")).done();
+    wait_for("node-2 to be reached again", 30, || reaches().then_some(()));
+    user.portolan(&format!("node stop node-2 --name {name}")).done();
+    assert!(!reaches(), "it is off");
+    user.portolan(&format!("node start node-2 --name {name}")).done();
+    wait_for("node-2 to answer again", 30, || reaches().then_some(()));
+}
+
 /// Runs nginx and an image of user 1234, gives back what nginx' processes are and what the image's says; then kills.
 fn users_of_pods(user: &User<'_>, name: &'static str, doomed: fn(&Running<'_>) -> i32) -> (BTreeSet<u32>, String) {
     let scratch = tempfile::Builder::new().prefix("ptl-t-").tempdir().expect("a folder");
@@ -192,6 +210,7 @@ fn users_of_pods(user: &User<'_>, name: &'static str, doomed: fn(&Running<'_>) -
     fs::copy(&archive, home().path().join("owned.tar")).expect("copied");
     user.portolan("image import owned.tar").done();
     let lab = Running::up(user, name);
+    cables_and_power(&lab);
     let manifest = scratch.path().join("pods.yaml");
     fs::write(&manifest, PODS).expect("written");
     lab.kubectl(&format!("apply -f {}", manifest.display())).done();

@@ -6,10 +6,10 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io;
+use std::io::{self, BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use support::user::{Home, SUBORDINATE, Session, UID, Uidmap, User};
@@ -272,13 +272,18 @@ fn what_a_wish_for_subordinate_ids_lacks_is_named_with_the_way_out() {
 }
 
 #[test]
-fn where_newuidmap_is_refused_one_uid_does_and_up_says_why() {
+fn where_newuidmap_is_refused_one_uid_does_and_up_says_why_until_ctrl_c() {
     let _turn = one_at_a_time();
     let user = User::new(home(), Uidmap::NotSetuid, Session::Login);
-    let said = user.portolan("up --detach --name t-instead").done();
-    let line = said.lines().find(|line| line.contains("with one uid")).unwrap_or_default();
-    assert!(line.starts_with("# The lab runs as") && line.contains("newuidmap must be setuid root"), "{said}");
-    user.portolan("down --name t-instead").done();
+    let mut command = user.command(env!("CARGO_BIN_EXE_portolan"));
+    let mut up = command.args(["up", "--name", "t-instead"]).stdout(Stdio::piped()).spawn().expect("it starts");
+    let mut lines = BufReader::new(up.stdout.take().expect("piped")).lines().map_while(Result::ok);
+    let line = lines.find(|line| line.contains("with one uid")).expect("it says as whom the lab runs");
+    assert!(line.starts_with("# The lab runs as") && line.contains("newuidmap must be setuid root"), "{line}");
+    assert!(lines.any(|line| line.starts_with("export KUBECONFIG=")), "the last it says");
+    // SAFETY: plain numbers; the process is ours and not reaped yet.
+    assert_eq!(unsafe { libc::kill(up.id().cast_signed(), libc::SIGINT) }, 0);
+    assert!(up.wait().expect("it ends").success());
     nothing_is_left(&user);
 }
 

@@ -68,9 +68,9 @@ pub(crate) fn why(refused: &Refused, settings: &Settings) -> String {
         return "kernel.unprivileged_userns_clone is 0; `sudo sysctl -w kernel.unprivileged_userns_clone=1` allows them"
             .into();
     }
-    if settings.apparmor_restrict_unprivileged_userns.is_some_and(|value| value != 0) && refused.step != Step::Clone
-        || settings.apparmor_restrict_unprivileged_userns.is_some_and(|value| value != 0) && denied
-    {
+    // There the namespace is made, as a rule, and then may nothing.
+    let is_restricted = settings.apparmor_restrict_unprivileged_userns.is_some_and(|value| value != 0);
+    if is_restricted && (refused.step != Step::Clone || denied) {
         return "kernel.apparmor_restrict_unprivileged_userns is 1; \
                 `sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0` lifts it, or give this program an \
                 AppArmor profile with the rule `userns,`"

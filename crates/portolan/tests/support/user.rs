@@ -129,6 +129,13 @@ impl<'home> User<'home> {
     }
 }
 
+impl Drop for User<'_> {
+    /// A lab that a failed test left would be in the way of all others.
+    fn drop(&mut self) {
+        self.portolan("down --all");
+    }
+}
+
 fn become_user(mounts: &OwnedFd, home: &Path) -> io::Result<()> {
     rustix::thread::move_into_link_name_space(
         std::os::fd::AsFd::as_fd(mounts),

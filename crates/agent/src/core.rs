@@ -213,7 +213,10 @@ impl Core {
         if !self.is_told_whole() {
             return routed;
         }
-        let ruled = self.rules.iter_mut().fold(true, |fine, rules| rules.update(&self.snapshot, delta) && fine);
+        let mut ruled = true;
+        for rules in &mut self.rules {
+            ruled &= rules.update(&self.snapshot, delta);
+        }
         if ruled {
             self.progress.applied(Applied { facts: self.facts.clone(), slices: self.slices_seen });
         }

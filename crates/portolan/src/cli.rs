@@ -38,7 +38,7 @@ enum Command {
     /// Serve cluster DNS from files
     Dns(DnsArgs),
     /// Run a node: service proxy, DNS, pod network, pods
-    Agent(crate::agent::AgentArgs),
+    Agent(Box<crate::agent::AgentArgs>),
     /// Run the control plane
     Server(crate::server::ServerArgs),
     /// Ask a node's agent about itself; stop a lab's node, or start it again
@@ -182,7 +182,7 @@ pub fn run() -> Result<(), Failure> {
         Command::Exec(args) => block_on(crate::exec::run(args)),
         Command::Render(args) => render(&args),
         Command::Dns(args) => block_on(crate::dns::serve(&args.files, args.listen, &args.resolv_conf, &args.cluster)),
-        Command::Agent(args) => block_on(crate::agent::run(args)),
+        Command::Agent(args) => block_on(crate::agent::run(*args)),
         Command::Server(args) => block_on(crate::server::run(args)),
         Command::Node(NodeCommand::Status(args)) => block_on(crate::node::status(args)),
         Command::Node(NodeCommand::Stop(args)) => crate::node_power::stop(&args),

@@ -100,7 +100,8 @@ fn two_labs_side_by_side_know_nothing_of_each_other_and_commands_ask_which() {
     portolan_says("shell --name t-one node-1 -- ip address add 192.0.2.1/32 dev lo").done();
     assert!(portolan_says("shell --name t-one node-1 -- ip address show dev lo").done().contains("192.0.2.1"));
     assert!(!portolan_says("shell --name t-two node-1 -- ip address show dev lo").done().contains("192.0.2.1"));
-    (well("t-one"), well("t-two"));
+    well("t-one");
+    well("t-two");
     portolan_says("down --name t-one").done();
     let said = portolan_says("status").done();
     assert!(said.starts_with("lab t-two: all is well\n"), "the one that is up needs no name: {said}");

@@ -135,7 +135,11 @@ mod tests {
         let needs = slice("needs", &["http"], &[("own", "st")]);
         assert_eq!(own(&[easy.clone(), needs.clone()], &["easy"]), Standing::Leaving);
         assert_eq!(own(&[easy.clone(), needs], &["easy", "needs"]), Standing::Sole);
-        assert_eq!(own(std::slice::from_ref(&easy), &["easy", "gone"]), Standing::Leaving, "a Service that is gone needs nobody");
+        assert_eq!(
+            own(std::slice::from_ref(&easy), &["easy", "gone"]),
+            Standing::Leaving,
+            "a Service that is gone needs nobody"
+        );
         assert_eq!(own(&[easy], &[]), Standing::Unlisted);
     }
 

@@ -140,7 +140,7 @@ fn bgp(bgp: &Value, objects: Option<&Objects>) -> Bgp {
         format!("{} ({}{why})", text("peer"), text("state"))
     };
     Bgp {
-        established: sessions.iter().copied().filter(|s| is_up(&s)).count(),
+        established: sessions.iter().copied().filter(|s| is_up(s)).count(),
         expected: objects.map_or(sessions.len(), |all| all.nodes.len().saturating_sub(1)),
         routes: rows(&bgp["routes"]).count(),
         down: sessions.iter().filter(|s| !is_up(s)).map(down).collect(),

@@ -8,6 +8,7 @@
 //! close is waited for: without it kubectl takes the end for a failure.
 //! Spec: KEP-4006 (v5 adds the close of one channel to v4).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::ws::{CloseFrame, Message, WebSocket, close_code};
@@ -17,7 +18,7 @@ use futures::{SinkExt, StreamExt};
 use portolan_pods::{ExecError, ExecSession};
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::{AbortHandle, JoinHandle};
 use tracing::debug;
 
@@ -30,6 +31,10 @@ const STDERR: u8 = 2;
 const STATUS: u8 = 3;
 const RESIZE: u8 = 4;
 const CLOSE: u8 = 255;
+/// How long the client may take to answer our ping.
+const PONG_PATIENCE: Duration = Duration::from_secs(2);
+/// kubectl may answer a moment before it has made the streams that output goes to.
+const SETTLING: Duration = Duration::from_millis(10);
 /// How long the client may take to answer our close.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
 const CHUNK_BYTES: usize = 16 * 1024;
@@ -38,12 +43,13 @@ const CHUNK_BYTES: usize = 16 * 1024;
 pub(crate) async fn serve(socket: WebSocket, mut session: ExecSession) {
     let (sink, mut incoming) = socket.split();
     let (frames, outgoing) = mpsc::channel::<Message>(16);
-    let writer = tokio::spawn(write_frames(sink, outgoing));
+    let reads = Arc::<Notify>::default();
+    let writer = tokio::spawn(write_frames(sink, outgoing, reads.clone()));
     let stdout = std::mem::replace(&mut session.stdout, Box::new(tokio::io::empty()));
     let outputs = [(STDOUT, Some(stdout)), (STDERR, session.stderr.take())];
     let outputs = outputs.map(|(channel, from)| tokio::spawn(pump(channel, from, frames.clone())));
     let aborts: Vec<_> = outputs.iter().map(JoinHandle::abort_handle).collect();
-    let mut input = Input::new(session.stdin.take(), session.resizer());
+    let mut input = Input::new(session.stdin.take(), session.resizer(), reads.clone());
     let ended = async {
         let outcome = session.wait().await;
         // What was written last must be out before the status.
@@ -61,7 +67,7 @@ pub(crate) async fn serve(socket: WebSocket, mut session: ExecSession) {
     };
     input.close();
     if let Some(outcome) = outcome {
-        finish(outcome, &frames, &mut incoming).await;
+        finish(outcome, &frames, &mut incoming, &reads).await;
     }
     // Of a client that went nothing of the command's is kept open: its terminal hangs up.
     aborts.iter().for_each(AbortHandle::abort);
@@ -81,14 +87,16 @@ struct Input<R> {
     stdin: Option<mpsc::Sender<Bytes>>,
     task: JoinHandle<()>,
     resize: R,
+    /// Told that the client reads.
+    reads: Arc<Notify>,
 }
 
 impl<R: Fn(u16, u16)> Input<R> {
-    fn new(stdin: Option<Box<dyn AsyncWrite + Send + Unpin>>, resize: R) -> Self {
+    fn new(stdin: Option<Box<dyn AsyncWrite + Send + Unpin>>, resize: R, reads: Arc<Notify>) -> Self {
         let (sender, receiver) = mpsc::channel(1);
         let is_wanted = stdin.is_some();
         let task = tokio::spawn(feed(stdin, receiver));
-        Self { stdin: is_wanted.then_some(sender), task, resize }
+        Self { stdin: is_wanted.then_some(sender), task, resize, reads }
     }
 
     /// Takes one message, when there is room for what it may hold: a client that sends more than the command reads waits.
@@ -106,6 +114,7 @@ impl<R: Fn(u16, u16)> Input<R> {
                 None => {}
             },
             Some(Ok(Message::Close(_)) | Err(_)) | None => return Heard::End,
+            Some(Ok(Message::Pong(_))) => self.reads.notify_one(),
             Some(Ok(_)) => {}
         }
         Heard::Something
@@ -134,8 +143,9 @@ async fn feed(stdin: Option<Box<dyn AsyncWrite + Send + Unpin>>, mut from_client
 pub(crate) async fn refuse(socket: WebSocket, error: ExecError) {
     let (sink, mut incoming) = socket.split();
     let (frames, outgoing) = mpsc::channel::<Message>(2);
-    let writer = tokio::spawn(write_frames(sink, outgoing));
-    finish(Err(error), &frames, &mut incoming).await;
+    let reads = Arc::<Notify>::default();
+    let writer = tokio::spawn(write_frames(sink, outgoing, reads.clone()));
+    finish(Err(error), &frames, &mut incoming, &reads).await;
     writer.abort();
 }
 
@@ -143,17 +153,42 @@ async fn finish(
     outcome: Result<i32, ExecError>,
     frames: &mpsc::Sender<Message>,
     incoming: &mut SplitStream<WebSocket>,
+    reads: &Notify,
 ) {
     let status = framed(STATUS, status(outcome).to_string().as_bytes());
     let close = Message::Close(Some(CloseFrame { code: close_code::NORMAL, reason: "".into() }));
-    // A client that has gone needs no status.
-    let _ = frames.send(status).await;
-    let _ = frames.send(close).await;
-    let answered = async { while let Some(Ok(_)) = incoming.next().await {} };
+    let told = async {
+        // A client that has gone needs no status.
+        let _ = frames.send(status).await;
+        let _ = frames.send(close).await;
+    };
+    let mut answered = std::pin::pin!(async {
+        while let Some(Ok(message)) = incoming.next().await {
+            if matches!(message, Message::Pong(_)) {
+                reads.notify_one();
+            }
+        }
+    });
+    tokio::select! {
+        () = told => {}
+        () = &mut answered => return,
+    }
     let _ = tokio::time::timeout(CLOSE_PATIENCE, answered).await;
 }
 
-async fn write_frames(mut sink: SplitSink<WebSocket, Message>, mut outgoing: mpsc::Receiver<Message>) {
+/// Sends nothing but a ping until the client has answered it: kubectl drops what comes before it has made its streams,
+/// and a command may have said all by then.
+async fn write_frames(
+    mut sink: SplitSink<WebSocket, Message>,
+    mut outgoing: mpsc::Receiver<Message>,
+    reads: Arc<Notify>,
+) {
+    if sink.send(Message::Ping(Bytes::new())).await.is_err() {
+        return;
+    }
+    // A client that answers no ping gets its frames all the same, later.
+    let _ = tokio::time::timeout(PONG_PATIENCE, reads.notified()).await;
+    tokio::time::sleep(SETTLING).await;
     while let Some(message) = outgoing.recv().await {
         if sink.send(message).await.is_err() {
             return;

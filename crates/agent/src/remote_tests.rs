@@ -14,7 +14,10 @@ use super::*;
 
 const BINARY: u8 = 2;
 
-/// A node's port-forward on loopback, for all tests of this process.
+const PING: u8 = 9;
+const PONG: u8 = 10;
+
+/// A node's port-forward, and an exec that cannot be, on loopback, for all tests of this process.
 fn server() -> SocketAddr {
     static ADDR: OnceLock<SocketAddr> = OnceLock::new();
     *ADDR.get_or_init(|| {
@@ -36,7 +39,10 @@ async fn accept(listener: std::net::TcpListener) {
         let upgrade = bounded(upgrade.protocols([portforward::TUNNEL_PROTOCOL]));
         upgrade.on_upgrade(move |socket| tunnel(socket, pod()))
     };
-    let router: Router = Router::new().route("/", get(tunnelled));
+    let refused = |upgrade: WebSocketUpgrade| async {
+        upgrade.protocols(exec::PROTOCOLS).on_upgrade(|socket| exec::refuse(socket, ExecError::NoCommand))
+    };
+    let router: Router = Router::new().route("/", get(tunnelled)).route("/refused", get(refused));
     loop {
         let (stream, _) = listener.accept().await.expect("accepts");
         let service = TowerToHyperService::new(router.clone());
@@ -47,14 +53,17 @@ async fn accept(listener: std::net::TcpListener) {
     }
 }
 
-/// An upgraded connection.
+/// An upgraded connection to port-forward.
 fn connect() -> TcpStream {
+    connect_to("/", portforward::TUNNEL_PROTOCOL)
+}
+
+fn connect_to(path: &str, protocol: &str) -> TcpStream {
     let mut stream = TcpStream::connect(server()).expect("it listens");
     stream.set_read_timeout(Some(Duration::from_secs(20))).expect("set");
     let request = format!(
-        "GET / HTTP/1.1\r\nHost: node\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-         Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Protocol: {}\r\n\r\n",
-        portforward::TUNNEL_PROTOCOL
+        "GET {path} HTTP/1.1\r\nHost: node\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+         Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Protocol: {protocol}\r\n\r\n"
     );
     stream.write_all(request.as_bytes()).expect("sent");
     let mut answer = Vec::new();
@@ -142,4 +151,24 @@ fn a_message_longer_than_is_taken_is_refused_before_it_is_kept() {
     while let Ok(1..) = stream.read(&mut rest) {}
     sent(&message(BINARY, &vec![0; MAX_MESSAGE_BYTES + 1]));
     answers();
+}
+
+#[test]
+fn a_client_hears_nothing_of_a_command_before_it_has_shown_that_it_reads() {
+    let mut stream = connect_to("/refused", exec::PROTOCOLS[0]);
+    let mut head = [0; 2];
+    stream.read_exact(&mut head).expect("a ping");
+    assert_eq!(head, [0x80 | PING, 0]);
+    stream.set_read_timeout(Some(Duration::from_millis(100))).expect("set");
+    let early = stream.read(&mut head).expect_err("nothing yet");
+    assert_eq!(early.kind(), std::io::ErrorKind::WouldBlock);
+    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("set");
+    stream.write_all(&message(PONG, &[])).expect("sent");
+    let mut rest = Vec::new();
+    stream.read_exact(&mut head).expect("a frame");
+    assert_eq!(head[0], 0x80 | BINARY);
+    stream.shutdown(Shutdown::Write).expect("closed");
+    stream.read_to_end(&mut rest).expect("the rest");
+    let text = String::from_utf8_lossy(&rest);
+    assert!(text.contains(r#""status":"Failure""#), "{text}");
 }

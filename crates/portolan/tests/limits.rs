@@ -191,7 +191,7 @@ fn limits_hold_and_down_leaves_no_cgroup() {
     let of_loop = cgroups_of(pid);
     assert_eq!(of_loop.len(), 3, "memory, cpu, pids: {of_loop:?}");
     lab.kubectl("delete pod loop --timeout=30s").done();
-    assert!(of_loop.iter().all(|dir| !dir.exists()), "they go with the pod: {of_loop:?}");
+    wait_for("the pod's cgroups to go with it", 20, || of_loop.iter().all(|dir| !dir.exists()).then_some(()));
     assert!(!cgroups("portolan-t-limits-").is_empty(), "the lab's own are there");
     portolan_says("down --name t-limits").done();
     assert_eq!(cgroups("portolan-t-limits-"), BTreeSet::new());

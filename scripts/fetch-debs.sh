@@ -70,7 +70,8 @@ END
     [ $# -gt 1 ] || return 0
     keyring=$root/usr/share/keyrings/debian-archive-$2-automatic.gpg
     [ -e "$keyring" ] || lacks "the package debian-archive-keyring has no key of $2; is this machine's Debian up to date?"
-    printf 'deb [signed-by=%s] %s %s main\n' "$keyring" "$(mirror)" "$2" >"$1/sources.list"
+    site=$(mirror)
+    printf 'deb [signed-by=%s] %s %s main\n' "$keyring" "$site" "$2" >"$1/sources.list"
     printf 'Dir::Etc::sourcelist "%s";\nDir::Etc::sourceparts "/dev/null";\n' "$1/sources.list" >>"$1/apt.conf"
 }
 
@@ -78,7 +79,8 @@ END
 mirror() {
     site=$(apt-get indextargets --format '$(ORIGIN) $(LABEL) $(SITE)' 'Created-By: Packages' 2>/dev/null |
         sed -n 's/^Debian Debian //p' | head -n 1)
-    printf '%s\n' "${site:-http://deb.debian.org/debian}"
+    [ -n "$site" ] || lacks "apt on this machine knows no source of Debian's packages; $newer and $older come from there"
+    printf '%s\n' "$site"
 }
 
 # download FOLDER PACKAGES…: them and all they need.
@@ -94,7 +96,7 @@ download() {
 # Another Debian's: the suites beside the machine's own.
 fetch_others() {
     prepare "$apt-$newer" "$newer"
-    own_apt "$apt-$newer" update || lacks "apt-get update failed for Debian $newer at $(mirror)"
+    own_apt "$apt-$newer" update || lacks "apt-get update failed for Debian $newer"
     say "downloading from $newer: $newer_packages"
     rm -f "$apt-$newer"/*.deb
     # shellcheck disable=SC2086 # a list of words

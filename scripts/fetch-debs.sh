@@ -75,9 +75,9 @@ END
     printf 'Dir::Etc::sourcelist "%s";\nDir::Etc::sourceparts "/dev/null";\n' "$1/sources.list" >>"$1/apt.conf"
 }
 
-# Where this machine gets Debian from.
+# Where this machine gets Debian from, as the lists read a moment ago say.
 mirror() {
-    site=$(apt-get indextargets --format '$(ORIGIN) $(LABEL) $(SITE)' 'Created-By: Packages' 2>/dev/null |
+    site=$(own_apt "$apt" indextargets --format '$(ORIGIN) $(LABEL) $(SITE)' 'Created-By: Packages' 2>/dev/null |
         sed -n 's/^Debian Debian //p' | head -n 1)
     [ -n "$site" ] || lacks "apt on this machine knows no source of Debian's packages; $newer and $older come from there"
     printf '%s\n' "$site"

@@ -7,4 +7,6 @@ tool=target/tools/bin/cargo-deny
 if ! "$tool" --version 2>/dev/null | grep -qF "$version"; then
     cargo install --locked --debug --root target/tools --target-dir target/tools/build --version "$version" cargo-deny
 fi
+# Those of other platforms too, which no build here has fetched.
+cargo fetch --locked
 "$tool" --locked --offline check licenses bans sources

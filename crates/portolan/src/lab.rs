@@ -147,10 +147,11 @@ pub fn up(args: &LabArgs, detach: bool) -> Result<(), Failure> {
     }
     let say = || {
         let name = &args.name;
-        println!(
-            "# {} nodes are Ready; `portolan status` shows them, `portolan down --name {name}` ends the lab",
-            args.nodes
-        );
+        let ready = match args.nodes {
+            1 => "1 node is Ready; `portolan status` shows it".to_owned(),
+            many => format!("{many} nodes are Ready; `portolan status` shows them"),
+        };
+        println!("# {ready}, `portolan down --name {name}` ends the lab");
         if let Some(line) = rootless_line(&lab) {
             println!("# {line}");
         }

@@ -35,13 +35,15 @@ metadata: { name: web }
 spec: { clusterIP: 10.96.0.80, selector: { app: web }, ports: [{ port: 80 }] }
 ";
 
-/// Enters the folder as a machine of its own: kernel file systems, empty /run and /tmp, and the old root gone.
+/// Enters the folder as a machine of its own: kernel file systems, empty /run and /tmp, and the old root gone. With the
+/// script, PID 1 there, all that it started ends.
 const ENTER: &str = r#"
 set -e
 cd "$1"
 mount --bind . .
 cd "$1"
-for dir in proc sys dev; do mount --rbind /$dir $dir; done
+mount -t proc proc proc
+for dir in sys dev; do mount --rbind /$dir $dir; done
 mount -t tmpfs tmpfs run
 mount -t tmpfs tmpfs tmp
 pivot_root . before
@@ -62,7 +64,8 @@ fn machine() -> tempfile::TempDir {
 
 fn on(machine: &Path, script: &str) -> Said {
     let mut command = Command::new("unshare");
-    command.args(["--mount", "--propagation", "private", "sh", "-c", ENTER, "sh"]).arg(machine).arg(script);
+    command.args(["--mount", "--propagation", "private", "--pid", "--fork", "--kill-child"]);
+    command.args(["sh", "-c", ENTER, "sh"]).arg(machine).arg(script);
     command.stdin(Stdio::null()).output().expect("unshare runs").into()
 }
 

@@ -2,21 +2,7 @@
 
 mod common;
 
-use common::{Said, World, world};
-
-const WEB: &str = r#"
-apiVersion: apps/v1
-kind: Deployment
-metadata: { name: web, labels: { app: web } }
-spec:
-  replicas: 2
-  selector: { matchLabels: { app: web } }
-  template:
-    metadata: { labels: { app: web } }
-    spec:
-      containers:
-      - { name: nginx, image: "nginx:latest", ports: [{ containerPort: 80 }] }
-"#;
+use common::{Said, WEB, World, world};
 
 fn apply(world: &World, more: &str, manifest: &str) -> Said {
     world.kubectl_in(&format!("apply --server-side {more} -f -"), manifest)

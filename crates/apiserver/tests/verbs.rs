@@ -2,21 +2,7 @@
 
 mod common;
 
-use common::{World, command, kubectl_with, world};
-
-const WEB: &str = r#"
-apiVersion: apps/v1
-kind: Deployment
-metadata: { name: web, labels: { app: web } }
-spec:
-  replicas: 2
-  selector: { matchLabels: { app: web } }
-  template:
-    metadata: { labels: { app: web } }
-    spec:
-      containers:
-      - { name: nginx, image: "nginx:latest", ports: [{ containerPort: 80 }] }
-"#;
+use common::{WEB, World, command, kubectl_with, world};
 
 fn with_web() -> World {
     let world = world();

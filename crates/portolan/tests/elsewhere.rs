@@ -58,7 +58,7 @@ fn machine() -> tempfile::TempDir {
     assert!(copied.expect("cp runs").success(), "{} is copied", older.display());
     let programs = dir.path().join("usr/local/bin");
     std::fs::copy(packaged(), programs.join("portolan")).expect("portolan is copied");
-    std::fs::write(dir.path().join("root/web.yaml"), WEB).expect("written");
+    std::fs::write(dir.path().join("web.yaml"), WEB).expect("written");
     dir
 }
 
@@ -90,7 +90,7 @@ fn a_lab_serves_on_a_machine_with_an_older_c_library() {
          portolan image build-from-host nginx:latest --nginx --root /
          portolan up --name elsewhere --detach
          trap 'portolan down --name elsewhere' EXIT
-         portolan apply --kubeconfig /run/portolan/labs/elsewhere/admin.kubeconfig -f /root/web.yaml
+         portolan apply --kubeconfig /run/portolan/labs/elsewhere/admin.kubeconfig -f /web.yaml
          for try in $(busybox seq 120); do
              portolan shell --name elsewhere node-1 -- curl -sf -m 1 http://10.96.0.80/ && break
              busybox sleep 0.5

@@ -82,6 +82,21 @@ impl Said {
     }
 }
 
+/// A Deployment of two replicas, as users write it.
+pub const WEB: &str = r#"
+apiVersion: apps/v1
+kind: Deployment
+metadata: { name: web, labels: { app: web } }
+spec:
+  replicas: 2
+  selector: { matchLabels: { app: web } }
+  template:
+    metadata: { labels: { app: web } }
+    spec:
+      containers:
+      - { name: nginx, image: "nginx:latest", ports: [{ containerPort: 80 }] }
+"#;
+
 /// The fetched kubectl for a kubeconfig, its discovery cache inside `home`.
 pub fn command(kubeconfig: &Path, home: &Path) -> Command {
     let fetched = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/deb/bin/kubectl");

@@ -63,6 +63,10 @@ impl ClusterDns {
         }
         self.core.send(Input::DnsPath(DnsPath::ThisNode, None));
         info!(addresses = ?self.addresses, "cluster DNS answers on this node");
+        // A pod on a node that the cluster does not know is cleaned up as an orphan.
+        while !node::is_registered(&self.client, &self.identity).await {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
         while let Err(error) = node::show_dns(&self.client, &self.identity).await {
             warn!(%error, "the DNS mirror pod is not written yet");
             tokio::time::sleep(RETRY).await;

@@ -205,6 +205,12 @@ pub(crate) fn mirror_name(node: &str) -> String {
     format!("portolan-{node}")
 }
 
+/// Whether the cluster has this Node.
+pub(crate) async fn is_registered(client: &Client, identity: &NodeIdentity) -> bool {
+    let nodes: Api<Node> = Api::all(client.clone());
+    nodes.get_opt(&identity.name).await.is_ok_and(|node| node.is_some())
+}
+
 /// Makes the mirror pod say that this node's DNS answers, so that slices and `kubectl get pods` know.
 pub(crate) async fn show_dns(client: &Client, identity: &NodeIdentity) -> Result<(), kube::Error> {
     let pods: Api<Pod> = Api::namespaced(client.clone(), "kube-system");

@@ -16,9 +16,9 @@ dest=${PORTOLAN_DEB_DIR:-$here/target/deb}
 apt=$dest/apt
 root=$dest/root
 bin=$dest/bin
-layout=6 # raise it when the wrappers or the layout change
+layout=7 # raise it when the wrappers or the layout change
 
-packages="iptables nginx busybox-static curl ldnsutils conntrack iproute2 bird2 docker-registry uidmap debian-archive-keyring"
+packages="iptables nftables nginx busybox-static curl ldnsutils conntrack iproute2 bird2 docker-registry uidmap debian-archive-keyring"
 
 # This Debian's kubectl is of 2020: its exec knows no WebSocket. The next Debian's runs here as it is.
 newer=trixie
@@ -159,6 +159,7 @@ write_wrappers() {
         done
     done
     wrap nginx /usr/sbin/nginx
+    wrap nft /usr/sbin/nft
     wrap busybox /bin/busybox
     wrap curl /usr/bin/curl
     wrap drill /usr/bin/drill

@@ -64,6 +64,7 @@ impl Agent {
             service_cidrs: vec!["10.96.0.0/12".parse().expect("a prefix")],
             cluster_dns: vec!["10.96.0.10".parse().expect("an address")],
             cluster_domain: "cluster.local".into(),
+            proxy: Default::default(),
         });
         let progress = Arc::new(Progress::default());
         let (dns, dns_end) = mpsc::unbounded_channel();
@@ -118,7 +119,7 @@ fn learned(third: u8) -> Input {
 
 fn attached(last: u8) -> Input {
     let addresses = vec![format!("10.244.0.{last}").parse().expect("v4")];
-    let attachment = Attachment { link: IfName("cali0".into()), addresses };
+    let attachment = Attachment { link: IfName("cali0".into()), addresses, host_ports: Vec::new() };
     Input::Attachment(NsName::new("default", "web"), Some(attachment), None)
 }
 

@@ -128,7 +128,11 @@ impl AttachmentPlan {
 
     /// The fact to tell the model once the plan is in place; the node's routes to the pod follow from it.
     pub fn attachment(&self) -> Attachment {
-        Attachment { link: self.host.name.clone(), addresses: self.inside.addresses.iter().map(IpNet::addr).collect() }
+        Attachment {
+            link: self.host.name.clone(),
+            addresses: self.inside.addresses.iter().map(IpNet::addr).collect(),
+            host_ports: Vec::new(),
+        }
     }
 }
 

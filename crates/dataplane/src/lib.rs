@@ -23,5 +23,7 @@
 //! This room must never know netlink, processes, clocks or Kubernetes objects. Sources: kube-proxy's iptables mode as it
 //! can be observed; Calico's chain names for egress.
 
+pub mod choose;
 pub mod iptables;
+pub mod nftables;
 pub mod routes;

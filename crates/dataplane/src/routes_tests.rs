@@ -21,12 +21,13 @@ fn empty() -> Snapshot {
         service_cidrs: vec![],
         cluster_dns: vec![],
         cluster_domain: "cluster.local".into(),
+        proxy: Default::default(),
     }))
 }
 
 fn pod(name: &str, addrs: &[&str]) -> Fact {
     let addresses = addrs.iter().map(|addr| addr.parse().expect("a literal address")).collect();
-    let attachment = Attachment { link: IfName(format!("cali{name}").into()), addresses };
+    let attachment = Attachment { link: IfName(format!("cali{name}").into()), addresses, host_ports: Vec::new() };
     Fact::Attachment(NsName::new("default", name), Some(attachment))
 }
 

@@ -75,7 +75,7 @@ fn service(index: usize, proto: Proto) -> Service {
         internal_local: index.is_multiple_of(3),
         external_policy: if index.is_multiple_of(4) { ExternalPolicy::Local } else { ExternalPolicy::Cluster },
         affinity_secs: index.is_multiple_of(3).then_some(10800),
-        foreign_proxy: false,
+        ..Service::default()
     }
 }
 
@@ -99,6 +99,7 @@ fn empty() -> Snapshot {
         service_cidrs: nets(["10.96.0.0/12", "fd00:10:96::/112"]),
         cluster_dns: vec![ip("10.96.0.10"), ip("fd00:10:96::a")],
         cluster_domain: "cluster.local".into(),
+        proxy: Default::default(),
     }))
 }
 

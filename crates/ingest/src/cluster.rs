@@ -7,6 +7,8 @@ use crate::Complaints;
 use crate::addresses::{addresses, prefixes};
 
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+/// Set by the cluster autoscaler on a node that it is about to remove.
+const AUTOSCALER_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
 
 pub(crate) fn node(node: &core::Node, complaints: &mut Complaints) -> model::Node {
     let spec = node.spec.clone().unwrap_or_default();
@@ -23,8 +25,14 @@ pub(crate) fn node(node: &core::Node, complaints: &mut Complaints) -> model::Nod
         addresses: addresses(internal, "status.addresses", complaints),
         pod_cidrs: prefixes(&cidrs, "spec.podCIDRs", complaints),
         ready: conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True"),
+        leaving: is_leaving(node),
         zone: node.metadata.labels.as_ref().and_then(|l| l.get(ZONE_LABEL)).map(|z| z.as_str().into()),
     }
+}
+
+fn is_leaving(node: &core::Node) -> bool {
+    let taints = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
+    node.metadata.deletion_timestamp.is_some() || taints.into_iter().any(|taint| taint.key == AUTOSCALER_TAINT)
 }
 
 pub(crate) fn pod(pod: &core::Pod, complaints: &mut Complaints) -> model::Pod {

@@ -14,7 +14,7 @@ const DEFAULT_AFFINITY_SECS: u32 = 10_800;
 /// `None` when the object has no spec, which only a broken file can bring.
 pub(crate) fn service(service: &core::Service, complaints: &mut Complaints) -> Option<Service> {
     let spec = service.spec.as_ref()?;
-    let labelled = |label| service.metadata.labels.as_ref().is_some_and(|l| l.contains_key(label));
+    let label = |name| service.metadata.labels.as_ref().and_then(|labels| labels.get(name));
     let kind = kind(spec);
     let affinity = spec.session_affinity.as_deref() == Some("ClientIP");
     Some(Service {
@@ -33,9 +33,18 @@ pub(crate) fn service(service: &core::Service, complaints: &mut Complaints) -> O
             _ => ExternalPolicy::Cluster,
         },
         affinity_secs: affinity.then(|| affinity_secs(spec)),
-        foreign_proxy: labelled(PROXY_NAME_LABEL) || labelled(HEADLESS_LABEL),
+        health_check_node_port: health_check_node_port(spec),
+        proxy_name: label(PROXY_NAME_LABEL).map(|name| name.as_str().into()),
+        labelled_headless: label(HEADLESS_LABEL).is_some(),
         kind,
     })
+}
+
+/// Written only where it means something: type LoadBalancer with external policy Local.
+fn health_check_node_port(spec: &core::ServiceSpec) -> u16 {
+    let is_asked =
+        spec.type_.as_deref() == Some("LoadBalancer") && spec.external_traffic_policy.as_deref() == Some("Local");
+    spec.health_check_node_port.filter(|_| is_asked).and_then(|port| u16::try_from(port).ok()).unwrap_or_default()
 }
 
 fn kind(spec: &core::ServiceSpec) -> ServiceKind {

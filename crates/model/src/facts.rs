@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::names::{Family, IfName, NsName, Proto, Text};
+use crate::proxy::ProxySettings;
 
 /// A Node of the cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +24,8 @@ pub struct Node {
     pub ready: bool,
     /// Label `topology.kubernetes.io/zone`.
     pub zone: Option<Text>,
+    /// Being deleted, or tainted `ToBeDeletedByClusterAutoscaler`: balancers are to send nothing new here.
+    pub leaving: bool,
 }
 
 /// A Service as its spec says.
@@ -46,8 +49,12 @@ pub struct Service {
     pub external_policy: ExternalPolicy,
     /// `spec.sessionAffinity: ClientIP` with its timeout in seconds (1..=86400).
     pub affinity_secs: Option<u32>,
-    /// Labelled `service.kubernetes.io/service-proxy-name`: another proxy's; DNS still serves it.
-    pub foreign_proxy: bool,
+    /// `spec.healthCheckNodePort`, 0 meaning none: where a balancer asks whether this node has endpoints.
+    pub health_check_node_port: u16,
+    /// Label `service.kubernetes.io/service-proxy-name`: the proxy it is for; DNS serves it all the same.
+    pub proxy_name: Option<Text>,
+    /// Labelled `service.kubernetes.io/headless`: for no proxy.
+    pub labelled_headless: bool,
 }
 
 impl Default for Service {
@@ -62,8 +69,18 @@ impl Default for Service {
             internal_local: false,
             external_policy: ExternalPolicy::Cluster,
             affinity_secs: None,
-            foreign_proxy: false,
+            health_check_node_port: 0,
+            proxy_name: None,
+            labelled_headless: false,
         }
+    }
+}
+
+impl Service {
+    /// A proxy with these settings programs it: no headless, no ExternalName, no Service of another proxy.
+    pub fn is_proxied(&self, settings: &ProxySettings) -> bool {
+        let has_kind = !matches!(self.kind, ServiceKind::Headless | ServiceKind::ExternalName(_));
+        has_kind && !self.labelled_headless && self.proxy_name == settings.service_proxy_name
     }
 }
 
@@ -190,6 +207,21 @@ pub struct Attachment {
     pub link: IfName,
     /// Its addresses, one per family.
     pub addresses: Vec<IpAddr>,
+    /// `ports[].hostPort` of its containers.
+    pub host_ports: Vec<HostPort>,
+}
+
+/// A port of the node that leads to a pod.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct HostPort {
+    /// Transport.
+    pub proto: Proto,
+    /// `hostIP`; `None`: every address of the node.
+    pub host_addr: Option<IpAddr>,
+    /// Port of the node.
+    pub host_port: u16,
+    /// Port of the pod.
+    pub pod_port: u16,
 }
 
 /// A prefix our RIB chose, by its next hop.
@@ -212,6 +244,8 @@ pub enum Fact {
     Pod(NsName, Option<Pod>),
     Attachment(NsName, Option<Attachment>),
     Learned(IpNet, Option<LearnedRoute>),
+    /// An address on an interface of this node.
+    InterfaceAddress(IpAddr, Option<()>),
 }
 
 /// All facts. Values are shared: cloning the tables is cheap.
@@ -227,6 +261,7 @@ pub struct Facts {
     pub pods: OrdMap<NsName, Arc<Pod>>,
     pub attachments: OrdMap<NsName, Arc<Attachment>>,
     pub learned: OrdMap<IpNet, Arc<LearnedRoute>>,
+    pub interface_addresses: OrdSet<IpAddr>,
 }
 
 /// Keys whose facts changed and that `resolve` must look at again.
@@ -239,6 +274,7 @@ pub struct Touched {
     pub pods: BTreeSet<NsName>,
     pub attachments: BTreeSet<NsName>,
     pub learned: BTreeSet<IpNet>,
+    pub interface_addresses: BTreeSet<IpAddr>,
 }
 
 impl Touched {
@@ -255,6 +291,7 @@ impl Touched {
         self.pods.extend(other.pods);
         self.attachments.extend(other.attachments);
         self.learned.extend(other.learned);
+        self.interface_addresses.extend(other.interface_addresses);
     }
 }
 
@@ -279,6 +316,15 @@ impl Facts {
             Fact::Pod(key, value) => put(&mut self.pods, key, value, &mut touched.pods),
             Fact::Attachment(key, value) => put(&mut self.attachments, key, value, &mut touched.attachments),
             Fact::Learned(key, value) => put(&mut self.learned, key, value, &mut touched.learned),
+            Fact::InterfaceAddress(addr, value) => {
+                let known = match value {
+                    Some(()) => self.interface_addresses.insert(addr).is_some(),
+                    None => self.interface_addresses.remove(&addr).is_none(),
+                };
+                if !known {
+                    touched.interface_addresses.insert(addr);
+                }
+            }
         }
         touched
     }
@@ -301,6 +347,7 @@ impl Facts {
             pods: self.pods.keys().cloned().collect(),
             attachments: self.attachments.keys().cloned().collect(),
             learned: self.learned.keys().cloned().collect(),
+            interface_addresses: self.interface_addresses.iter().copied().collect(),
         }
     }
 

@@ -12,6 +12,7 @@
 
 pub mod facts;
 pub mod names;
+pub mod proxy;
 pub mod resolve;
 pub mod snapshot;
 pub mod verdict;
@@ -20,10 +21,11 @@ pub mod verdict;
 mod tests;
 
 pub use facts::{
-    Attachment, EndpointFact, ExternalPolicy, Fact, Facts, LearnedRoute, Node, Pod, Service, ServiceKind,
+    Attachment, EndpointFact, ExternalPolicy, Fact, Facts, HostPort, LearnedRoute, Node, Pod, Service, ServiceKind,
     ServicePortFact, Slice, SlicePort, Touched,
 };
 pub use names::{Complaint, Family, IfName, NsName, ObjectKind, ObjectRef, Proto, Text};
+pub use proxy::{DetectLocal, NodePortAddresses, ProxySettings};
 pub use resolve::resolve;
 pub use snapshot::{
     Delta, Endpoint, Host, Route, RouteCause, RouteKind, ServicePort, ServicePortKey, ServiceView, Settings, Snapshot,

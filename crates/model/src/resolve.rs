@@ -41,6 +41,16 @@ pub fn resolve(facts: &Facts, before: &Snapshot, touched: &Touched) -> (Snapshot
     for key in &touched.services {
         replace(&mut after.services, key, view(facts, key).map(Arc::new), &mut delta.services);
     }
+    for addr in &touched.interface_addresses {
+        let now = facts.interface_addresses.contains(addr);
+        if now != after.interface_addresses.contains(addr) {
+            match now {
+                true => after.interface_addresses.insert(*addr),
+                false => after.interface_addresses.remove(addr),
+            };
+            delta.interface_addresses.insert(*addr);
+        }
+    }
     for dst in route_candidates(facts, before, touched) {
         replace(&mut after.routes, &dst, route(facts, &before.settings.node, dst).map(Arc::new), &mut delta.routes);
     }

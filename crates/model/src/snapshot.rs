@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::facts::{Attachment, Node, Pod, Service, ServicePortFact};
 use crate::names::{Family, IfName, NsName, ObjectRef, Proto, Text};
+use crate::proxy::ProxySettings;
 
 /// What an operator sets for a node; fixed while the agent runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +26,8 @@ pub struct Settings {
     pub cluster_dns: Vec<IpAddr>,
     /// Cluster domain without the final dot, such as `cluster.local`.
     pub cluster_domain: Text,
+    /// What the service proxy does.
+    pub proxy: ProxySettings,
 }
 
 /// The cluster as one node must act on it. Cheap to clone; maps share what did not change.
@@ -44,6 +47,8 @@ pub struct Snapshot {
     pub attachments: OrdMap<NsName, Arc<Attachment>>,
     /// Routes this node's main table must hold.
     pub routes: OrdMap<IpNet, Arc<Route>>,
+    /// Addresses on this node's interfaces, as told by its kernel; empty where nobody looked.
+    pub interface_addresses: OrdSet<IpAddr>,
 }
 
 impl Snapshot {
@@ -57,12 +62,23 @@ impl Snapshot {
             pods: OrdMap::new(),
             attachments: OrdMap::new(),
             routes: OrdMap::new(),
+            interface_addresses: OrdSet::new(),
         }
     }
 
     /// Our own Node, once it is known.
     pub fn own_node(&self) -> Option<&Arc<Node>> {
         self.nodes.get(&self.settings.node)
+    }
+
+    /// Addresses on this node's interfaces of `family`: those its kernel told, else those of its Node object.
+    pub fn local_addresses(&self, family: Family) -> Vec<IpAddr> {
+        let told = self.interface_addresses.iter().copied();
+        let of_node = self.own_node().into_iter().flat_map(|node| node.addresses.iter().copied());
+        let mut all: Vec<IpAddr> = told.chain(of_node).filter(|addr| Family::of(*addr) == family).collect();
+        all.sort();
+        all.dedup();
+        all
     }
 
     /// The cluster's pod range of `family`.
@@ -212,6 +228,8 @@ pub struct Delta {
     pub pods: BTreeSet<NsName>,
     pub attachments: BTreeSet<NsName>,
     pub routes: BTreeSet<IpNet>,
+    /// Addresses came to interfaces of this node, or went.
+    pub interface_addresses: BTreeSet<IpAddr>,
 }
 
 impl Delta {
@@ -229,6 +247,7 @@ impl Delta {
             pods: snapshot.pods.keys().cloned().collect(),
             attachments: snapshot.attachments.keys().cloned().collect(),
             routes: snapshot.routes.keys().cloned().collect(),
+            interface_addresses: snapshot.interface_addresses.iter().copied().collect(),
         }
     }
 }

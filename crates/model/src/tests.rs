@@ -15,6 +15,7 @@ fn settings() -> Arc<Settings> {
         service_cidrs: vec![net("10.96.0.0/12")],
         cluster_dns: vec![],
         cluster_domain: "cluster.local".into(),
+        proxy: Default::default(),
     })
 }
 
@@ -111,7 +112,11 @@ fn own_block_is_a_blackhole_and_a_peer_cannot_take_it() {
         Fact::Learned(net("10.244.0.64/26"), Some(stolen)),
         Fact::Attachment(
             NsName::new("default", "a"),
-            Some(Attachment { link: IfName("cali1".into()), addresses: vec![ip("10.244.0.1")] }),
+            Some(Attachment {
+                link: IfName("cali1".into()),
+                addresses: vec![ip("10.244.0.1")],
+                host_ports: Vec::new(),
+            }),
         ),
     ]);
     let routes = from_scratch(&facts).routes;

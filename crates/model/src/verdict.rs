@@ -16,7 +16,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
-use crate::facts::{ExternalPolicy, ServiceKind};
+use crate::facts::ExternalPolicy;
 use crate::names::{Family, Proto};
 use crate::snapshot::{Endpoint, ServicePort, ServiceView, Snapshot};
 
@@ -71,7 +71,7 @@ pub type Allowed = BTreeSet<Outcome>;
 /// What may become of `packet` at the node whose snapshot this is.
 pub fn judge(snapshot: &Snapshot, packet: &Packet) -> Allowed {
     let mut allowed = Allowed::new();
-    for view in snapshot.services.values().filter(|view| is_proxied(view, packet.family())) {
+    for view in snapshot.services.values().filter(|view| is_proxied(snapshot, view, packet.family())) {
         for port in view.ports.iter().filter(|port| port.spec.proto == packet.proto) {
             let case = Case::new(snapshot, packet, view, port);
             for entry in case.entries() {
@@ -115,10 +115,9 @@ pub fn in_pod_range(snapshot: &Snapshot, addr: IpAddr) -> bool {
 }
 
 /// A Service has rules in a family only if it has a ClusterIP there, and no other proxy was named for it.
-fn is_proxied(view: &ServiceView, family: Family) -> bool {
+fn is_proxied(snapshot: &Snapshot, view: &ServiceView, family: Family) -> bool {
     let has_address = view.spec.cluster_ips.iter().any(|ip| Family::of(*ip) == family);
-    let kind = !matches!(view.spec.kind, ServiceKind::Headless | ServiceKind::ExternalName(_));
-    has_address && kind && !view.spec.foreign_proxy
+    has_address && view.spec.is_proxied(&snapshot.settings.proxy)
 }
 
 /// The cluster DNS address is on the node itself while the node serves DNS; when it stops, the Service takes over. Both

@@ -54,6 +54,7 @@ impl World {
             service_cidrs: vec![],
             cluster_dns: vec![],
             cluster_domain: "cluster.local".into(),
+            proxy: Default::default(),
         };
         Self { service, endpoints: [on(HERE, "node-1"), on(THERE, "node-2")].concat(), settings }
     }
@@ -271,7 +272,7 @@ fn node_ports_answer_on_ipv4_loopback_but_never_on_ipv6s() {
 #[test]
 fn services_that_are_not_this_proxys_are_left_alone() {
     let rows: [fn(&mut Service); 3] = [
-        |s| s.foreign_proxy = true,
+        |s| s.proxy_name = Some("other".into()),
         |s| (s.kind, s.cluster_ips) = (ServiceKind::Headless, vec![]),
         |s| s.kind = ServiceKind::ExternalName("example.test".into()),
     ];

@@ -53,7 +53,10 @@ fn derived(facts: &Facts, node: &Text) -> Vec<Fact> {
     let local = facts.pods.iter().filter(|(_, p)| p.node.as_ref() == Some(node) && !p.host_network && !p.finished);
     let attachments = local.filter(|(_, p)| !p.addresses.is_empty()).map(|(key, pod)| {
         let link = portolan_cni::host_link_name(key);
-        Fact::Attachment(key.clone(), Some(Attachment { link, addresses: pod.addresses.clone() }))
+        Fact::Attachment(
+            key.clone(),
+            Some(Attachment { link, addresses: pod.addresses.clone(), host_ports: Vec::new() }),
+        )
     });
     let others = facts.nodes.iter().filter(|(name, _)| *name != node);
     let learned = others.flat_map(|(_, other)| {

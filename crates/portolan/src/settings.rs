@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
-use portolan_model::Settings;
+use portolan_model::{ProxySettings, Settings};
 
 /// How a command prints its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -44,6 +44,7 @@ impl ClusterArgs {
             service_cidrs: self.service_cidr.clone(),
             cluster_dns: self.cluster_dns.clone(),
             cluster_domain: self.cluster_domain.trim_end_matches('.').into(),
+            proxy: ProxySettings::default(),
         }
     }
 }

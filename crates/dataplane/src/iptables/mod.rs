@@ -11,7 +11,6 @@
 //! This room must never know how rules get into a kernel. Rules for nfacct counters are left out: they fail in a fresh
 //! network namespace.
 
-pub mod choose;
 mod fixed;
 pub mod hooks;
 pub mod names;

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use portolan_model::{Delta, Family, NsName, ServicePortKey, Snapshot};
 
-use crate::iptables::choose::Place;
+use crate::choose::Place;
 use crate::iptables::hooks;
 use crate::iptables::options::{DnsPath, Options};
 use crate::iptables::rule::{Chain, Change, Rule};
@@ -137,13 +137,14 @@ impl Desired {
 
     /// Endpoints over all service ports after `delta`.
     fn touched_total(&self, snapshot: &Snapshot, delta: &Delta) -> usize {
+        let proxy = &snapshot.settings.proxy;
         if self.around.is_none() {
-            return snapshot.services.values().map(|view| service::endpoint_count(view, self.family)).sum();
+            return snapshot.services.values().map(|view| service::endpoint_count(view, self.family, proxy)).sum();
         }
         let before: usize =
             delta.services.iter().flat_map(|key| self.fragments_of(key)).map(|(_, f)| f.endpoints).sum();
         let views = delta.services.iter().filter_map(|key| snapshot.services.get(key));
-        let after: usize = views.map(|view| service::endpoint_count(view, self.family)).sum();
+        let after: usize = views.map(|view| service::endpoint_count(view, self.family, proxy)).sum();
         self.endpoints - before + after
     }
 
@@ -155,7 +156,7 @@ impl Desired {
             place: Place { node: snapshot.settings.node.clone(), zone: node.and_then(|node| node.zone.clone()) },
             node_ip: addresses.iter().copied().find(|addr| Family::of(*addr) == self.family),
             pod_range: snapshot.cluster_cidr(self.family),
-            masquerade_all: self.options.masquerade_all,
+            proxy: snapshot.settings.proxy.clone(),
             endpoint_comments: match endpoints > self.options.comment_limit {
                 true => EndpointComments::LeftOff,
                 false => EndpointComments::Written,

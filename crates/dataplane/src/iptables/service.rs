@@ -12,9 +12,9 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
-use portolan_model::{Endpoint, ExternalPolicy, Family, ServiceKind, ServicePort, ServicePortKey, ServiceView};
+use portolan_model::{Endpoint, ExternalPolicy, Family, ProxySettings, ServicePort, ServicePortKey, ServiceView};
 
-use crate::iptables::choose::{Chosen, Place, is_external};
+use crate::choose::{Chosen, Place, is_external};
 use crate::iptables::names::{self, ServiceChains};
 use crate::iptables::plan::RuleSet;
 use crate::iptables::rule::{Chain, Match, Probability, Rule, Sign, Target, Where};
@@ -30,8 +30,8 @@ pub struct Surroundings {
     pub node_ip: Option<IpAddr>,
     /// Range of all pods: tells pods from others. `None`: nothing tells them.
     pub pod_range: Option<IpNet>,
-    /// Masquerade pods too on their way to a ClusterIP.
-    pub masquerade_all: bool,
+    /// What the operator set.
+    pub proxy: ProxySettings,
     /// Whether rules of single endpoints bear comments.
     pub endpoint_comments: EndpointComments,
 }
@@ -57,7 +57,7 @@ pub struct Fragment {
 
 /// The fragments of a Service in one family; none if the family or the proxy is not the Service's.
 pub fn fragments(view: &ServiceView, around: &Surroundings) -> BTreeMap<ServicePortKey, Fragment> {
-    let Some(cluster_ip) = proxied_ip(view, around.family) else { return BTreeMap::new() };
+    let Some(cluster_ip) = proxied_ip(view, around.family, &around.proxy) else { return BTreeMap::new() };
     let mut found = BTreeMap::new();
     for port in &view.ports {
         found.entry(port.key.clone()).or_insert_with(|| Plan::new(view, port, cluster_ip, around).fragment());
@@ -66,8 +66,8 @@ pub fn fragments(view: &ServiceView, around: &Surroundings) -> BTreeMap<ServiceP
 }
 
 /// How many endpoints a Service has in one family, summed over its ports: what the comment limit counts.
-pub fn endpoint_count(view: &ServiceView, family: Family) -> usize {
-    if proxied_ip(view, family).is_none() {
+pub fn endpoint_count(view: &ServiceView, family: Family, proxy: &ProxySettings) -> usize {
+    if proxied_ip(view, family, proxy).is_none() {
         return 0;
     }
     let mut seen = std::collections::BTreeSet::new();
@@ -76,11 +76,9 @@ pub fn endpoint_count(view: &ServiceView, family: Family) -> usize {
 }
 
 /// The ClusterIP of `family`, if this proxy is to act on the Service there at all.
-fn proxied_ip(view: &ServiceView, family: Family) -> Option<IpAddr> {
-    let spec = &view.spec;
-    let is_virtual = !matches!(spec.kind, ServiceKind::Headless | ServiceKind::ExternalName(_));
-    let ip = spec.cluster_ips.iter().copied().find(|ip| Family::of(*ip) == family);
-    ip.filter(|_| is_virtual && !spec.foreign_proxy)
+fn proxied_ip(view: &ServiceView, family: Family, proxy: &ProxySettings) -> Option<IpAddr> {
+    let ip = view.spec.cluster_ips.iter().copied().find(|ip| Family::of(*ip) == family);
+    ip.filter(|_| view.spec.is_proxied(proxy))
 }
 
 struct Plan<'a> {
@@ -317,7 +315,7 @@ impl<'a> Plan<'a> {
 
     fn masquerade_head(&self) -> Option<Rule> {
         let rule = Rule::commented(format!("{} cluster IP", self.name)).and_all(self.bound_for(self.cluster_ip));
-        let rule = match (self.around.masquerade_all, self.around.pod_range) {
+        let rule = match (self.around.proxy.masquerade_all, self.around.pod_range) {
             (true, _) => rule,
             (false, Some(range)) => rule.and(Match::Src(Sign::Not, Where::Net(range))),
             (false, None) => return None,

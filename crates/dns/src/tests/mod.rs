@@ -38,6 +38,7 @@ pub fn settings() -> Arc<Settings> {
         service_cidrs: vec!["10.96.0.0/12".parse().expect("a range"), "fd00:10:96::/112".parse().expect("a range")],
         cluster_dns: vec![ip("10.96.0.10")],
         cluster_domain: "cluster.local".into(),
+        proxy: Default::default(),
     })
 }
 

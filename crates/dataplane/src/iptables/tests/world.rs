@@ -27,6 +27,7 @@ pub fn settings() -> Arc<Settings> {
         service_cidrs: vec![net("10.96.0.0/12"), net("fd00:10:96::/112")],
         cluster_dns: vec![ip("10.96.0.10"), ip("fd00:10:96::a")],
         cluster_domain: "cluster.local".into(),
+        proxy: Default::default(),
     })
 }
 
@@ -203,7 +204,7 @@ fn any_spec(index: usize) -> impl Strategy<Value = Service> {
     );
     (addresses, policies).prop_map(move |(addresses, policies)| {
         let (kind, cluster_ips, external_ips, load_balancer_ips, source_ranges) = addresses;
-        let (internal_local, external_policy, affinity_secs, foreign_proxy, ports) = policies;
+        let (internal_local, external_policy, affinity_secs, is_foreign, ports) = policies;
         let is_virtual = !matches!(kind, ServiceKind::Headless | ServiceKind::ExternalName(_));
         let is_open = matches!(kind, ServiceKind::NodePort | ServiceKind::LoadBalancer);
         let is_balanced = kind == ServiceKind::LoadBalancer;
@@ -216,7 +217,9 @@ fn any_spec(index: usize) -> impl Strategy<Value = Service> {
             internal_local,
             external_policy,
             affinity_secs,
-            foreign_proxy,
+            proxy_name: is_foreign.then(|| "other".into()),
+            health_check_node_port: 0,
+            labelled_headless: false,
             kind,
         }
     })

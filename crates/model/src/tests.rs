@@ -172,8 +172,11 @@ fn any_fact() -> impl Strategy<Value = Fact> {
     let block = || (0u8..3).prop_map(|n| net(&format!("10.244.0.{}/26", u32::from(n) * 64)));
     let node =
         proptest::option::of(block()).prop_map(|b| Node { pod_cidrs: b.into_iter().collect(), ..Node::default() });
-    let attachment = (any_ip(), 0u8..3)
-        .prop_map(|(addr, n)| Attachment { link: IfName(format!("cali{n}").into()), addresses: vec![addr] });
+    let attachment = (any_ip(), 0u8..3).prop_map(|(addr, n)| Attachment {
+        link: IfName(format!("cali{n}").into()),
+        addresses: vec![addr],
+        host_ports: Vec::new(),
+    });
     let learned = any_ip().prop_map(|addr| LearnedRoute { gateway: addr, peer: addr });
     prop_oneof![
         (0u8..3, proptest::option::of(Just(()))).prop_map(|(n, v)| Fact::Namespace(format!("ns{n}").into(), v)),
@@ -183,6 +186,7 @@ fn any_fact() -> impl Strategy<Value = Fact> {
         (key("p"), proptest::option::of(Just(Pod::default()))).prop_map(|(k, v)| Fact::Pod(k, v)),
         (key("p"), proptest::option::of(attachment)).prop_map(|(k, v)| Fact::Attachment(k, v)),
         (block(), proptest::option::of(learned)).prop_map(|(k, v)| Fact::Learned(k, v)),
+        (any_ip(), proptest::option::of(Just(()))).prop_map(|(addr, v)| Fact::InterfaceAddress(addr, v)),
     ]
 }
 
@@ -196,6 +200,7 @@ fn subject(fact: &Fact) -> String {
         Fact::Pod(k, _) => format!("pod {k}"),
         Fact::Attachment(k, _) => format!("attachment {k}"),
         Fact::Learned(k, _) => format!("learned {k}"),
+        Fact::InterfaceAddress(addr, _) => format!("interface address {addr}"),
     }
 }
 

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::*;
-use crate::facts::{EndpointFact, Fact, Facts, Node, Service, ServicePortFact, Slice, SlicePort};
+use crate::facts::{EndpointFact, Fact, Facts, Node, Service, ServiceKind, ServicePortFact, Slice, SlicePort};
 use crate::names::NsName;
 use crate::resolve::resolve;
 use crate::snapshot::Settings;

@@ -27,8 +27,8 @@ use tracing::{info, warn};
 
 use crate::dns::Told;
 use crate::drain::Applied;
+use crate::proxy::Writer;
 use crate::routes::RouteWriter;
-use crate::rules::RuleWriter;
 use crate::status::{Change, Progress};
 
 /// How long a write that failed waits before everything is compared and written again.
@@ -71,7 +71,7 @@ pub(crate) struct Core {
     facts: Facts,
     snapshot: Arc<Snapshot>,
     synced: BTreeSet<ObjectKind>,
-    rules: Vec<RuleWriter>,
+    rules: Vec<Box<dyn Writer>>,
     routes: RouteWriter,
     listeners: Listeners,
     progress: Arc<Progress>,
@@ -83,7 +83,7 @@ pub(crate) struct Core {
 impl Core {
     pub(crate) fn new(
         settings: Arc<Settings>,
-        rules: Vec<RuleWriter>,
+        rules: Vec<Box<dyn Writer>>,
         routes: RouteWriter,
         listeners: Listeners,
         progress: Arc<Progress>,

@@ -72,7 +72,10 @@ impl Agent {
         let listeners = Listeners { dns, bgp, blocks: watch::channel(Vec::new()).0 };
         let rules = RuleWriter::new(Family::V4, Options::default(), Arc::new(kernel.rules.clone()), progress.clone());
         let routes = RouteWriter::open(Box::new(kernel.network.clone()), "eth0", progress.clone()).expect("in memory");
-        Self { core: Core::new(settings, vec![rules], routes, listeners, progress), _ends: (dns_end, bgp_end) }
+        Self {
+            core: Core::new(settings, vec![Box::new(rules)], routes, listeners, progress),
+            _ends: (dns_end, bgp_end),
+        }
     }
 
     fn take(&mut self, batch: impl IntoIterator<Item = Input>) -> bool {

@@ -23,6 +23,7 @@ mod node;
 mod pod_api;
 mod pod_watch;
 mod portforward;
+pub mod proxy;
 mod remote;
 mod routes;
 mod rules;
@@ -276,7 +277,9 @@ fn spawn_core(
     let mut network: Box<dyn Network> = Box::new(Netlink::open()?);
     let options =
         Options { dns: cluster_dns::path_at_start(&mut *network, &settings.cluster_dns)?, ..Options::default() };
-    let writer = |family| RuleWriter::new(family, options.clone(), tool.clone(), progress.clone());
+    let writer = |family| -> Box<dyn proxy::Writer> {
+        Box::new(RuleWriter::new(family, options.clone(), tool.clone(), progress.clone()))
+    };
     let rules = families.into_iter().map(writer).collect();
     let routes = RouteWriter::open(network, &config.lan_interface, progress.clone())?;
     let core = Core::new(settings, rules, routes, listeners, progress.clone());

@@ -8,6 +8,7 @@ use portolan_kernel::iptables::{Family as ToolFamily, Flush};
 use portolan_model::{Delta, Family, Snapshot};
 use tracing::{debug, info, warn};
 
+use crate::proxy::Writer;
 use crate::status::Progress;
 
 /// Writes the rules of one family, and remembers what the kernel took.
@@ -36,15 +37,15 @@ impl RuleWriter {
             pending: Vec::new(),
         }
     }
+}
 
-    /// Says who answers at the cluster DNS address; written with the next update.
-    pub(crate) fn set_dns(&mut self, path: DnsPath) {
+impl Writer for RuleWriter {
+    fn set_dns(&mut self, path: DnsPath) {
         let changes = self.desired.set_dns(path);
         self.pending.extend(changes);
     }
 
-    /// Writes what changed. `false` if the kernel refused: the next call compares everything and writes again.
-    pub(crate) fn update(&mut self, snapshot: &Snapshot, delta: &Delta) -> bool {
+    fn update(&mut self, snapshot: &Snapshot, delta: &Delta) -> bool {
         let planned = match self.begun {
             true => self.desired.update(snapshot, delta),
             false => self.desired.update(snapshot, &Delta::all(snapshot)),
@@ -59,7 +60,9 @@ impl RuleWriter {
         self.unknown = !written;
         written
     }
+}
 
+impl RuleWriter {
     /// Reads what the kernel has and writes what differs: nothing, after a restart that found all as wanted.
     fn reconcile(&mut self) -> bool {
         let text = match self.tool.save_all(self.tool_family()) {

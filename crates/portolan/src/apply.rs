@@ -28,18 +28,32 @@ const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 pub fn read(paths: &[PathBuf]) -> Result<Vec<Value>, Failure> {
     let mut objects = Vec::new();
     for path in files(paths)? {
-        let bytes = read_bytes(&path)?;
-        let name = path.display();
-        let documents = yaml::documents(&bytes).map_err(|e| Failure::input(format!("{name}: {e}")))?;
-        for found in manifest::objects(documents).map_err(|e| Failure::input(format!("{name}: {e}")))? {
-            found.warnings.iter().for_each(|warning| eprintln!("Warning: {warning}"));
-            objects.push(found.value);
-        }
+        objects.extend(read_file(&path)?);
     }
     Ok(objects)
 }
 
-fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
+/// Reads every object of one file, or of `-`, printing warnings.
+///
+/// # Errors
+/// It cannot be read or does not parse; the message names it.
+pub fn read_file(path: &Path) -> Result<Vec<Value>, Failure> {
+    let mut objects = Vec::new();
+    let bytes = read_bytes(path)?;
+    let name = path.display();
+    let documents = yaml::documents(&bytes).map_err(|e| Failure::input(format!("{name}: {e}")))?;
+    for found in manifest::objects(documents).map_err(|e| Failure::input(format!("{name}: {e}")))? {
+        found.warnings.iter().for_each(|warning| eprintln!("Warning: {warning}"));
+        objects.push(found.value);
+    }
+    Ok(objects)
+}
+
+/// The files that `paths` stand for: a folder stands for the manifests in it, in the order of their names.
+///
+/// # Errors
+/// A folder that cannot be read.
+pub fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
     let mut files = Vec::new();
     for path in paths {
         if !path.is_dir() {

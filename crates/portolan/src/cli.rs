@@ -35,6 +35,8 @@ enum Command {
     Exec(crate::exec::ExecArgs),
     /// Print what would be put in place on a node, from files, without a cluster
     Render(RenderArgs),
+    /// Program Services into this network namespace, in kube-proxy's place, from files
+    Proxy(Box<crate::proxy::ProxyArgs>),
     /// Serve cluster DNS from files
     Dns(DnsArgs),
     /// Run a node: service proxy, DNS, pod network, pods
@@ -181,6 +183,7 @@ pub fn run() -> Result<(), Failure> {
         Command::Apply(args) => apply(&args),
         Command::Exec(args) => block_on(crate::exec::run(args)),
         Command::Render(args) => render(&args),
+        Command::Proxy(args) => crate::proxy::run(&args),
         Command::Dns(args) => block_on(crate::dns::serve(&args.files, args.listen, &args.resolv_conf, &args.cluster)),
         Command::Agent(args) => block_on(crate::agent::run(*args)),
         Command::Server(args) => block_on(crate::server::run(args)),
@@ -194,7 +197,7 @@ pub fn run() -> Result<(), Failure> {
 
 /// Servers log state changes; other commands speak for themselves. `PORTOLAN_LOG` sets another filter.
 fn log(command: &Command) {
-    let serves = matches!(command, Command::Agent(_) | Command::Server(_) | Command::Dns(_));
+    let serves = matches!(command, Command::Agent(_) | Command::Server(_) | Command::Proxy(_) | Command::Dns(_));
     let default = if serves { "info" } else { "off" };
     let filter = tracing_subscriber::EnvFilter::try_from_env("PORTOLAN_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));

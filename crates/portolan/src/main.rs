@@ -13,6 +13,7 @@ mod lan;
 mod node;
 mod node_power;
 mod process;
+mod proxy;
 mod render;
 mod server;
 mod settings;

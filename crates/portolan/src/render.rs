@@ -23,14 +23,9 @@ use crate::failure::Failure;
 /// # Errors
 /// A file that cannot be read, does not parse, or holds an object of the wrong shape.
 pub fn snapshot(files: &[PathBuf], settings: Settings) -> Result<Snapshot, Failure> {
-    let mut objects = crate::apply::read(files)?;
     let mut events = Vec::new();
-    for value in &mut objects {
-        portolan_kinds::defaults::apply(value);
-        let name = value.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default().to_owned();
-        let object = Object::from_value(value)
-            .map_err(|e| Failure::input(format!("{} {name}: {e}", value["kind"].as_str().unwrap_or("object"))))?;
-        events.extend(object.map(Event::Value));
+    for value in crate::apply::read(files)? {
+        events.extend(object(value)?.map(Event::Value));
     }
     let mut facts = Facts::default();
     let (_, complaints) = ingest(&mut facts, events);
@@ -38,6 +33,17 @@ pub fn snapshot(files: &[PathBuf], settings: Settings) -> Result<Snapshot, Failu
     let derived = derived(&facts, &settings.node);
     facts.apply_all(derived);
     Ok(resolve(&facts, &Snapshot::empty(Arc::new(settings)), &facts.all()).0)
+}
+
+/// An object of a file with its defaults; `None` for kinds that carry no facts.
+///
+/// # Errors
+/// It has not the shape of its kind.
+pub fn object(mut value: Value) -> Result<Option<Object>, Failure> {
+    portolan_kinds::defaults::apply(&mut value);
+    let name = value.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default().to_owned();
+    Object::from_value(&value)
+        .map_err(|e| Failure::input(format!("{} {name}: {e}", value["kind"].as_str().unwrap_or("object"))))
 }
 
 /// A node that the objects do not know is most likely a slip.
@@ -49,7 +55,7 @@ pub fn warn_of_unknown_node(snapshot: &Snapshot) {
 }
 
 /// What CNI and BGP would tell this node if the cluster were as the objects say.
-fn derived(facts: &Facts, node: &Text) -> Vec<Fact> {
+pub fn derived(facts: &Facts, node: &Text) -> Vec<Fact> {
     let local = facts.pods.iter().filter(|(_, p)| p.node.as_ref() == Some(node) && !p.host_network && !p.finished);
     let attachments = local.filter(|(_, p)| !p.addresses.is_empty()).map(|(key, pod)| {
         let link = portolan_cni::host_link_name(key);

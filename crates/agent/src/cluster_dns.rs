@@ -63,14 +63,7 @@ impl ClusterDns {
         }
         self.core.send(Input::DnsPath(DnsPath::ThisNode, None));
         info!(addresses = ?self.addresses, "cluster DNS answers on this node");
-        // A pod on a node that the cluster does not know is cleaned up as an orphan.
-        while !node::is_registered(&self.client, &self.identity).await {
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
-        while let Err(error) = node::show_dns(&self.client, &self.identity).await {
-            warn!(%error, "the DNS mirror pod is not written yet");
-            tokio::time::sleep(RETRY).await;
-        }
+        show_once_registered(&self.client, &self.identity).await;
     }
 
     /// Leaves the address to the Service's rules, in the time an orderly end has.
@@ -127,6 +120,18 @@ impl ClusterDns {
     }
 }
 
+/// Writes the mirror pod when the cluster has this Node, and not before: a pod on a node that the cluster does not know
+/// is cleaned up as an orphan.
+async fn show_once_registered(client: &Client, identity: &NodeIdentity) {
+    while !node::is_registered(client, identity).await {
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    while let Err(error) = node::show_dns(client, identity).await {
+        warn!(%error, "the DNS mirror pod is not written yet");
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
 fn take_off_lo(address: IpAddr) -> Result<(), String> {
     let failed = |e| format!("cannot take {address} off lo: {e}");
     let mut netlink = Netlink::open().map_err(failed)?;
@@ -160,8 +165,50 @@ fn put_on_lo(address: IpAddr) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::convert::Infallible;
+    use std::sync::Mutex;
+
+    use http::{Request, Response};
+    use kube::client::Body;
     use portolan_kernel::fake::FakeNetwork;
+    use serde_json::json;
+
+    use super::*;
+
+    /// An API server that finds no Node for the first three questions; it keeps what it was asked.
+    fn late_to_register(asked: &Arc<Mutex<Vec<String>>>) -> Client {
+        let asked = asked.clone();
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let mut asked = asked.lock().expect("nobody panics while holding it");
+            asked.push(format!("{} {}", request.method(), request.uri().path()));
+            let of_node = asked.iter().filter(|line| line.ends_with("/nodes/node-1")).count();
+            let is_there = request.method() != "GET" || (of_node > 3 && request.uri().path().contains("/nodes/"));
+            let kind = if request.uri().path().contains("/nodes/") { "Node" } else { "Pod" };
+            let (status, body) = match is_there {
+                true => (200, json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": "any"}})),
+                false => (404, json!({"kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404})),
+            };
+            let answer = Response::builder().status(status).body(Body::from(body.to_string().into_bytes()));
+            std::future::ready(Ok::<_, Infallible>(answer.expect("a number and a body")))
+        });
+        Client::new(service, "default")
+    }
+
+    #[tokio::test]
+    async fn the_mirror_pod_waits_for_its_node() {
+        let asked = Arc::default();
+        let identity = NodeIdentity {
+            name: "node-1".to_owned(),
+            addresses: vec!["172.18.0.11".parse().expect("IPv4")],
+            heartbeat: Duration::from_secs(10),
+            limits: crate::Limits::NotAsked,
+        };
+        show_once_registered(&late_to_register(&asked), &identity).await;
+        let asked = asked.lock().expect("nobody panics while holding it");
+        let first_of_pods = asked.iter().position(|line| line.contains("/pods"));
+        assert_eq!(first_of_pods, Some(4), "{asked:?}");
+        assert!(asked.iter().any(|line| line == "POST /api/v1/namespaces/kube-system/pods"), "{asked:?}");
+    }
 
     #[test]
     fn an_agent_takes_over_dns_only_where_every_address_is_on_lo() {

@@ -27,3 +27,6 @@ pub mod choose;
 pub mod iptables;
 pub mod nftables;
 pub mod routes;
+
+#[cfg(test)]
+mod tests;

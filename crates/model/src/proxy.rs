@@ -1,8 +1,6 @@
 //! What an operator may change in the service proxy: the settings that decide what becomes of a packet, whichever
 //! backend carries them out. Source: kube-proxy's `KubeProxyConfiguration` (`kubeproxy.config.k8s.io/v1alpha1`).
 
-use std::net::IpAddr;
-
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -41,7 +39,8 @@ pub enum DetectLocal {
     Nothing,
 }
 
-/// `nodePortAddresses`: the node's addresses on which node ports answer.
+/// `nodePortAddresses`: the node's addresses on which node ports answer; [`crate::Snapshot::node_port_addresses`] says which
+/// these are.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NodePortAddresses {
     /// Every local address: kube-proxy's default in iptables mode.
@@ -50,20 +49,6 @@ pub enum NodePortAddresses {
     Primary,
     /// Those among the addresses on interfaces that lie in one of these ranges.
     Within(Vec<IpNet>),
-}
-
-impl NodePortAddresses {
-    /// The addresses, of those that the node has on its interfaces; `None`: every local one, whatever they are.
-    pub fn among(&self, primary: &[IpAddr], on_interfaces: &[IpAddr]) -> Option<Vec<IpAddr>> {
-        match self {
-            Self::Every => None,
-            Self::Primary => Some(primary.to_vec()),
-            Self::Within(ranges) => {
-                let listed = |addr: &&IpAddr| ranges.iter().any(|range| range.contains(*addr));
-                Some(on_interfaces.iter().filter(listed).copied().collect())
-            }
-        }
-    }
 }
 
 impl Default for ProxySettings {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::facts::{Attachment, Node, Pod, Service, ServicePortFact};
 use crate::names::{Family, IfName, NsName, ObjectRef, Proto, Text};
-use crate::proxy::ProxySettings;
+use crate::proxy::{NodePortAddresses, ProxySettings};
 
 /// What an operator sets for a node; fixed while the agent runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,9 +81,55 @@ impl Snapshot {
         all
     }
 
+    /// Our own Node's first address of `family`.
+    pub fn primary_address(&self, family: Family) -> Option<IpAddr> {
+        self.own_node()?.addresses.iter().copied().find(|addr| Family::of(*addr) == family)
+    }
+
+    /// Our own Node's pod range of `family`.
+    pub fn node_cidr(&self, family: Family) -> Option<IpNet> {
+        self.own_node()?.pod_cidrs.iter().copied().find(|net| Family::of(net.addr()) == family)
+    }
+
+    /// The addresses of `family` on which node ports answer, loopback among them if it is listed; `None`: every local
+    /// one. As in kube-proxy a list that says nothing of a family, or holds its whole range, means every one.
+    pub fn node_port_addresses(&self, family: Family) -> Option<Vec<IpAddr>> {
+        match &self.settings.proxy.node_ports_on {
+            NodePortAddresses::Every => None,
+            NodePortAddresses::Primary => Some(self.primary_address(family).into_iter().collect()),
+            NodePortAddresses::Within(ranges) => {
+                let ranges: Vec<&IpNet> = ranges.iter().filter(|net| Family::of(net.addr()) == family).collect();
+                let is_whole = ranges.is_empty() || ranges.iter().any(|net| net.prefix_len() == 0);
+                let is_listed = |addr: &IpAddr| ranges.iter().any(|net| net.contains(addr));
+                let mut all = self.local_addresses(family);
+                all.push(loopback(family));
+                all.retain(is_listed);
+                all.sort();
+                all.dedup();
+                (!is_whole).then_some(all)
+            }
+        }
+    }
+
+    /// Node ports are to answer on 127.0.0.1 too, in a mode that can (iptables): the kernel must route it
+    /// (`route_localnet`), and it must be closed to packets from elsewhere. Never in IPv6.
+    pub fn opens_loopback(&self, family: Family) -> bool {
+        let lists_loopback =
+            || self.node_port_addresses(family).is_none_or(|list| list.iter().any(IpAddr::is_loopback));
+        family == Family::V4 && self.settings.proxy.localhost_node_ports && lists_loopback()
+    }
+
     /// The cluster's pod range of `family`.
     pub fn cluster_cidr(&self, family: Family) -> Option<IpNet> {
         self.settings.cluster_cidrs.iter().copied().find(|net| Family::of(net.addr()) == family)
+    }
+}
+
+/// 127.0.0.1 or ::1.
+fn loopback(family: Family) -> IpAddr {
+    match family {
+        Family::V4 => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        Family::V6 => IpAddr::V6(Ipv6Addr::LOCALHOST),
     }
 }
 

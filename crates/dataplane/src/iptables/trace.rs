@@ -51,7 +51,7 @@ pub struct Step {
 impl World {
     /// The node of `snapshot` under the rules of `desired`, which put the DNS address on it or not.
     pub fn of(snapshot: &Snapshot, desired: &Desired) -> Self {
-        let mut local: Vec<IpAddr> = snapshot.own_node().map(|node| node.addresses.clone()).unwrap_or_default();
+        let mut local = snapshot.local_addresses(desired.family());
         if desired.options().dns == DnsPath::ThisNode {
             local.extend(&snapshot.settings.cluster_dns);
         }
@@ -75,7 +75,7 @@ pub fn chances(ways: &[Way]) -> BTreeMap<Outcome, f64> {
 /// All ways of `packet` through `rules` (hooks included: [`Desired::with_hooks`], or what the kernel holds).
 pub fn walk(rules: &RuleSet, world: &World, packet: &verdict::Packet) -> Vec<Way> {
     let tracer = Tracer { rules, world };
-    let from_here = world.holds(packet.src);
+    let from_here = packet.is_sent();
     let mut ended = Vec::new();
     let mut live = vec![Branch::new(packet)];
     for (table, chain) in first_half(from_here) {

@@ -1,13 +1,15 @@
 //! Agreement: for every packet, what the rules may do is what the oracle allows, and what it allows can happen, with the
 //! same chance for every endpoint.
 
-use portolan_model::verdict::{Allowed, Outcome, Packet, judge};
+use portolan_model::verdict::{Allowed, Mode, Outcome, Packet, judge};
 use portolan_model::{Family, Snapshot};
 use proptest::prelude::*;
 
-use super::world::{any_world, packets, rich, snapshot};
 use crate::iptables::trace::{World, chances, walk};
 use crate::iptables::{Desired, DnsPath, Options, RuleSet};
+use crate::tests::any_world::any_world;
+use crate::tests::packets::packets;
+use crate::tests::world::{rich, snapshot};
 
 /// What the walk of one packet gets wrong, if anything.
 fn disagreement(rules: &RuleSet, world: &World, packet: &Packet, allowed: &Allowed) -> Option<String> {
@@ -42,7 +44,7 @@ fn forgotten(rules: &RuleSet, world: &World, packet: &Packet, allowed: &Allowed)
 pub fn disagreements(snapshot: &Snapshot, desired: &Desired, rules: &RuleSet) -> impl Iterator<Item = String> {
     let world = World::of(snapshot, desired);
     packets(snapshot, desired.family()).into_iter().flat_map(move |packet| {
-        let allowed = judge(snapshot, &packet);
+        let allowed = judge(snapshot, &packet, Mode::Iptables);
         let wrong = disagreement(rules, &world, &packet, &allowed);
         wrong.or_else(|| forgotten(rules, &world, &packet, &allowed))
     })

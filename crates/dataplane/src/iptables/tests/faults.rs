@@ -3,8 +3,8 @@
 use portolan_model::Family;
 
 use super::agree::disagreements;
-use super::world::{rich, snapshot};
 use crate::iptables::{Chain, Desired, DnsPath, Match, Options, Probability, Rule, RuleSet, Sign, Target, names};
+use crate::tests::world::{rich, snapshot};
 
 /// Changes every rule that `is` picks; at least one must be there.
 fn change(rules: &mut RuleSet, is: impl Fn(&Chain, &Rule) -> bool, how: impl Fn(&mut Rule)) {

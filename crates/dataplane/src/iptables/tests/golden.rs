@@ -3,9 +3,9 @@
 
 use portolan_model::Family;
 
-use super::world::{rich, snapshot};
 use crate::iptables::render::full;
 use crate::iptables::{Desired, DnsPath, Options};
+use crate::tests::world::{rich, snapshot};
 
 fn check(family: Family, file: &str, golden: &str) {
     let options = Options { dns: DnsPath::ThisNode, ..Options::default() };

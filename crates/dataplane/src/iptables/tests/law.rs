@@ -6,8 +6,9 @@ use std::collections::BTreeSet;
 use portolan_model::{Delta, Fact, Facts, Family, NsName, Proto, Service, ServiceKind, Snapshot, resolve};
 use proptest::prelude::*;
 
-use super::world::{any_world, empty, endpoint, ip, name, own_node, port, rich, slice, snapshot};
 use crate::iptables::{Chain, Change, Desired, Options, RuleSet, names};
+use crate::tests::any_world::any_world;
+use crate::tests::world::{empty, endpoint, ip, name, own_node, port, rich, slice, snapshot};
 
 /// A kernel that does as it is told.
 #[derive(Default, Debug, PartialEq)]

@@ -7,4 +7,3 @@ mod law;
 mod names;
 mod special;
 mod text;
-mod world;

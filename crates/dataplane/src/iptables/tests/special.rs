@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use portolan_model::verdict::{Outcome, Packet};
-use portolan_model::{Fact, Family, Proto, Service, ServiceKind, Settings, Snapshot, resolve};
+use portolan_model::verdict::{Arrival, Outcome, Packet};
+use portolan_model::{Fact, Family, Proto, ProxySettings, Service, ServiceKind, Settings, Snapshot, resolve};
 
-use super::world::{draining, empty, endpoint, ip, name, own_node, port, rich, slice, snapshot};
 use crate::iptables::trace::{World, chances, walk};
 use crate::iptables::{Chain, Desired, DnsPath, NodePortsOn, Options, hooks, names};
+use crate::tests::world::{draining, empty, endpoint, ip, name, own_node, port, rich, slice, snapshot, snapshot_with};
 
 fn text(desired: &Desired, chain: &Chain) -> Vec<String> {
     desired.chains()[chain].iter().map(ToString::to_string).collect()
@@ -76,7 +76,8 @@ fn masquerade_all_marks_pods_too() {
         firsts.map(ToString::to_string).collect()
     };
     let default = heads(&of(Options::default()));
-    let all = heads(&of(Options { masquerade_all: true, ..Options::default() }));
+    let proxy = ProxySettings { masquerade_all: true, ..ProxySettings::default() };
+    let all = heads(&Desired::of(Family::V4, Options::default(), &snapshot_with(&proxy, &rich())));
     assert_eq!(default.len(), all.len());
     assert!(default.iter().all(|rule| rule.contains("! -s 10.244.0.0/16")));
     assert!(all.iter().all(|rule| !rule.contains("-s ")));
@@ -130,7 +131,8 @@ fn a_query_for_cluster_dns_stays_here_or_goes_to_another_node_as_told() {
     let snapshot = snapshot(&[own_node(), Fact::Service(name(0), Some(service)), there]);
     let outcomes = |dns, src: &str| {
         let desired = Desired::of(Family::V4, Options { dns, ..Options::default() }, &snapshot);
-        let packet = Packet { src: ip(src), dst: ip("10.96.0.10"), proto: Proto::Tcp, dport: 53 };
+        let arrival = if src == "172.18.0.11" { Arrival::Sent } else { Arrival::by("eth0") };
+        let packet = Packet { src: ip(src), dst: ip("10.96.0.10"), proto: Proto::Tcp, dport: 53, arrival };
         chances(&walk(&desired.with_hooks(), &World::of(&snapshot, &desired), &packet))
     };
     let other_node = Outcome::Dnat { to: "172.18.0.12:8080".parse().expect("a literal address"), masquerade: true };

@@ -2,13 +2,13 @@
 
 use portolan_model::Family;
 
-use super::world::{rich, snapshot};
 use crate::iptables::parse::{ParseError, canonical, changes};
 use crate::iptables::render::{full, program, restore};
 use crate::iptables::{
     Chain, Change, Desired, DnsPath, Match, Options, Probability, Repair, Rule, Saved, Sign, Table, Target, compare,
     hooks, names, parse,
 };
+use crate::tests::world::{rich, snapshot};
 
 fn desired(family: Family) -> Desired {
     Desired::of(family, Options { dns: DnsPath::ThisNode, ..Options::default() }, &snapshot(&rich()))

@@ -3,8 +3,14 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+mod host_ports;
+mod settings;
+
 use super::*;
-use crate::facts::{EndpointFact, Fact, Facts, Node, Service, ServiceKind, ServicePortFact, Slice, SlicePort};
+use crate::facts::{
+    Attachment, EndpointFact, ExternalPolicy, Fact, Facts, HostPort, Node, Service, ServiceKind, ServicePortFact,
+    Slice, SlicePort,
+};
 use crate::names::NsName;
 use crate::resolve::resolve;
 use crate::snapshot::Settings;
@@ -31,6 +37,9 @@ struct World {
     service: Service,
     endpoints: Vec<EndpointFact>,
     settings: Settings,
+    node: Node,
+    /// Beside these: other Services, pods attached here, addresses on interfaces.
+    others: Vec<Fact>,
 }
 
 impl World {
@@ -56,7 +65,13 @@ impl World {
             cluster_domain: "cluster.local".into(),
             proxy: Default::default(),
         };
-        Self { service, endpoints: [on(HERE, "node-1"), on(THERE, "node-2")].concat(), settings }
+        let pod_cidrs = vec![
+            "10.244.0.0/24".parse().expect("a literal prefix"),
+            "fd00:10:244::/64".parse().expect("a literal prefix"),
+        ];
+        let node = Node { addresses: both(NODE), pod_cidrs, zone: Some("z1".into()), ..Node::default() };
+        let endpoints = [on(HERE, "node-1"), on(THERE, "node-2")].concat();
+        Self { service, endpoints, settings, node, others: vec![] }
     }
 
     fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
@@ -74,20 +89,38 @@ impl World {
             let slice = Slice { service: key.clone(), family, ports, endpoints };
             facts.apply(Fact::Slice(NsName::new("default", format!("web-{family:?}")), Some(slice)));
         }
-        let node = Node { addresses: both(NODE), zone: Some("z1".into()), ..Node::default() };
-        facts.apply(Fact::Node("node-1".into(), Some(node)));
+        facts.apply(Fact::Node("node-1".into(), Some(self.node.clone())));
+        facts.apply_all(self.others.iter().cloned());
         resolve(&facts, &Snapshot::empty(Arc::new(self.settings.clone())), &facts.all()).0
     }
 
-    /// What happens to packets from `from` to `to`, in both families alike: endpoints as their pair in [`HERE`]….
+    /// What happens to packets from `from` to `to`, in both modes and families alike: endpoints as their pair in
+    /// [`HERE`]….
     fn check(&self, from: [&str; 2], to: [&str; 2], dport: u16, expected: &[Wanted]) {
-        let snapshot = self.snapshot();
-        for family in 0..2 {
-            let packet = Packet { src: ip(from[family]), dst: ip(to[family]), proto: Proto::Tcp, dport };
-            let expected: Allowed = expected.iter().map(|wanted| wanted.outcome(family)).collect();
-            assert_eq!(judge(&snapshot, &packet), expected, "{packet:?}");
+        for mode in [Mode::Iptables, Mode::Nftables] {
+            self.check_in(mode, from, to, dport, expected);
         }
     }
+
+    fn check_in(&self, mode: Mode, from: [&str; 2], to: [&str; 2], dport: u16, expected: &[Wanted]) {
+        let snapshot = self.snapshot();
+        for family in 0..2 {
+            let packet = packet(&snapshot, from[family], to[family], dport);
+            let expected: Allowed = expected.iter().map(|wanted| wanted.outcome(family)).collect();
+            assert_eq!(judge(&snapshot, &packet, mode), expected, "{mode:?} {packet:?}");
+        }
+    }
+}
+
+/// A TCP packet as it would come: sent if its source is the node's, by a link of a pod or of the LAN if not.
+fn packet(snapshot: &Snapshot, src: &str, dst: &str, dport: u16) -> Packet {
+    let (src, dst) = (ip(src), ip(dst));
+    let arrival = match () {
+        () if is_node_address(snapshot, src) => Arrival::Sent,
+        () if in_pod_range(snapshot, src) => Arrival::by("veth1"),
+        () => Arrival::by("eth0"),
+    };
+    Packet { src, dst, proto: Proto::Tcp, dport, arrival }
 }
 
 fn on(addrs: [&str; 2], node: &str) -> Vec<EndpointFact> {
@@ -200,7 +233,8 @@ fn no_endpoint_anywhere_refuses_on_every_address() {
             world.check(OUTSIDE, to, port, &[Refused]);
         }
         world.check(NODE, CLUSTER_IP, 80, &[Refused]);
-        world.check(NODE, EXTERNAL_IP, 80, &[Refused, On]);
+        world.check_in(Mode::Iptables, NODE, EXTERNAL_IP, 80, &[Refused, On]);
+        world.check_in(Mode::Nftables, NODE, EXTERNAL_IP, 80, &[Refused]);
     }
 }
 
@@ -261,12 +295,15 @@ fn source_ranges_guard_the_balancer_address_alone() {
 #[test]
 fn node_ports_answer_on_ipv4_loopback_but_never_on_ipv6s() {
     let snapshot = World::new().snapshot();
-    let at = |addr: &str| Packet { src: ip(addr), dst: ip(addr), proto: Proto::Tcp, dport: 30080 };
+    let at = |mode, addr| judge(&snapshot, &packet(&snapshot, addr, addr, 30080), mode);
     let v4: Allowed = [HERE, THERE].map(|pair| Masqueraded(pair).outcome(0)).into();
-    assert_eq!(judge(&snapshot, &at("127.0.0.1")), v4);
-    assert_eq!(judge(&snapshot, &at("::1")), Allowed::from([On.outcome(1)]));
-    let stranger = Packet { src: ip(OUTSIDE[0]), dst: ip("127.0.0.1"), proto: Proto::Tcp, dport: 22 };
-    assert_eq!(judge(&snapshot, &stranger), Allowed::from([Outcome::Drop]));
+    assert_eq!(at(Mode::Iptables, "127.0.0.1"), v4);
+    assert_eq!(at(Mode::Nftables, "127.0.0.1"), Allowed::from([On.outcome(0)]));
+    for mode in [Mode::Iptables, Mode::Nftables] {
+        assert_eq!(at(mode, "::1"), Allowed::from([On.outcome(1)]));
+    }
+    let stranger = packet(&snapshot, OUTSIDE[0], "127.0.0.1", 22);
+    assert_eq!(judge(&snapshot, &stranger, Mode::Iptables), Allowed::from([Outcome::Drop]));
 }
 
 #[test]
@@ -286,8 +323,10 @@ fn services_that_are_not_this_proxys_are_left_alone() {
 #[test]
 fn a_family_without_a_cluster_ip_has_no_rules() {
     let snapshot = World::new().with(|w| w.service.cluster_ips.truncate(1)).snapshot();
-    let packet = Packet { src: ip(OUTSIDE[1]), dst: ip(NODE[1]), proto: Proto::Tcp, dport: 30080 };
-    assert_eq!(judge(&snapshot, &packet), Allowed::from([On.outcome(1)]));
+    for mode in [Mode::Iptables, Mode::Nftables] {
+        let packet = packet(&snapshot, OUTSIDE[1], NODE[1], 30080);
+        assert_eq!(judge(&snapshot, &packet, mode), Allowed::from([On.outcome(1)]));
+    }
 }
 
 #[test]
@@ -321,7 +360,11 @@ fn cluster_dns_may_be_answered_by_the_node_or_by_its_service() {
 }
 
 #[test]
-fn an_unknown_port_of_a_service_address_is_left_alone() {
-    World::new().check(OUTSIDE, CLUSTER_IP, 81, &[On]);
+fn an_unknown_port_of_a_service_address_is_left_alone_or_refused() {
+    World::new().check_in(Mode::Iptables, OUTSIDE, CLUSTER_IP, 81, &[On]);
+    for from in [OUTSIDE, OTHER_POD, NODE] {
+        World::new().check_in(Mode::Nftables, from, CLUSTER_IP, 81, &[Refused]);
+    }
     World::new().check(OUTSIDE, NODE, 30081, &[On]);
+    World::new().check(OUTSIDE, EXTERNAL_IP, 81, &[On]);
 }

@@ -4,6 +4,7 @@
 //!   plans (values) ──► ops::Network ──► netlink::Netlink ──► links, addresses, routes, neighbours
 //!                      ops::Rules   ──► iptables::Tool   ──► iptables-restore / iptables-save
 //!                                       conntrack        ──► flows, both tuples
+//!                      nft::Nft      ──► nf_tables, by batches of bytes
 //!   agent ◄── netlink::Monitor (what others changed)         sysctl, netns
 //! ```
 //!
@@ -17,6 +18,9 @@ pub mod fake;
 pub mod iptables;
 pub mod netlink;
 pub mod netns;
+mod nfnl;
+pub mod nft;
+pub mod nft_monitor;
 pub mod nlsock;
 pub mod ops;
 pub mod sysctl;

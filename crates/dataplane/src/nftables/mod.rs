@@ -10,3 +10,6 @@
 //! This room must never know how bytes get into a kernel.
 
 pub mod lang;
+mod numbers;
+pub mod render;
+pub mod wire;

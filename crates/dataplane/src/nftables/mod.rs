@@ -11,5 +11,6 @@
 
 pub mod lang;
 mod numbers;
+pub mod parse;
 pub mod render;
 pub mod wire;

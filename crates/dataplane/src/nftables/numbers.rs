@@ -26,6 +26,7 @@ pub const APPEND: u16 = 0x800;
 
 /// Bits of an attribute's type that are flags: nested, and byte order of the network.
 pub const NESTED: u16 = 0x8000;
+pub const TYPE_MASK: u16 = 0x3fff;
 /// Length of `struct nlmsghdr`, of `struct nfgenmsg`, and of an attribute's head.
 pub const HEADER_LEN: usize = 16;
 pub const FAMILY_LEN: usize = 4;
@@ -265,5 +266,39 @@ pub fn register(word: usize) -> u32 {
     match word.is_multiple_of(4) {
         true => 1 + (word / 4) as u32,
         false => 8 + word as u32,
+    }
+}
+
+/// The protocol of an IANA number, of the three that Services have.
+pub fn proto_of(number: u8) -> Option<Proto> {
+    [Proto::Tcp, Proto::Udp, Proto::Sctp].into_iter().find(|proto| proto_number(*proto) == number)
+}
+
+/// The parts that a concatenation's number names; `None` if one of them is unknown here.
+pub fn parts_of(family: Family, number: u32) -> Option<Vec<Type>> {
+    let address = type_number(family, Type::Addr).0;
+    let mut parts = Vec::new();
+    let mut left = number;
+    while left != 0 {
+        parts.push(match left & ((1 << TYPE_BITS) - 1) {
+            own if own == address => Type::Addr,
+            TYPE_INET_PROTO => Type::Proto,
+            TYPE_INET_SERVICE => Type::Port,
+            TYPE_INTEGER => Type::Slot,
+            TYPE_CLASSID => Type::Id,
+            _ => return None,
+        });
+        left >>= TYPE_BITS;
+    }
+    parts.reverse();
+    (!parts.is_empty()).then_some(parts)
+}
+
+/// The word that a register's number means; `None` for the verdict and what is no register.
+pub fn word_of(register: u32) -> Option<usize> {
+    match register {
+        1..=4 => Some((register as usize - 1) * 4),
+        8..=23 => Some(register as usize - 8),
+        _ => None,
     }
 }

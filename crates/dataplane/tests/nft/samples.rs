@@ -128,7 +128,7 @@ fn services(family: Family) -> Vec<Vec<Statement>> {
         vec![Proto(L4::Tcp), Dport(53), StateNew, Redirected, Accept],
         vec![Proto(L4::Udp), Sport(53), NoTrack],
         vec![from(Sign::Is, "10.2.3.0/24", "fd00:2:3::/48"), Accept],
-        vec![from(Sign::Is, "10.2.0.0/22", "fd00:2::/29"), Accept],
+        vec![from(Sign::Is, "10.2.0.0/22", "fd00:8::/29"), Accept],
         vec![from(Sign::Not, "10.2.0.0/15", "fd00:2::/35"), Accept],
         vec![Net(Sign::Is, Field::Destination, net(family, "10.2.3.1/32", "fd00:2:3::1/128")), Accept],
         vec![In(Sign::Is, allowed, "allowed-24".into()), Return],

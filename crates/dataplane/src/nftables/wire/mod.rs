@@ -18,6 +18,7 @@ use std::net::IpAddr;
 use portolan_model::{Family, Proto, Text};
 
 use attributes::{Head, Writer};
+pub(super) use expressions::words;
 
 use super::lang::{Base, ChainKind, Data, Element, HookPoint, Key, Rule, SetShape, Step};
 use super::numbers::*;
@@ -272,7 +273,7 @@ fn set_flags(shape: &SetShape) -> u32 {
 }
 
 /// `NF_INET_*`.
-fn hook_number(hook: HookPoint) -> u32 {
+pub(super) fn hook_number(hook: HookPoint) -> u32 {
     match hook {
         HookPoint::Prerouting => 0,
         HookPoint::Input => 1,

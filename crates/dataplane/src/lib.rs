@@ -24,6 +24,7 @@
 //! can be observed; Calico's chain names for egress.
 
 pub mod choose;
+pub mod claims;
 pub mod iptables;
 pub mod nftables;
 pub mod routes;

@@ -10,13 +10,30 @@ use std::sync::Arc;
 
 use portolan_dataplane::iptables::{Change, Desired, DnsPath, Options, Repair, Saved, compare, parse, render};
 use portolan_model::{
-    EndpointFact, ExternalPolicy, Fact, Facts, Family, Node, NsName, Proto, Service, ServiceKind, ServicePortFact,
-    Settings, Slice, SlicePort, Snapshot, resolve,
+    Attachment, DetectLocal, EndpointFact, ExternalPolicy, Fact, Facts, Family, HostPort, IfName, Node,
+    NodePortAddresses, NsName, Proto, ProxySettings, Service, ServiceKind, ServicePortFact, Settings, Slice, SlicePort,
+    Snapshot, resolve,
 };
+
+/// Which kernel interface the programs use: nf_tables, or the older x_tables.
+#[derive(Clone, Copy, Debug)]
+enum Tools {
+    Nft,
+    Legacy,
+}
 
 /// Feeds `texts` to `iptables-restore --noflush` one after the other in a fresh namespace; says what is there after.
 fn load(family: Family, texts: &[&str]) -> Saved {
-    let tool = if family == Family::V4 { "iptables" } else { "ip6tables" };
+    load_by(Tools::Nft, family, texts)
+}
+
+fn load_by(tools: Tools, family: Family, texts: &[&str]) -> Saved {
+    let tool = match (family, tools) {
+        (Family::V4, Tools::Nft) => "iptables",
+        (Family::V6, Tools::Nft) => "ip6tables",
+        (Family::V4, Tools::Legacy) => "iptables-legacy",
+        (Family::V6, Tools::Legacy) => "ip6tables-legacy",
+    };
     let mut script = String::from("set -e\n");
     let mut command = Command::new("unshare");
     for (index, text) in texts.iter().enumerate() {
@@ -75,6 +92,7 @@ fn service(index: usize, proto: Proto) -> Service {
         internal_local: index.is_multiple_of(3),
         external_policy: if index.is_multiple_of(4) { ExternalPolicy::Local } else { ExternalPolicy::Cluster },
         affinity_secs: index.is_multiple_of(3).then_some(10800),
+        health_check_node_port: if index.is_multiple_of(4) { 32000 + index as u16 } else { 0 },
         ..Service::default()
     }
 }
@@ -91,7 +109,48 @@ fn slice(index: usize, proto: Proto, family: Family, endpoints: usize) -> Fact {
     Fact::Slice(NsName::new("default", format!("slice-{index}-{family:?}")), Some(slice))
 }
 
+/// A pod with host ports of all protocols, more of them than one rule takes, and addresses for node ports to choose from.
+fn on_this_node() -> Vec<Fact> {
+    let port = |proto, host_port, host_addr: Option<&str>| HostPort {
+        proto,
+        host_addr: host_addr.map(ip),
+        host_port,
+        pod_port: 8080,
+    };
+    let mut host_ports: Vec<HostPort> = (9000..9020).map(|n| port(Proto::Tcp, n, None)).collect();
+    host_ports.push(port(Proto::Udp, 53, Some("172.18.0.11")));
+    host_ports.push(port(Proto::Sctp, 7000, Some("fd00:18::11")));
+    let addresses = vec![ip("10.244.0.5"), ip("fd00:10:244::5")];
+    let pod = Attachment { link: IfName("veth1".into()), addresses, host_ports };
+    let addresses = ["172.18.0.11", "172.19.0.11", "fd00:18::11", "fd00:19::11"].map(ip);
+    let mut facts = vec![Fact::Attachment(NsName::new("default", "pod-5"), Some(pod))];
+    facts.extend(addresses.map(|addr| Fact::InterfaceAddress(addr, Some(()))));
+    facts
+}
+
+/// Settings whose rules are written in other words than the default's.
+fn settings_of_other_words() -> Vec<ProxySettings> {
+    let nets = |list: &[&str]| list.iter().map(|net| net.parse().expect("a literal prefix")).collect();
+    vec![
+        ProxySettings {
+            detect_local: DetectLocal::BridgeInterface(IfName("br0".into())),
+            node_ports_on: NodePortAddresses::Within(nets(&["172.16.0.0/12", "127.0.0.0/8", "fd00::/16"])),
+            ..ProxySettings::default()
+        },
+        ProxySettings {
+            detect_local: DetectLocal::InterfaceNamePrefix("veth".into()),
+            localhost_node_ports: false,
+            ..ProxySettings::default()
+        },
+        ProxySettings { masquerade_all: true, node_ports_on: NodePortAddresses::Primary, ..ProxySettings::default() },
+    ]
+}
+
 fn empty() -> Snapshot {
+    empty_with(ProxySettings::default())
+}
+
+fn empty_with(proxy: ProxySettings) -> Snapshot {
     let nets = |list: [&str; 2]| list.map(|net| net.parse().expect("a literal prefix")).to_vec();
     Snapshot::empty(Arc::new(Settings {
         node: "node-1".into(),
@@ -99,7 +158,7 @@ fn empty() -> Snapshot {
         service_cidrs: nets(["10.96.0.0/12", "fd00:10:96::/112"]),
         cluster_dns: vec![ip("10.96.0.10"), ip("fd00:10:96::a")],
         cluster_domain: "cluster.local".into(),
-        proxy: Default::default(),
+        proxy,
     }))
 }
 
@@ -122,6 +181,25 @@ fn the_kernel_gives_back_what_it_was_given_and_a_restart_writes_nothing() {
         assert!(Repair::of(&desired, &saved).is_empty(), "{family:?}");
         let loaded = load(family, &[&render::full(&desired.with_hooks())]);
         assert!(Repair::of(&desired, &loaded).is_empty(), "{family:?}");
+    }
+}
+
+#[test]
+fn rules_of_every_setting_go_into_both_kernel_interfaces_and_a_restart_writes_nothing() {
+    for proxy in settings_of_other_words() {
+        let mut told = Facts::default();
+        told.apply_all(facts());
+        told.apply_all(on_this_node());
+        let (snapshot, _) = resolve(&told, &empty_with(proxy.clone()), &told.all());
+        for (family, tools) in
+            Family::BOTH.into_iter().flat_map(|f| [Tools::Nft, Tools::Legacy].map(|tools| (f, tools)))
+        {
+            let desired = Desired::of(family, Options::default(), &snapshot);
+            let saved = load_by(tools, family, &[&Repair::of(&desired, &Saved::default()).render()]);
+            assert_eq!(differences(&desired, &saved), Vec::<String>::new(), "{tools:?} {proxy:?}");
+            let again = Repair::of(&desired, &saved);
+            assert!(again.is_empty(), "{tools:?} {family:?} {proxy:?}: {}", again.render());
+        }
     }
 }
 

@@ -3,10 +3,10 @@
 use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use portolan_model::{Family, Proto};
+use portolan_model::{Family, Proto, Snapshot};
 
 use crate::iptables::names;
-use crate::iptables::options::{DnsPath, NodePortsOn, Options};
+use crate::iptables::options::{DnsPath, Options};
 use crate::iptables::plan::RuleSet;
 use crate::iptables::rule::{Chain, CtState, Match, Rule, Sign, Target, Where};
 
@@ -22,26 +22,59 @@ pub fn dispatch_chains() -> [Chain; 6] {
     ]
 }
 
+/// What rules that are no Service's depend on, beside the options. All of one family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ground {
+    family: Family,
+    /// Range of all pods, if what leaves it is to be masqueraded.
+    egress_range: Option<IpNet>,
+    /// Addresses on which node ports answer; `None`: every local one.
+    node_ports_on: Option<Vec<IpAddr>>,
+    /// Node ports and host ports answer on 127.0.0.1, so it must be closed to packets from elsewhere.
+    opens_loopback: bool,
+    /// Cluster DNS addresses that this node may answer.
+    dns: Vec<IpAddr>,
+}
+
+impl Ground {
+    /// As `snapshot` says.
+    pub fn of(snapshot: &Snapshot, family: Family) -> Self {
+        let dns = snapshot.settings.cluster_dns.iter().copied();
+        Self {
+            family,
+            egress_range: snapshot.cluster_cidr(family).filter(|_| snapshot.settings.proxy.egress_snat),
+            node_ports_on: snapshot.node_port_addresses(family),
+            opens_loopback: snapshot.opens_loopback(family),
+            dns: dns.filter(|addr| Family::of(*addr) == family).collect(),
+        }
+    }
+
+    /// Ports of the node lead on from 127.0.0.1 too.
+    pub fn opens_loopback(&self) -> bool {
+        self.opens_loopback
+    }
+}
+
 /// What a dispatch chain ends with, after all Services' rules.
-pub fn tail(chain: &Chain, family: Family, options: &Options) -> Vec<Rule> {
+pub fn tail(chain: &Chain, ground: &Ground) -> Vec<Rule> {
     match *chain == Chain::nat(names::SERVICES) {
-        true => node_port_jumps(family, options),
+        true => node_port_jumps(ground),
         false => Vec::new(),
     }
 }
 
-/// The chains that hold no rule of a Service. `pod_range` and `dns` are of `family`.
-pub fn chains(family: Family, options: &Options, pod_range: Option<IpNet>, dns: &[IpAddr]) -> RuleSet {
+/// The chains that hold no rule of a Service.
+pub fn chains(options: &Options, ground: &Ground) -> RuleSet {
     let mut chains = RuleSet::new();
-    if options.closes_loopback(family) {
+    if ground.opens_loopback {
         chains.insert(Chain::filter(names::FIREWALL), firewall());
     }
     chains.insert(Chain::filter(names::FORWARD), forward(options));
     chains.insert(Chain::nat(names::POSTROUTING), postrouting(options));
     chains.insert(Chain::nat(names::MARK_MASQ), vec![Rule::new().does(Target::MarkOr(options.masquerade_mark))]);
     chains.insert(Chain::nat(names::EGRESS_POSTROUTING), vec![Rule::new().jump(names::EGRESS)]);
-    chains.insert(Chain::nat(names::EGRESS), egress(options, pod_range));
-    let dns = if options.dns == DnsPath::ThisNode { dns } else { &[] };
+    chains.insert(Chain::nat(names::EGRESS), egress(options, ground.egress_range));
+    let dns: &[IpAddr] = if options.dns == DnsPath::ThisNode { &ground.dns } else { &[] };
     chains.insert(Chain::raw(names::DNS), dns_rules(dns, Target::NoTrack));
     chains.insert(Chain::filter(names::DNS), dns_rules(dns, Target::Accept));
     chains
@@ -83,8 +116,7 @@ fn masquerade(options: &Options) -> Target {
 }
 
 /// Destinations are compared after DNAT, so traffic to a Service's pods stays as it is.
-fn egress(options: &Options, pod_range: Option<IpNet>) -> Vec<Rule> {
-    let range = pod_range.filter(|_| options.egress_snat);
+fn egress(options: &Options, range: Option<IpNet>) -> Vec<Rule> {
     let rule = |range: IpNet| {
         Rule::commented("pod traffic that leaves the cluster")
             .and(Match::Src(Sign::Is, Where::Net(range)))
@@ -109,31 +141,25 @@ fn dns_rules(addresses: &[IpAddr], target: Target) -> Vec<Rule> {
     rules
 }
 
-fn node_port_jumps(family: Family, options: &Options) -> Vec<Rule> {
+fn node_port_jumps(ground: &Ground) -> Vec<Rule> {
     let rule = || {
         let comment = "kubernetes service nodeports; NOTE: this must be the last rule in this chain";
         Rule::commented(comment)
     };
-    let localhost = options.closes_loopback(family);
-    match &options.node_ports_on {
-        NodePortsOn::EveryAddress => {
-            let rule = rule().and(Match::DstLocal);
-            let rule = match localhost {
-                true => rule,
-                false => rule.and(Match::Dst(Sign::Not, Where::Net(loopback(family)))),
-            };
-            vec![rule.jump(names::NODE_PORTS)]
-        }
-        NodePortsOn::Addresses(list) => list
-            .iter()
-            .filter(|addr| Family::of(**addr) == family && (localhost || !addr.is_loopback()))
-            .map(|addr| rule().and(Match::Dst(Sign::Is, Where::Host(*addr))).jump(names::NODE_PORTS))
-            .collect(),
-    }
+    let Some(listed) = &ground.node_ports_on else {
+        let rule = rule().and(Match::DstLocal);
+        let rule = match ground.opens_loopback {
+            true => rule,
+            false => rule.and(Match::Dst(Sign::Not, Where::Net(loopback(ground.family)))),
+        };
+        return vec![rule.jump(names::NODE_PORTS)];
+    };
+    let open = listed.iter().filter(|addr| ground.opens_loopback || !addr.is_loopback());
+    open.map(|addr| rule().and(Match::Dst(Sign::Is, Where::Host(*addr))).jump(names::NODE_PORTS)).collect()
 }
 
 /// 127.0.0.0/8 or ::1/128.
-fn loopback(family: Family) -> IpNet {
+pub fn loopback(family: Family) -> IpNet {
     match family {
         Family::V4 => IpNet::V4(Ipv4Net::new_assert(std::net::Ipv4Addr::new(127, 0, 0, 0), 8)),
         Family::V6 => IpNet::V6(Ipv6Net::new_assert(std::net::Ipv6Addr::LOCALHOST, 128)),

@@ -7,12 +7,15 @@
 //! ```
 //!
 //! Beside kube-proxy's chains it holds two of its own: `cali-nat-outgoing` (what pods send out of the cluster is
-//! masqueraded) and `PORTOLAN-DNS` (port 53 of the cluster DNS address stays out of conntrack while this node answers).
+//! masqueraded) and `PORTOLAN-DNS` (port 53 of the cluster DNS address stays out of conntrack while this node answers);
+//! and those of the CNI plugin portmap for host ports.
 //! This room must never know how rules get into a kernel. Rules for nfacct counters are left out: they fail in a fresh
 //! network namespace.
 
 mod fixed;
 pub mod hooks;
+pub mod host_ports;
+pub mod local;
 pub mod names;
 pub mod options;
 pub mod parse;
@@ -27,7 +30,7 @@ pub mod trace;
 mod tests;
 
 pub use hooks::Hook;
-pub use options::{DnsPath, NodePortsOn, Options};
+pub use options::{DnsPath, Options};
 pub use parse::{Difference, ParseError, Saved, compare, parse};
 pub use plan::{Desired, RuleSet};
 pub use repair::Repair;

@@ -4,8 +4,8 @@
 //! protocol, without a separator; an endpoint's has its `ip:port` appended. A port without a name leaves `:port` out.
 
 use data_encoding::BASE32;
-use portolan_model::ServicePortKey;
-use sha2::{Digest, Sha256};
+use portolan_model::{NsName, ServicePortKey};
+use sha2::{Digest, Sha256, Sha512};
 
 /// Dispatch by destination address, in nat and filter.
 pub const SERVICES: &str = "KUBE-SERVICES";
@@ -30,11 +30,20 @@ pub const EGRESS: &str = "cali-nat-outgoing";
 /// Keeps the node's own DNS traffic out of conntrack (raw) and lets it in (filter).
 pub const DNS: &str = "PORTOLAN-DNS";
 
+/// Dispatch to pods with host ports, as the CNI plugin portmap names it (nat).
+pub const HOST_PORTS: &str = "CNI-HOSTPORT-DNAT";
+/// Sets portmap's mark (nat).
+pub const HOST_PORTS_MARK: &str = "CNI-HOSTPORT-SETMARK";
+/// Masquerades what bears portmap's mark (nat).
+pub const HOST_PORTS_MASQ: &str = "CNI-HOSTPORT-MASQ";
+/// Prefix of the chain of one pod's host ports, portmap's.
+pub const HOST_PORT_PREFIX: &str = "CNI-DN-";
+
 /// Prefixes of the chains that belong to one service port or endpoint.
 pub const OWNED_PREFIXES: [&str; 5] = ["KUBE-SVC-", "KUBE-SVL-", "KUBE-EXT-", "KUBE-FW-", "KUBE-SEP-"];
 
 /// Chains of fixed name that we fill.
-pub const SHARED: [&str; 11] = [
+pub const SHARED: [&str; 14] = [
     SERVICES,
     EXTERNAL_SERVICES,
     NODE_PORTS,
@@ -46,11 +55,14 @@ pub const SHARED: [&str; 11] = [
     EGRESS_POSTROUTING,
     EGRESS,
     DNS,
+    HOST_PORTS,
+    HOST_PORTS_MARK,
+    HOST_PORTS_MASQ,
 ];
 
 /// The chain of this name is one we fill.
 pub fn is_ours(name: &str) -> bool {
-    SHARED.contains(&name) || is_of_service(name)
+    SHARED.contains(&name) || is_of_service(name) || name.starts_with(HOST_PORT_PREFIX)
 }
 
 /// The chain of this name belongs to one service port or endpoint: stale unless planned.
@@ -66,6 +78,14 @@ pub fn service_hash(key: &ServicePortKey) -> String {
 /// The 16 characters that name an endpoint of a service port; `target` is `ip:port`.
 pub fn endpoint_hash(key: &ServicePortKey, target: &str) -> String {
     hash(&format!("{key}{}{target}", key.proto))
+}
+
+/// `CNI-DN-…`: the chain of one pod's host ports, 28 characters. The plugin's hash of network and container, with the pod's
+/// key for the container: a pod that starts anew keeps its chain.
+pub fn host_port_chain(pod: &NsName) -> String {
+    let digest = Sha512::digest(format!("portolan{pod}"));
+    let hex: String = digest.iter().take(11).map(|byte| format!("{byte:02x}")).collect();
+    format!("{HOST_PORT_PREFIX}{}", &hex[..21])
 }
 
 fn hash(text: &str) -> String {

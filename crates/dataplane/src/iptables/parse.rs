@@ -189,6 +189,8 @@ impl<'a> Reader<'a> {
             "-d" => place(self.next()).map(|at| Match::Dst(sign, at)),
             "-p" => Proto::parse(self.next()).map(Match::Proto),
             "--comment" => Some(Match::Comment(self.next().into())),
+            "-i" => Some(Match::In(sign, self.next().into())),
+            "--destination-ports" | "--dports" => numbers(self.next()).map(Match::DportIn),
             "--dport" => self.next().parse().ok().map(Match::Dport),
             "--sport" => self.next().parse().ok().map(Match::Sport),
             "--src-type" => (self.next() == "LOCAL" && sign == Sign::Is).then_some(Match::SrcLocal),
@@ -210,7 +212,7 @@ impl<'a> Reader<'a> {
             self.recent = Some(Recent::default());
         }
         let implied = ["tcp", "udp", "sctp", "comment", "addrtype", "conntrack", "mark", "recent", "statistic"];
-        implied.contains(&name)
+        implied.contains(&name) || name == "multiport"
     }
 
     fn recent_word(&mut self, word: &str) -> bool {
@@ -304,6 +306,10 @@ fn number(text: &str) -> Option<u32> {
         Some(hex) => u32::from_str_radix(hex, 16).ok(),
         None => text.parse().ok(),
     }
+}
+
+fn numbers(text: &str) -> Option<Vec<u16>> {
+    text.split(',').map(|number| number.parse().ok()).collect()
 }
 
 fn place(text: &str) -> Option<Where> {

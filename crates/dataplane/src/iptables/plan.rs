@@ -9,13 +9,16 @@
 //! stand in the shared chains in the order of their keys, so the same cluster always gives the same rules.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::sync::Arc;
 
-use portolan_model::{Delta, Family, NsName, ServicePortKey, Snapshot};
+use portolan_model::{Complaint, Delta, Family, NsName, ServicePortKey, Snapshot};
 
 use crate::choose::Place;
-use crate::iptables::hooks;
+use crate::claims::Claims;
+use crate::iptables::fixed::Ground;
+use crate::iptables::hooks::{self, End};
+use crate::iptables::host_ports::HostPorts;
+use crate::iptables::local::Local;
 use crate::iptables::options::{DnsPath, Options};
 use crate::iptables::rule::{Chain, Change, Rule};
 use crate::iptables::service::{self, EndpointComments, Fragment, Surroundings};
@@ -31,8 +34,12 @@ pub struct Desired {
     options: Options,
     /// What all fragments were planned with; `None` before the first update.
     around: Option<Surroundings>,
+    /// What the rules that are no Service's were planned with; `None` before the first update.
+    ground: Option<Ground>,
     fixed: RuleSet,
-    dns: Vec<IpAddr>,
+    host_ports: HostPorts,
+    host_port_chains: RuleSet,
+    claims: Claims,
     fragments: BTreeMap<ServicePortKey, Arc<Fragment>>,
     /// Endpoints over all fragments.
     endpoints: usize,
@@ -45,8 +52,11 @@ impl Desired {
             family,
             options,
             around: None,
+            ground: None,
             fixed: RuleSet::new(),
-            dns: Vec::new(),
+            host_ports: HostPorts::default(),
+            host_port_chains: RuleSet::new(),
+            claims: Claims::default(),
             fragments: BTreeMap::new(),
             endpoints: 0,
         }
@@ -64,10 +74,11 @@ impl Desired {
     pub fn update(&mut self, snapshot: &Snapshot, delta: &Delta) -> Vec<Change> {
         let touched = self.touched_total(snapshot, delta);
         let around = self.surroundings(snapshot, touched);
-        let services = match self.around.as_ref() == Some(&around) {
+        let mut services = match self.around.as_ref() == Some(&around) {
             true => delta.services.clone(),
             false => self.every_service(snapshot, delta),
         };
+        self.settle_claims(snapshot, delta, &mut services);
         let mut writing = Writing::default();
         if self.around.is_none() {
             writing.dirty.extend(fixed::dispatch_chains());
@@ -75,8 +86,11 @@ impl Desired {
         for key in &services {
             self.replan(snapshot, key, &around, &mut writing);
         }
-        self.dns = self.dns_addresses(snapshot);
+        if self.host_ports.update(snapshot, delta, self.family) || self.around.is_none() {
+            self.refresh_host_ports(&mut writing);
+        }
         self.around = Some(around);
+        self.stand_on(Ground::of(snapshot, self.family), &mut writing);
         self.refresh_fixed(&mut writing);
         self.finish(writing)
     }
@@ -85,15 +99,23 @@ impl Desired {
     pub fn set_dns(&mut self, dns: DnsPath) -> Vec<Change> {
         self.options.dns = dns;
         let mut writing = Writing::default();
-        if self.around.is_some() {
-            self.refresh_fixed(&mut writing);
-        }
+        self.refresh_fixed(&mut writing);
         self.finish(writing)
     }
 
     /// Whose rules these are.
     pub fn family(&self) -> Family {
         self.family
+    }
+
+    /// Node ports and host ports answer on 127.0.0.1 too: the agent must let the kernel route it (`route_localnet`).
+    pub fn opens_loopback(&self) -> bool {
+        self.ground.as_ref().is_some_and(Ground::opens_loopback)
+    }
+
+    /// What is wrong with single Services: destinations that another has. They are looked up anew at each call.
+    pub fn complaints(&self) -> Vec<Complaint> {
+        self.claims.complaints()
     }
 
     /// What they were planned with.
@@ -104,6 +126,7 @@ impl Desired {
     /// All chains of ours, without the built-in chains' hooks.
     pub fn chains(&self) -> RuleSet {
         let mut all = self.fixed.clone();
+        all.extend(self.host_port_chains.clone());
         if self.around.is_some() {
             all.extend(fixed::dispatch_chains().map(|chain| (chain.clone(), self.dispatch(&chain))));
         }
@@ -116,8 +139,10 @@ impl Desired {
     /// All chains, with the hooks in their built-in chains as they stand when nobody else has rules there.
     pub fn with_hooks(&self) -> RuleSet {
         let mut all = self.chains();
-        for hook in hooks::wanted(self.family, &self.options) {
-            all.entry(hook.chain).or_default().insert(0, hook.rule);
+        for hook in hooks::wanted(self) {
+            let rules = all.entry(hook.chain).or_default();
+            let at = if hook.end == End::Front { 0 } else { rules.len() };
+            rules.insert(at, hook.rule);
         }
         all
     }
@@ -150,12 +175,11 @@ impl Desired {
 
     fn surroundings(&self, snapshot: &Snapshot, endpoints: usize) -> Surroundings {
         let node = snapshot.own_node();
-        let addresses = node.map(|node| node.addresses.as_slice()).unwrap_or_default();
         Surroundings {
             family: self.family,
             place: Place { node: snapshot.settings.node.clone(), zone: node.and_then(|node| node.zone.clone()) },
-            node_ip: addresses.iter().copied().find(|addr| Family::of(*addr) == self.family),
-            pod_range: snapshot.cluster_cidr(self.family),
+            node_ip: snapshot.primary_address(self.family),
+            local: Local::of(snapshot, self.family),
             proxy: snapshot.settings.proxy.clone(),
             endpoint_comments: match endpoints > self.options.comment_limit {
                 true => EndpointComments::LeftOff,
@@ -170,14 +194,25 @@ impl Desired {
         snapshot.services.keys().chain(&delta.services).cloned().chain(known).collect()
     }
 
-    fn dns_addresses(&self, snapshot: &Snapshot) -> Vec<IpAddr> {
-        let all = snapshot.settings.cluster_dns.iter().copied();
-        all.filter(|addr| Family::of(*addr) == self.family).collect()
+    /// Takes in what the Services that changed claim, and adds to `services` those that won or lost by it.
+    fn settle_claims(&mut self, snapshot: &Snapshot, delta: &Delta, services: &mut BTreeSet<NsName>) {
+        let proxy = &snapshot.settings.proxy;
+        for key in &delta.services {
+            let view = snapshot.services.get(key).map(|view| &**view);
+            self.claims.replace(key, view, self.family, proxy, services);
+        }
+    }
+
+    fn stand_on(&mut self, ground: Ground, writing: &mut Writing) {
+        let old = self.ground.replace(ground);
+        let tails = |ground: &Ground| fixed::dispatch_chains().map(|chain| fixed::tail(&chain, ground));
+        let moved = self.ground.as_ref().map(tails) != old.as_ref().map(tails);
+        writing.dirty.extend(moved.then(|| Chain::nat(names::SERVICES)));
     }
 
     fn replan(&mut self, snapshot: &Snapshot, service: &NsName, around: &Surroundings, writing: &mut Writing) {
         let view = snapshot.services.get(service);
-        let mut planned = view.map(|view| service::fragments(view, around)).unwrap_or_default();
+        let mut planned = view.map(|view| service::fragments(view, around, &self.claims)).unwrap_or_default();
         let known: Vec<ServicePortKey> = self.fragments_of(service).map(|(key, _)| key.clone()).collect();
         for key in known {
             let new = planned.remove(&key);
@@ -206,16 +241,22 @@ impl Desired {
     }
 
     fn refresh_fixed(&mut self, writing: &mut Writing) {
-        let pod_range = self.around.as_ref().and_then(|around| around.pod_range);
-        let new = fixed::chains(self.family, &self.options, pod_range, &self.dns);
+        let Some(ground) = &self.ground else { return };
+        let new = fixed::chains(&self.options, ground);
         writing.own_chains(&self.fixed, &new);
         self.fixed = new;
+    }
+
+    fn refresh_host_ports(&mut self, writing: &mut Writing) {
+        let new = self.host_ports.chains(self.family);
+        writing.own_chains(&self.host_port_chains, &new);
+        self.host_port_chains = new;
     }
 
     fn dispatch(&self, chain: &Chain) -> Vec<Rule> {
         let shares = self.fragments.values().filter_map(|fragment| fragment.shared.get(chain));
         let mut rules: Vec<Rule> = shares.flatten().cloned().collect();
-        rules.extend(fixed::tail(chain, self.family, &self.options));
+        rules.extend(self.ground.iter().flat_map(|ground| fixed::tail(chain, ground)));
         rules
     }
 

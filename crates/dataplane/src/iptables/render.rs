@@ -12,7 +12,7 @@
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 
-use crate::iptables::hooks::Hook;
+use crate::iptables::hooks::{End, Hook};
 use crate::iptables::plan::RuleSet;
 use crate::iptables::rule::{Chain, Change, CtState, Match, Rule, Sign, Table, Target, Where};
 
@@ -47,8 +47,11 @@ fn write_table<'a>(
     for change in changes {
         writeln!(text, ":{} - [0:0]", change.chain().name)?;
     }
-    for hook in hooks {
-        writeln!(text, "-I {} 1 {}", hook.chain.name, hook.rule)?;
+    for Hook { chain, rule, end } in hooks {
+        match end {
+            End::Front => writeln!(text, "-I {} 1 {rule}", chain.name)?,
+            End::Back => writeln!(text, "-A {} {rule}", chain.name)?,
+        }
     }
     for change in changes {
         if let Change::Set { chain, rules } = change {
@@ -125,7 +128,12 @@ impl fmt::Display for Match {
             Self::Proto(proto) => write!(f, "-m {proto} -p {proto}"),
             Self::Src(sign, at) => write!(f, "{sign}-s {at}"),
             Self::Dst(sign, at) => write!(f, "{sign}-d {at}"),
+            Self::In(sign, link) => write!(f, "{sign}-i {link}"),
             Self::Dport(port) => write!(f, "--dport {port}"),
+            Self::DportIn(ports) => {
+                let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
+                write!(f, "-m multiport --destination-ports {}", ports.join(","))
+            }
             Self::Sport(port) => write!(f, "--sport {port}"),
             Self::SrcLocal => f.write_str("-m addrtype --src-type LOCAL"),
             Self::DstLocal => f.write_str("-m addrtype --dst-type LOCAL"),

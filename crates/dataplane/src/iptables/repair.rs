@@ -11,7 +11,7 @@ use crate::iptables::rule::Change;
 pub struct Repair {
     /// Chains to write or to remove.
     pub changes: Vec<Change>,
-    /// Jumps to put in front of built-in chains, in this order.
+    /// Jumps to put into built-in chains, in this order.
     pub hooks: Vec<Hook>,
 }
 
@@ -19,7 +19,7 @@ impl Repair {
     /// What `saved` needs to become `desired`. Chains of others are not looked at.
     pub fn of(desired: &Desired, saved: &Saved) -> Self {
         let changes = parse::changes(&desired.chains(), saved);
-        Self { changes, hooks: hooks::missing(saved, desired.family(), desired.options()) }
+        Self { changes, hooks: hooks::missing(saved, desired) }
     }
 
     /// Nothing to do.

@@ -81,8 +81,12 @@ pub enum Match {
     Src(Sign, Where),
     /// `[!] -d WHERE`.
     Dst(Sign, Where),
+    /// `[!] -i LINK`: came in by this interface; a `+` at its end stands for any rest. What is sent came in by none.
+    In(Sign, Text),
     /// `--dport N`.
     Dport(u16),
+    /// `-m multiport --destination-ports N,M`, in rising order, 15 at most.
+    DportIn(Vec<u16>),
     /// `--sport N`.
     Sport(u16),
     /// `-m addrtype --src-type LOCAL`.

@@ -12,9 +12,13 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
-use portolan_model::{Endpoint, ExternalPolicy, Family, ProxySettings, ServicePort, ServicePortKey, ServiceView};
+use portolan_model::{
+    Endpoint, ExternalPolicy, Family, Proto, ProxySettings, ServicePort, ServicePortKey, ServiceView,
+};
 
 use crate::choose::{Chosen, Place, is_external};
+use crate::claims::{Claims, Destination};
+use crate::iptables::local::Local;
 use crate::iptables::names::{self, ServiceChains};
 use crate::iptables::plan::RuleSet;
 use crate::iptables::rule::{Chain, Match, Probability, Rule, Sign, Target, Where};
@@ -28,8 +32,8 @@ pub struct Surroundings {
     pub place: Place,
     /// First address of our Node.
     pub node_ip: Option<IpAddr>,
-    /// Range of all pods: tells pods from others. `None`: nothing tells them.
-    pub pod_range: Option<IpNet>,
+    /// What tells local pods from others. `None`: nothing tells them.
+    pub local: Option<Local>,
     /// What the operator set.
     pub proxy: ProxySettings,
     /// Whether rules of single endpoints bear comments.
@@ -55,12 +59,13 @@ pub struct Fragment {
     pub endpoints: usize,
 }
 
-/// The fragments of a Service in one family; none if the family or the proxy is not the Service's.
-pub fn fragments(view: &ServiceView, around: &Surroundings) -> BTreeMap<ServicePortKey, Fragment> {
+/// The fragments of a Service in one family; none if the family or the proxy is not the Service's. Destinations that
+/// others own by `claims` are left out.
+pub fn fragments(view: &ServiceView, around: &Surroundings, claims: &Claims) -> BTreeMap<ServicePortKey, Fragment> {
     let Some(cluster_ip) = proxied_ip(view, around.family, &around.proxy) else { return BTreeMap::new() };
     let mut found = BTreeMap::new();
     for port in &view.ports {
-        found.entry(port.key.clone()).or_insert_with(|| Plan::new(view, port, cluster_ip, around).fragment());
+        found.entry(port.key.clone()).or_insert_with(|| Plan::new(view, port, cluster_ip, around, claims).fragment());
     }
     found
 }
@@ -85,6 +90,7 @@ struct Plan<'a> {
     view: &'a ServiceView,
     port: &'a ServicePort,
     around: &'a Surroundings,
+    claims: &'a Claims,
     cluster_ip: IpAddr,
     external_ips: Vec<IpAddr>,
     balancer_ips: Vec<IpAddr>,
@@ -97,7 +103,13 @@ struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    fn new(view: &'a ServiceView, port: &'a ServicePort, cluster_ip: IpAddr, around: &'a Surroundings) -> Self {
+    fn new(
+        view: &'a ServiceView,
+        port: &'a ServicePort,
+        cluster_ip: IpAddr,
+        around: &'a Surroundings,
+        claims: &'a Claims,
+    ) -> Self {
         let of_family = |ips: &[IpAddr]| {
             let mut seen = Vec::new();
             for ip in ips.iter().filter(|ip| Family::of(**ip) == around.family) {
@@ -112,6 +124,7 @@ impl<'a> Plan<'a> {
             view,
             port,
             around,
+            claims,
             cluster_ip,
             external_ips: of_family(&view.spec.external_ips),
             balancer_ips: of_family(&view.spec.load_balancer_ips),
@@ -129,6 +142,7 @@ impl<'a> Plan<'a> {
         self.dispatch_external_ips();
         self.dispatch_balancer_ips();
         self.dispatch_node_port();
+        self.accept_health_checks();
         if self.chosen.any && is_external(self.view, self.port, self.around.family) {
             self.external_chain();
         }
@@ -175,6 +189,10 @@ impl<'a> Plan<'a> {
         [Match::Proto(spec.proto), Match::Dst(Sign::Is, Where::Host(ip)), Match::Dport(spec.port)]
     }
 
+    fn owns(&self, ip: IpAddr) -> bool {
+        self.claims.owns(&self.port.key, Destination::Address(ip, self.port.spec.proto, self.port.spec.port))
+    }
+
     fn share(&mut self, chain: Chain, rule: Rule) {
         self.fragment.shared.entry(chain).or_default().push(rule);
     }
@@ -192,6 +210,9 @@ impl<'a> Plan<'a> {
     }
 
     fn dispatch_cluster_ip(&mut self) {
+        if !self.owns(self.cluster_ip) {
+            return;
+        }
         let bound = self.bound_for(self.cluster_ip);
         if self.has_internal() {
             let rule = Rule::commented(format!("{} cluster IP", self.name)).and_all(bound).jump(self.internal_chain());
@@ -203,7 +224,7 @@ impl<'a> Plan<'a> {
     }
 
     fn dispatch_external_ips(&mut self) {
-        for ip in self.external_ips.clone() {
+        for ip in self.owned(&self.external_ips) {
             let chain = self.chains.external.clone();
             self.dispatch_outer(ip, "external IP", &chain);
         }
@@ -214,7 +235,7 @@ impl<'a> Plan<'a> {
             true => self.chains.firewall.clone(),
             false => self.chains.external.clone(),
         };
-        for ip in self.balancer_ips.clone() {
+        for ip in self.owned(&self.balancer_ips) {
             self.dispatch_outer(ip, "loadbalancer IP", &chain);
             if self.has_firewall() {
                 let comment = format!("{} traffic not accepted by {}", self.name, self.chains.firewall);
@@ -222,6 +243,10 @@ impl<'a> Plan<'a> {
                 self.share(Chain::filter(names::PROXY_FIREWALL), rule);
             }
         }
+    }
+
+    fn owned(&self, ips: &[IpAddr]) -> Vec<IpAddr> {
+        ips.iter().copied().filter(|ip| self.owns(*ip)).collect()
     }
 
     fn dispatch_outer(&mut self, ip: IpAddr, what: &str, chain: &str) {
@@ -238,7 +263,8 @@ impl<'a> Plan<'a> {
 
     fn dispatch_node_port(&mut self) {
         let spec = &self.port.spec;
-        if spec.node_port == 0 {
+        let destination = Destination::NodePort(spec.proto, spec.node_port);
+        if spec.node_port == 0 || !self.claims.owns(&self.port.key, destination) {
             return;
         }
         let on_port = [Match::Proto(spec.proto), Match::Dport(spec.node_port)];
@@ -253,14 +279,26 @@ impl<'a> Plan<'a> {
         }
     }
 
+    /// A balancer may ask for endpoints whether there are any here or not.
+    fn accept_health_checks(&mut self) {
+        let port = self.view.spec.health_check_node_port;
+        if port == 0 {
+            return;
+        }
+        let rule = Rule::commented(format!("{} health check node port", self.name))
+            .and(Match::Proto(Proto::Tcp))
+            .and(Match::Dport(port));
+        self.share(Chain::filter(names::NODE_PORTS), rule.does(Target::Accept));
+    }
+
     fn external_chain(&mut self) {
         let name = &self.name;
         let cluster = &*self.chains.cluster;
         let mut rules = Vec::new();
         if self.is_external_local() {
-            if let Some(range) = self.around.pod_range {
+            if let Some(local) = &self.around.local {
                 let rule = Rule::commented(format!("pod traffic for {name} external destinations"));
-                rules.push(rule.and(Match::Src(Sign::Is, Where::Net(range))).jump(cluster));
+                rules.push(rule.and(local.matching(Sign::Is)).jump(cluster));
             }
             let rule = Rule::commented(format!("masquerade LOCAL traffic for {name} external destinations"));
             rules.push(rule.and(Match::SrcLocal).jump(names::MARK_MASQ));
@@ -315,9 +353,9 @@ impl<'a> Plan<'a> {
 
     fn masquerade_head(&self) -> Option<Rule> {
         let rule = Rule::commented(format!("{} cluster IP", self.name)).and_all(self.bound_for(self.cluster_ip));
-        let rule = match (self.around.proxy.masquerade_all, self.around.pod_range) {
+        let rule = match (self.around.proxy.masquerade_all, &self.around.local) {
             (true, _) => rule,
-            (false, Some(range)) => rule.and(Match::Src(Sign::Not, Where::Net(range))),
+            (false, Some(local)) => rule.and(local.matching(Sign::Not)),
             (false, None) => return None,
         };
         Some(rule.jump(names::MARK_MASQ))

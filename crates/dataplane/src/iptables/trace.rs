@@ -263,7 +263,11 @@ impl Tracer<'_> {
             Match::Proto(proto) => branch.packet.proto == *proto,
             Match::Src(sign, at) => sign.applies(at.net().contains(&branch.packet.src)),
             Match::Dst(sign, at) => sign.applies(at.net().contains(&branch.to.ip())),
+            Match::In(sign, link) => {
+                sign.applies(branch.packet.arrival.link().is_some_and(|name| is_named(name, link)))
+            }
             Match::Dport(port) => branch.to.port() == *port,
+            Match::DportIn(ports) => ports.contains(&branch.to.port()),
             // A client's own port is never a well-known one.
             Match::Sport(_) => false,
             Match::SrcLocal => self.world.holds(branch.packet.src),
@@ -274,6 +278,14 @@ impl Tracer<'_> {
             Match::Other(_) => false,
         };
         if holds { 1.0 } else { 0.0 }
+    }
+}
+
+/// `pattern` is a name, or its beginning with `+`.
+fn is_named(name: &str, pattern: &str) -> bool {
+    match pattern.strip_suffix('+') {
+        Some(prefix) => name.starts_with(prefix),
+        None => name == pattern,
     }
 }
 

@@ -3,8 +3,10 @@
 use portolan_model::Family;
 
 use super::agree::disagreements;
-use crate::iptables::{Chain, Desired, DnsPath, Match, Options, Probability, Rule, RuleSet, Sign, Target, names};
-use crate::tests::world::{rich, snapshot};
+use crate::iptables::{
+    Chain, Desired, DnsPath, Match, Options, Probability, Rule, RuleSet, Sign, Target, Where, names,
+};
+use crate::tests::world::{all_settings, snapshot_with, whole};
 
 /// Changes every rule that `is` picks; at least one must be there.
 fn change(rules: &mut RuleSet, is: impl Fn(&Chain, &Rule) -> bool, how: impl Fn(&mut Rule)) {
@@ -152,15 +154,220 @@ fn starts_endpoint(rule: &Rule) -> bool {
     rule.jumps_to().is_some_and(|chain| chain.starts_with("KUBE-SEP-"))
 }
 
+/// Faults that show only under a setting or in one family.
+const UNDER_SETTINGS: [(&str, &[Family], Fault); 18] = [
+    (
+        "bridge",
+        &Family::BOTH,
+        ("whatever comes in by a link is a pod's", |r| {
+            change(
+                r,
+                |_, rule| rule.matches.iter().any(|m| matches!(m, Match::In(..))),
+                |rule| {
+                    rule.matches.iter_mut().for_each(|m| {
+                        if let Match::In(_, link) = m {
+                            *link = "+".into()
+                        }
+                    })
+                },
+            )
+        }),
+    ),
+    (
+        "bridge",
+        &Family::BOTH,
+        ("pods are marked, others not", |r| {
+            change(
+                r,
+                |chain, rule| starts(chain, "KUBE-SVC-") && says(rule, "! -i br0"),
+                |rule| {
+                    rule.matches.iter_mut().for_each(|m| {
+                        if let Match::In(sign, _) = m {
+                            *sign = Sign::Is
+                        }
+                    })
+                },
+            )
+        }),
+    ),
+    (
+        "link prefix",
+        &Family::BOTH,
+        ("the prefix is taken for a whole name", |r| {
+            change(
+                r,
+                |_, rule| says(rule, "-i veth+"),
+                |rule| {
+                    rule.matches.iter_mut().for_each(|m| {
+                        if let Match::In(_, link) = m {
+                            *link = "veth".into()
+                        }
+                    })
+                },
+            )
+        }),
+    ),
+    (
+        "node range",
+        &Family::BOTH,
+        ("the short cut of pods asks for no source", |r| {
+            change(
+                r,
+                |_, rule| says(rule, "pod traffic for"),
+                |rule| rule.matches.retain(|m| !matches!(m, Match::Src(..))),
+            )
+        }),
+    ),
+    (
+        "node range",
+        &Family::BOTH,
+        ("all pods' range stands for the node's", |r| {
+            change(
+                r,
+                |_, rule| says(rule, "! -s"),
+                |rule| {
+                    rule.matches.iter_mut().for_each(|m| {
+                        if let Match::Src(Sign::Not, at) = m {
+                            *at = Where::Net(
+                                at.net()
+                                    .supernet()
+                                    .and_then(|net| net.supernet())
+                                    .and_then(|net| net.supernet())
+                                    .unwrap_or(at.net()),
+                            )
+                        }
+                    })
+                },
+            )
+        }),
+    ),
+    ("no detector", &Family::BOTH, ("ClusterIP traffic is marked all the same", |r| mark_heads(r))),
+    (
+        "masquerade all",
+        &Family::BOTH,
+        ("pods are spared", |r| {
+            take_away(r, |chain, rule| starts(chain, "KUBE-SVC-") && rule.jumps_to() == Some(names::MARK_MASQ))
+        }),
+    ),
+    (
+        "node ports on a list",
+        &Family::BOTH,
+        ("node ports answer everywhere", |r| {
+            change(r, |_, rule| rule.jumps_to() == Some(names::NODE_PORTS), |rule| rule.matches = vec![Match::DstLocal])
+        }),
+    ),
+    (
+        "node ports on primary",
+        &Family::BOTH,
+        ("node ports answer nowhere", |r| take_away(r, |_, rule| rule.jumps_to() == Some(names::NODE_PORTS))),
+    ),
+    (
+        "node ports on a list with loopback",
+        &[Family::V4],
+        ("loopback is left out of the list", |r| {
+            take_away(r, |_, rule| rule.jumps_to() == Some(names::NODE_PORTS) && says(rule, "127.0.0.1"))
+        }),
+    ),
+    (
+        "no localhost node ports",
+        &Family::BOTH,
+        ("node ports answer on loopback", |r| {
+            change(r, |_, rule| rule.jumps_to() == Some(names::NODE_PORTS), |rule| rule.matches = vec![Match::DstLocal])
+        }),
+    ),
+    (
+        "default",
+        &[Family::V4],
+        ("loopback is open to strangers", |r| take_away(r, |chain, _| &*chain.name == names::FIREWALL)),
+    ),
+    (
+        "no egress SNAT",
+        &Family::BOTH,
+        ("what leaves is masqueraded all the same", |r| {
+            let everything = Rule::new().does(Target::Masquerade { random_fully: true });
+            r.get_mut(&Chain::nat(names::EGRESS)).expect("always there").push(everything);
+        }),
+    ),
+    (
+        "for another proxy",
+        &Family::BOTH,
+        ("its Service goes without rules", |r| take_away(r, |_, rule| says(rule, "default/svc-15"))),
+    ),
+    (
+        "default",
+        &Family::BOTH,
+        ("a pod that reaches itself by a host port sees itself", |r| {
+            take_away(r, |chain, rule| starts(chain, "CNI-DN-") && rule.jumps_to() == Some(names::HOST_PORTS_MARK))
+        }),
+    ),
+    (
+        "default",
+        &[Family::V4],
+        ("a host port of one address answers on all", |r| {
+            change(
+                r,
+                |chain, rule| starts(chain, "CNI-DN-") && says(rule, "-d 172.18.0.11"),
+                |rule| rule.matches.retain(|m| !matches!(m, Match::Dst(..))),
+            )
+        }),
+    ),
+    (
+        "default",
+        &Family::BOTH,
+        ("host ports go before Services", |r| change_order(r, |rule| rule.jumps_to() == Some(names::HOST_PORTS))),
+    ),
+    (
+        "default",
+        &Family::BOTH,
+        ("another has the destination that two claim", |r| {
+            let of_svc_12 = |rules: &[Rule]| rules.iter().any(|rule| says(rule, "svc-12:http external destinations"));
+            let thief = r.iter().find(|(_, rules)| of_svc_12(rules)).map(|(chain, _)| chain.name.clone());
+            let thief = thief.expect("it has an entry of its own");
+            change(
+                r,
+                |_, rule| says(rule, "svc-1:http external IP"),
+                |rule| rule.target = Some(Target::Jump(thief.clone())),
+            )
+        }),
+    ),
+];
+
+/// Puts the rules that `is` picks first in their chains.
+fn change_order(rules: &mut RuleSet, is: impl Fn(&Rule) -> bool) {
+    for list in rules.values_mut() {
+        list.sort_by_key(|rule| !is(rule));
+    }
+}
+
+/// Marks whatever comes to a list.
+fn mark_heads(rules: &mut RuleSet) {
+    let lists = rules.iter_mut().filter(|(chain, _)| starts(chain, "KUBE-SVC-"));
+    lists.for_each(|(_, list)| list.insert(0, Rule::new().jump(names::MARK_MASQ)));
+}
+
+fn is_noticed(setting: &str, family: Family, plant: fn(&mut RuleSet)) -> bool {
+    let proxy = all_settings().into_iter().find(|(name, _)| *name == setting).expect("a setting of the list").1;
+    let snapshot = snapshot_with(&proxy, &whole());
+    let desired = Desired::of(family, Options { dns: DnsPath::ThisNode, ..Options::default() }, &snapshot);
+    let mut rules = desired.with_hooks();
+    plant(&mut rules);
+    disagreements(&snapshot, &desired, &rules).next().is_some()
+}
+
 #[test]
 fn every_planted_fault_is_found_in_both_families() {
-    let snapshot = snapshot(&rich());
     for family in Family::BOTH {
-        let desired = Desired::of(family, Options { dns: DnsPath::ThisNode, ..Options::default() }, &snapshot);
         for (fault, plant) in FAULTS {
-            let mut rules = desired.with_hooks();
-            plant(&mut rules);
-            assert!(disagreements(&snapshot, &desired, &rules).next().is_some(), "{family:?}: nobody noticed: {fault}");
+            assert!(is_noticed("default", family, plant), "{family:?}: nobody noticed: {fault}");
+        }
+    }
+}
+
+#[test]
+fn every_fault_that_shows_under_a_setting_is_found() {
+    for (setting, families, (fault, plant)) in UNDER_SETTINGS {
+        for family in families {
+            assert!(is_noticed(setting, *family, plant), "{setting}, {family:?}: nobody noticed: {fault}");
         }
     }
 }

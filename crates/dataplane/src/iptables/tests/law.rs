@@ -3,12 +3,16 @@
 
 use std::collections::BTreeSet;
 
-use portolan_model::{Delta, Fact, Facts, Family, NsName, Proto, Service, ServiceKind, Snapshot, resolve};
+use portolan_model::{
+    Delta, Fact, Facts, Family, NsName, Proto, ProxySettings, Service, ServiceKind, Snapshot, resolve,
+};
 use proptest::prelude::*;
 
 use crate::iptables::{Chain, Change, Desired, Options, RuleSet, names};
-use crate::tests::any_world::any_world;
-use crate::tests::world::{empty, endpoint, ip, name, own_node, port, rich, slice, snapshot};
+use crate::tests::any_world::{any_settings, any_whole_world};
+use crate::tests::world::{
+    attachment, endpoint, host_port, ip, name, own_node, port, slice, snapshot, snapshot_with, whole,
+};
 
 /// A kernel that does as it is told.
 #[derive(Default, Debug, PartialEq)]
@@ -35,8 +39,13 @@ struct Agent {
 
 impl Agent {
     fn new(family: Family, options: Options) -> Self {
+        Self::under(&ProxySettings::default(), family, options)
+    }
+
+    fn under(proxy: &ProxySettings, family: Family, options: Options) -> Self {
         let desired = Desired::new(family, options);
-        Self { facts: Facts::default(), snapshot: empty(), desired, kernel: Kernel::default() }
+        let snapshot = snapshot_with(proxy, &[]);
+        Self { facts: Facts::default(), snapshot, desired, kernel: Kernel::default() }
     }
 
     fn take(&mut self, facts: &[Fact]) -> Vec<Change> {
@@ -51,29 +60,34 @@ impl Agent {
 
 /// Facts with their opposites and repetitions among them, ending in `last`.
 fn any_history() -> impl Strategy<Value = (Vec<Vec<Fact>>, Vec<Fact>)> {
-    let worlds = proptest::collection::vec(any_world(), 1..3);
-    let order = (worlds, any_world().prop_shuffle(), any::<u64>());
+    let worlds = proptest::collection::vec(any_whole_world(), 1..3);
+    let order = (worlds, any_whole_world().prop_shuffle(), any::<u64>());
     order.prop_map(|(before, last, seed)| {
         let mut steps: Vec<Fact> = before.concat();
-        let gone: BTreeSet<NsName> = services(&steps).difference(&services(&last)).cloned().collect();
-        let kept = slices(&last);
+        let kept: Vec<Fact> = last.iter().map(undone).collect();
+        let stale: Vec<Fact> = steps.iter().map(undone).filter(|fact| !kept.contains(fact)).collect();
         steps.extend(last.iter().cloned());
-        steps.extend(gone.into_iter().map(|key| Fact::Service(key, None)));
-        let stale: BTreeSet<NsName> = slices(&steps).difference(&kept).cloned().collect();
-        steps.extend(stale.into_iter().map(|key| Fact::Slice(key, None)));
-        if !last.iter().any(|fact| matches!(fact, Fact::Node(..))) {
-            steps.push(Fact::Node("node-1".into(), None));
-        }
+        steps.extend(stale);
         (split(steps, seed), last)
     })
 }
 
-fn services(facts: &[Fact]) -> BTreeSet<NsName> {
-    facts.iter().filter_map(|f| if let Fact::Service(key, _) = f { Some(key.clone()) } else { None }).collect()
+/// The fact that takes this one back: equal for facts of one key.
+fn undone(fact: &Fact) -> Fact {
+    match fact.clone() {
+        Fact::Namespace(key, _) => Fact::Namespace(key, None),
+        Fact::Node(key, _) => Fact::Node(key, None),
+        Fact::Service(key, _) => Fact::Service(key, None),
+        Fact::Slice(key, _) => Fact::Slice(key, None),
+        Fact::Pod(key, _) => Fact::Pod(key, None),
+        Fact::Attachment(key, _) => Fact::Attachment(key, None),
+        Fact::Learned(key, _) => Fact::Learned(key, None),
+        Fact::InterfaceAddress(key, _) => Fact::InterfaceAddress(key, None),
+    }
 }
 
-fn slices(facts: &[Fact]) -> BTreeSet<NsName> {
-    facts.iter().filter_map(|f| if let Fact::Slice(key, _) = f { Some(key.clone()) } else { None }).collect()
+fn services(facts: &[Fact]) -> BTreeSet<NsName> {
+    facts.iter().filter_map(|f| if let Fact::Service(key, _) = f { Some(key.clone()) } else { None }).collect()
 }
 
 /// Cuts the list into portions of 0 to 3 facts, some of them twice.
@@ -97,11 +111,15 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_order_split_and_doubling_ends_as_from_scratch((portions, last) in any_history(), limit in 0usize..12) {
-        let scratch = snapshot(&last);
+    fn any_order_split_and_doubling_ends_as_from_scratch(
+        (portions, last) in any_history(),
+        proxy in any_settings(),
+        limit in 0usize..12,
+    ) {
+        let scratch = snapshot_with(&proxy, &last);
         for family in Family::BOTH {
             let options = Options { comment_limit: limit, ..Options::default() };
-            let mut agent = Agent::new(family, options.clone());
+            let mut agent = Agent::under(&proxy, family, options.clone());
             for portion in &portions {
                 agent.take(portion);
             }
@@ -112,7 +130,7 @@ proptest! {
     }
 
     #[test]
-    fn an_update_without_news_writes_nothing(facts in any_world()) {
+    fn an_update_without_news_writes_nothing(facts in any_whole_world()) {
         let mut agent = Agent::new(Family::V4, Options::default());
         agent.take(&facts);
         prop_assert_eq!(agent.take(&facts), vec![]);
@@ -176,7 +194,7 @@ fn the_first_endpoint_also_turns_the_refusal_into_a_way() {
 
 #[test]
 fn a_service_that_goes_takes_all_its_chains_along() {
-    let facts = rich();
+    let facts = whole();
     for family in Family::BOTH {
         let mut agent = Agent::new(family, Options::default());
         agent.take(&facts);
@@ -184,6 +202,19 @@ fn a_service_that_goes_takes_all_its_chains_along() {
         agent.take(&gone);
         let left: Vec<&Chain> = agent.kernel.0.keys().filter(|chain| names::is_of_service(&chain.name)).collect();
         assert_eq!(left, Vec::<&Chain>::new());
-        assert_eq!(agent.kernel.0, Desired::of(family, Options::default(), &snapshot(&[own_node()])).chains());
+        let others: Vec<Fact> = facts.iter().filter(|fact| !matches!(fact, Fact::Service(..))).cloned().collect();
+        assert_eq!(agent.kernel.0, Desired::of(family, Options::default(), &snapshot(&others)).chains());
     }
+}
+
+#[test]
+fn a_host_port_more_writes_its_pods_chain_and_the_way_to_it_and_nothing_else() {
+    let mut agent = Agent::new(Family::V4, Options::default());
+    agent.take(&big_cluster(50));
+    let pod = attachment(5, vec![host_port(Proto::Tcp, 9090, None)]);
+    assert_eq!(written(&agent.take(&[attachment(5, vec![])])), Vec::<&str>::new());
+    let changes = agent.take(&[pod]);
+    let names = written(&changes);
+    assert_eq!(names.len(), 2, "{names:?}");
+    assert!(names[0].starts_with("CNI-DN-") && names[1] == names::HOST_PORTS, "{names:?}");
 }

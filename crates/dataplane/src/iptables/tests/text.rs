@@ -8,10 +8,10 @@ use crate::iptables::{
     Chain, Change, Desired, DnsPath, Match, Options, Probability, Repair, Rule, Saved, Sign, Table, Target, compare,
     hooks, names, parse,
 };
-use crate::tests::world::{rich, snapshot};
+use crate::tests::world::{snapshot, whole};
 
 fn desired(family: Family) -> Desired {
-    Desired::of(family, Options { dns: DnsPath::ThisNode, ..Options::default() }, &snapshot(&rich()))
+    Desired::of(family, Options { dns: DnsPath::ThisNode, ..Options::default() }, &snapshot(&whole()))
 }
 
 fn rule(line: &str) -> Rule {
@@ -64,6 +64,11 @@ fn the_kernels_spelling_is_ours() {
         ),
         ("-j REJECT", "-j REJECT --reject-with icmp-port-unreachable"),
         ("-j REJECT", "-j REJECT --reject-with icmp6-port-unreachable"),
+        (
+            "-m tcp -p tcp -d 10.96.0.1 --dport 80 ! -i veth+ -j A",
+            "! -i veth+ -d 10.96.0.1/32 -p tcp -m tcp --dport 80 -j A",
+        ),
+        ("-m tcp -p tcp -m multiport --destination-ports 80,81 -j A", "-p tcp -m tcp -m multiport --dports 80,81 -j A"),
         ("! -d ::1/128 -j A", "! -d ::1/128 -j A"),
         ("-j CT --notrack", "-j NOTRACK"),
     ];
@@ -90,7 +95,8 @@ fn every_probability_is_the_kernels_to_the_bit() {
 fn foreign_words_are_kept_and_never_taken_for_ours() {
     let foreign =
         rule("-i eth0 -p icmp -m limit --limit 5/min --limit-burst 7 -s 10.0.0.1 -j LOG --log-prefix \"a b\"");
-    assert_eq!(foreign.matches.iter().filter(|m| matches!(m, Match::Other(_))).count(), 5, "{foreign:?}");
+    assert_eq!(foreign.matches.iter().filter(|m| matches!(m, Match::Other(_))).count(), 4, "{foreign:?}");
+    assert_eq!(foreign.matches[0], Match::In(Sign::Is, "eth0".into()));
     assert_eq!(foreign.target, Some(Target::Other("LOG --log-prefix a b".into())));
     assert_ne!(canonical(&rule("-i eth0 -j DROP")), canonical(&rule("-j DROP")));
     assert_ne!(canonical(&rule("! -s 10.0.0.1 -j DROP")), canonical(&rule("-s 10.0.0.1 -j DROP")));
@@ -191,11 +197,14 @@ fn a_chain_in_another_order_is_a_difference_that_says_so() {
 
 #[test]
 fn hooks_stand_in_the_order_that_prepending_gives() {
-    let hooks = hooks::wanted(Family::V4, &Options::default());
+    let hooks = hooks::wanted(&desired(Family::V4));
     let text = program(&[], &hooks);
     let saved = parse(&text).expect("our own text");
     let forward = saved.rules(&Chain { table: Table::Filter, name: "FORWARD".into() }).expect("hooked");
     let to: Vec<&str> = forward.iter().filter_map(Rule::jumps_to).collect();
+    let prerouting = saved.rules(&Chain::nat("PREROUTING")).expect("hooked");
+    let order: Vec<&str> = prerouting.iter().filter_map(Rule::jumps_to).collect();
+    assert_eq!(order, [names::SERVICES, names::HOST_PORTS], "Services go before host ports");
     assert_eq!(to, [names::PROXY_FIREWALL, names::FORWARD, names::SERVICES, names::EXTERNAL_SERVICES]);
     let new = "-m conntrack --ctstate NEW -m comment --comment \"kubernetes service portals\" -j KUBE-SERVICES";
     assert!(text.contains(&format!("-I FORWARD 1 {new}\n")), "{text}");

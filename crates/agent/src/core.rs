@@ -6,8 +6,8 @@
 //! ```
 //!
 //! Events that came together are taken together; the first one is never made to wait. Nothing is programmed until
-//! Services, EndpointSlices and Nodes have each been told whole once, so that a start never takes away rules that a
-//! half-read cluster does not explain.
+//! Services, EndpointSlices, Nodes and this node's pods have each been told whole once, so that a start never takes away
+//! rules that a half-read cluster does not explain.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -34,7 +34,7 @@ use crate::status::{Change, Progress};
 /// How long a write that failed waits before everything is compared and written again.
 const RETRY: Duration = Duration::from_secs(1);
 /// Kinds that must have been told whole before the first write.
-const NEEDED: [ObjectKind; 3] = [ObjectKind::Service, ObjectKind::EndpointSlice, ObjectKind::Node];
+const NEEDED: [ObjectKind; 4] = [ObjectKind::Service, ObjectKind::EndpointSlice, ObjectKind::Node, ObjectKind::Pod];
 
 /// What the core is told.
 #[derive(Debug)]

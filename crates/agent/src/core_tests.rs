@@ -112,7 +112,7 @@ fn value(object: Object) -> Input {
 }
 
 fn told_whole() -> Vec<Input> {
-    [ObjectKind::Node, ObjectKind::Service, ObjectKind::EndpointSlice].map(Input::Synced).into()
+    [ObjectKind::Node, ObjectKind::Service, ObjectKind::EndpointSlice, ObjectKind::Pod].map(Input::Synced).into()
 }
 
 fn learned(third: u8) -> Input {
@@ -144,7 +144,7 @@ fn cluster() -> Vec<Input> {
 fn no_rule_is_written_before_the_cluster_was_told_whole() {
     let kernel = Kernel::new();
     let mut agent = Agent::start(&kernel);
-    agent.take([value(service("web", 20)), Input::Synced(ObjectKind::Service), Input::Synced(ObjectKind::Node)]);
+    agent.take([value(service("web", 20)), Input::Synced(ObjectKind::Service), Input::Synced(ObjectKind::Node), Input::Synced(ObjectKind::Pod)]);
     assert_eq!(kernel.rules.restores().len(), 0);
     agent.take([value(slice("web", &[1])), Input::Synced(ObjectKind::EndpointSlice)]);
     assert_eq!(kernel.rules.restores().len(), 1);

@@ -7,6 +7,7 @@
 //! Attaching twice is attaching once: a restarted agent finds its pods as they are. The ledger is on disk before an
 //! address is used.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
 use std::net::IpAddr;
@@ -22,7 +23,7 @@ use k8s_openapi::api::core::v1::Pod;
 use portolan_cni::{AttachmentPlan, Handle, Ledger, Sysctl, Timestamp};
 use portolan_kernel::sysctl::{self, Key};
 use portolan_kernel::{KernelRoute, Netlink, VethSpec, netns};
-use portolan_model::{Attachment, Family, NsName};
+use portolan_model::{Attachment, Family, HostPort, NsName, ObjectKind};
 use portolan_pods::{PodIdent, PodNetwork};
 use tokio::sync::{oneshot, watch};
 use tracing::{debug, info, warn};
@@ -40,6 +41,10 @@ pub(crate) struct ClusterNetwork {
     core: ToCore,
     mtu_bytes: u32,
     drain: Drain,
+    /// Of the pods that the cluster told of; those without are left out.
+    host_ports: Mutex<BTreeMap<PodIdent, Vec<HostPort>>>,
+    /// Attachments that a former agent made, until their pods are told of.
+    recovered: Mutex<BTreeMap<PodIdent, Attachment>>,
 }
 
 struct LedgerFile {
@@ -67,8 +72,9 @@ impl ClusterNetwork {
             }
             Err(error) => return Err(format!("cannot read {}: {error}", path.display())),
         };
-        let network =
-            Self { ledger: Arc::new(Mutex::new(LedgerFile { ledger, path })), blocks, core, mtu_bytes, drain };
+        let ledger = Arc::new(Mutex::new(LedgerFile { ledger, path }));
+        let (host_ports, recovered) = (Mutex::default(), Mutex::default());
+        let network = Self { ledger, blocks, core, mtu_bytes, drain, host_ports, recovered };
         network.recover();
         Ok(network)
     }
@@ -88,13 +94,42 @@ impl ClusterNetwork {
             let attachment = AttachmentPlan::new(&handle.pod, &addresses, self.mtu_bytes).attachment();
             if links.iter().any(|link| link.name == *attachment.link.0) {
                 debug!(pod = %handle.pod, ?addresses, "the pod's link is still there");
+                held(&self.recovered).insert(ident(&handle), attachment.clone());
                 self.core.send(Input::Attachment(handle.pod.clone(), Some(attachment), None));
             }
         }
     }
 
+    /// The cluster told of a pod of this node: its host ports are known from now on. The ledger has no word of them, so a
+    /// pod that a former agent attached has them only now.
+    pub(crate) fn told(&self, pod: &Pod) {
+        let ports = portolan_ingest::host_ports(pod);
+        let ident = PodIdent::of(pod);
+        let recovered = held(&self.recovered).remove(&ident);
+        if ports.is_empty() {
+            return;
+        }
+        held(&self.host_ports).insert(ident.clone(), ports.clone());
+        if let Some(attachment) = recovered {
+            let name = NsName::new(ident.namespace.as_str(), ident.name.as_str());
+            let attachment = Attachment { host_ports: ports, ..attachment };
+            self.core.send(Input::Attachment(name, Some(attachment), None));
+        }
+    }
+
+    /// The pod is no more.
+    pub(crate) fn forget(&self, pod: &PodIdent) {
+        held(&self.host_ports).remove(pod);
+    }
+
+    /// Every pod of this node has been told of: from now on the rules may be compared with the kernel's.
+    pub(crate) fn told_all(&self, live: &[PodIdent]) {
+        self.reclaim(live);
+        self.core.send(Input::Synced(ObjectKind::Pod));
+    }
+
     /// Takes back the addresses of pods that are no longer this node's.
-    pub(crate) fn reclaim(&self, live: &[PodIdent]) {
+    fn reclaim(&self, live: &[PodIdent]) {
         let live = live.iter().map(handle).collect();
         let mut locked = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
         let freed = locked.ledger.reclaim(&live, now());
@@ -126,8 +161,10 @@ impl PodNetwork for ClusterNetwork {
         async move {
             let blocks = self.own_blocks().await?;
             let (ledger, mtu) = (self.ledger.clone(), self.mtu_bytes);
+            let host_ports = held(&self.host_ports).get(&pod).cloned().unwrap_or_default();
             let working = tokio::task::spawn_blocking(move || attach(&ledger, &blocks, &pod, &netns, mtu));
             let (name, attachment) = working.await.map_err(|e| format!("attaching broke off: {e}"))??;
+            let attachment = Attachment { host_ports, ..attachment };
             let addresses = attachment.addresses.clone();
             let (written, done) = oneshot::channel();
             self.core.send(Input::Attachment(name, Some(attachment), Some(written)));
@@ -163,6 +200,16 @@ impl PodNetwork for ClusterNetwork {
 
 fn handle(pod: &PodIdent) -> Handle {
     Handle::new(&pod.namespace, &pod.name, &pod.uid)
+}
+
+fn ident(handle: &Handle) -> PodIdent {
+    let (namespace, name) = (handle.pod.namespace.to_string(), handle.pod.name.to_string());
+    PodIdent { namespace, name, uid: handle.uid.to_string() }
+}
+
+/// What is behind a lock that nobody holds for longer than a look.
+fn held<T>(lock: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    lock.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn now() -> Timestamp {

@@ -60,11 +60,13 @@ impl source::Sink for PodSink {
         match event {
             Event::Value(Object::Pod(pod)) => {
                 live.insert(PodIdent::of(&pod));
+                self.network.told(&pod);
                 self.kubelet.set_pod(*pod);
             }
             Event::Gone(Object::Pod(pod)) => {
                 let ident = PodIdent::of(&pod);
                 live.remove(&ident);
+                self.network.forget(&ident);
                 self.kubelet.remove_pod(&ident);
             }
             _ => {}
@@ -75,6 +77,6 @@ impl source::Sink for PodSink {
     fn synced(&self, _kind: ObjectKind) {
         self.kubelet.synced();
         let live: Vec<PodIdent> = self.live.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect();
-        self.network.reclaim(&live);
+        self.network.told_all(&live);
     }
 }

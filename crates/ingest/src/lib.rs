@@ -11,11 +11,13 @@
 mod addresses;
 mod cluster;
 mod endpoints;
+mod host_ports;
 mod services;
 
 #[cfg(test)]
 mod tests;
 
+pub use host_ports::host_ports;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;

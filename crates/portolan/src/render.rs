@@ -4,15 +4,17 @@
 //! would tell is derived from the objects: a pod of this node has its `cali…` link, another node's block is reached by
 //! that node's address.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use portolan_dataplane::iptables::{Desired, DnsPath, Options, compare, parse, render};
 use portolan_dns::records::Records;
 use portolan_dns::zone::ZoneConfig;
-use portolan_ingest::{Event, Object, ingest};
+use portolan_ingest::{Event, Object, host_ports, ingest};
 use portolan_model::{
-    Attachment, Fact, Facts, Family, LearnedRoute, Route, RouteCause, RouteKind, Settings, Snapshot, Text, resolve,
+    Attachment, Fact, Facts, Family, HostPort, LearnedRoute, NsName, Route, RouteCause, RouteKind, Settings, Snapshot,
+    Text, resolve,
 };
 use serde_json::Value;
 
@@ -28,9 +30,10 @@ pub fn snapshot(files: &[PathBuf], settings: Settings) -> Result<Snapshot, Failu
         events.extend(object(value)?.map(Event::Value));
     }
     let mut facts = Facts::default();
+    let ports = host_ports_of(&events);
     let (_, complaints) = ingest(&mut facts, events);
     complaints.iter().for_each(|c| eprintln!("Warning: {}: {}", c.object, c.message));
-    let derived = derived(&facts, &settings.node);
+    let derived = derived(&facts, &settings.node, |pod| ports.get(pod).cloned().unwrap_or_default());
     facts.apply_all(derived);
     Ok(resolve(&facts, &Snapshot::empty(Arc::new(settings)), &facts.all()).0)
 }
@@ -54,15 +57,22 @@ pub fn warn_of_unknown_node(snapshot: &Snapshot) {
     }
 }
 
+/// Of each pod among the objects; a Pod's fact has no word of them.
+fn host_ports_of(events: &[Event]) -> BTreeMap<NsName, Vec<HostPort>> {
+    let pods = events.iter().filter_map(|event| match event {
+        Event::Value(object @ Object::Pod(pod)) => Some((object.reference().key, host_ports(pod))),
+        _ => None,
+    });
+    pods.collect()
+}
+
 /// What CNI and BGP would tell this node if the cluster were as the objects say.
-pub fn derived(facts: &Facts, node: &Text) -> Vec<Fact> {
+pub fn derived(facts: &Facts, node: &Text, host_ports: impl Fn(&NsName) -> Vec<HostPort>) -> Vec<Fact> {
     let local = facts.pods.iter().filter(|(_, p)| p.node.as_ref() == Some(node) && !p.host_network && !p.finished);
     let attachments = local.filter(|(_, p)| !p.addresses.is_empty()).map(|(key, pod)| {
         let link = portolan_cni::host_link_name(key);
-        Fact::Attachment(
-            key.clone(),
-            Some(Attachment { link, addresses: pod.addresses.clone(), host_ports: Vec::new() }),
-        )
+        let attachment = Attachment { link, addresses: pod.addresses.clone(), host_ports: host_ports(key) };
+        Fact::Attachment(key.clone(), Some(attachment))
     });
     let others = facts.nodes.iter().filter(|(name, _)| *name != node);
     let learned = others.flat_map(|(_, other)| {

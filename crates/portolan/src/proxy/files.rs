@@ -14,8 +14,8 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use portolan_agent::proxy::Input;
-use portolan_ingest::{Event, Object, fact, gone};
-use portolan_model::{Fact, Facts, ObjectRef, Text};
+use portolan_ingest::{Event, Object, fact, gone, host_ports};
+use portolan_model::{Fact, Facts, HostPort, NsName, ObjectKind, ObjectRef, Text};
 
 use crate::failure::Failure;
 
@@ -115,9 +115,17 @@ impl Files {
         events.chain(attachments).collect()
     }
 
+    fn host_ports(&self, pod: &NsName) -> Vec<HostPort> {
+        let key = ObjectRef { kind: ObjectKind::Pod, key: pod.clone() };
+        match self.objects.get(&key).map(|object| &**object) {
+            Some(Object::Pod(pod)) => host_ports(pod),
+            _ => Vec::new(),
+        }
+    }
+
     /// Which pods of this node came and went: what a CNI plugin would tell.
     fn attachments(&mut self) -> Vec<Fact> {
-        let derived = crate::render::derived(&self.facts, &self.node);
+        let derived = crate::render::derived(&self.facts, &self.node, |pod| self.host_ports(pod));
         let now: BTreeMap<_, _> = derived
             .into_iter()
             .filter_map(|fact| match fact {

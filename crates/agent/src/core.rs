@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  Input ──► ingest ──► resolve ──► plan (rules, routes) ──► kernel
-//!                          └──────► (Snapshot, Delta) ──► DNS, BGP
+//!                          └──────► (Snapshot, Delta) ──► DNS, BGP, the LAN
 //! ```
 //!
 //! Events that came together are taken together; the first one is never made to wait. Nothing is programmed until
@@ -25,6 +25,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{oneshot, watch};
 use tracing::{info, warn};
 
+use crate::announce::Answers;
 use crate::dns::Told;
 use crate::drain::Applied;
 use crate::proxy::Writer;
@@ -64,6 +65,8 @@ pub(crate) struct Listeners {
     pub(crate) bgp: UnboundedSender<crate::bgp::Command>,
     /// The pod network: this node's own blocks.
     pub(crate) blocks: watch::Sender<Vec<IpNet>>,
+    /// The LAN: addresses of load balancers that this node answers for.
+    pub(crate) answers: Answers,
 }
 
 /// The core's state; [`Core::run`] is its thread.
@@ -155,6 +158,10 @@ impl Core {
         let written = self.write(&delta);
         if written && self.programmed {
             self.progress.settled(SystemTime::now());
+        }
+        // After the rules: who is asked to send packets here must find them there.
+        if self.programmed {
+            self.listeners.answers.update(&self.snapshot, &delta, &self.progress);
         }
         for sender in waiting {
             // Whoever waits may have given up.

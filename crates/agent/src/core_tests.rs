@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 
 use super::{Core, Input, Listeners};
+use crate::announce::Answers;
 use crate::routes::RouteWriter;
 use crate::rules::RuleWriter;
 use crate::status::Progress;
@@ -69,7 +70,8 @@ impl Agent {
         let progress = Arc::new(Progress::default());
         let (dns, dns_end) = mpsc::unbounded_channel();
         let (bgp, bgp_end) = mpsc::unbounded_channel();
-        let listeners = Listeners { dns, bgp, blocks: watch::channel(Vec::new()).0 };
+        let listeners =
+            Listeners { dns, bgp, blocks: watch::channel(Vec::new()).0, answers: Answers::new(Vec::new()).0 };
         let rules = RuleWriter::new(Family::V4, Options::default(), Arc::new(kernel.rules.clone()), progress.clone());
         let routes = RouteWriter::open(Box::new(kernel.network.clone()), "eth0", progress.clone()).expect("in memory");
         Self {
@@ -144,7 +146,12 @@ fn cluster() -> Vec<Input> {
 fn no_rule_is_written_before_the_cluster_was_told_whole() {
     let kernel = Kernel::new();
     let mut agent = Agent::start(&kernel);
-    agent.take([value(service("web", 20)), Input::Synced(ObjectKind::Service), Input::Synced(ObjectKind::Node), Input::Synced(ObjectKind::Pod)]);
+    agent.take([
+        value(service("web", 20)),
+        Input::Synced(ObjectKind::Service),
+        Input::Synced(ObjectKind::Node),
+        Input::Synced(ObjectKind::Pod),
+    ]);
     assert_eq!(kernel.rules.restores().len(), 0);
     agent.take([value(slice("web", &[1])), Input::Synced(ObjectKind::EndpointSlice)]);
     assert_eq!(kernel.rules.restores().len(), 1);

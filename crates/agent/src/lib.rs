@@ -11,6 +11,7 @@
 //! judge. It learns the cluster from the Kubernetes API alone. Killed at any time, it starts again from what the
 //! kernel, the ledger and the pods' shims hold, and writes only what differs.
 
+mod announce;
 mod api;
 mod bgp;
 mod cluster_dns;
@@ -38,6 +39,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Namespace, Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Client;
@@ -76,6 +78,8 @@ pub struct Config {
     pub image_store: PathBuf,
     /// The link to the other nodes.
     pub lan_interface: String,
+    /// Ranges of load balancers' addresses that nodes answer for on the LAN; empty: others do.
+    pub balancer_pools: Vec<IpNet>,
     /// Certificate of the node's own API, PEM.
     pub tls_cert: PathBuf,
     /// Its key, PEM.
@@ -135,6 +139,9 @@ pub enum AgentError {
         /// As configured.
         name: String,
     },
+    /// Nobody can be answered on the LAN.
+    #[error("{0}")]
+    Lan(String),
     /// DNS cannot be served.
     #[error(transparent)]
     Dns(#[from] dns::DnsError),
@@ -186,7 +193,11 @@ impl Agent {
         let (to_dns, from_others) = mpsc::unbounded_channel();
         let (to_bgp, commands) = mpsc::unbounded_channel();
         let (blocks_sender, blocks) = watch::channel(Vec::new());
-        let listeners = Listeners { dns: to_dns.clone(), bgp: to_bgp.clone(), blocks: blocks_sender };
+        let (answers, elected) = announce::Answers::new(config.balancer_pools.clone());
+        if !config.balancer_pools.is_empty() {
+            announce::start(&config.lan_interface, elected).map_err(AgentError::Lan)?;
+        }
+        let listeners = Listeners { dns: to_dns.clone(), bgp: to_bgp.clone(), blocks: blocks_sender, answers };
         spawn_core(&config, &progress, listeners, inputs)?;
         start_dns(&config, from_others).await?;
         if let Some(bgp) = bgp_config(&config) {

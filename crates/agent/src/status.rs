@@ -1,5 +1,7 @@
 //! What the agent counts of itself: shown by its API, asked for by benchmarks.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -23,6 +25,7 @@ pub(crate) struct Progress {
     failures: AtomicU64,
     last_change: Mutex<Option<LastChange>>,
     applied: watch::Sender<Applied>,
+    answers_for: Mutex<BTreeSet<IpAddr>>,
 }
 
 /// A change of an object, as the watch told it.
@@ -88,6 +91,11 @@ impl Progress {
         self.applied.subscribe()
     }
 
+    /// Addresses of load balancers that this node answers for.
+    pub(crate) fn answers_for(&self, addresses: &BTreeSet<IpAddr>) {
+        *self.answers_for.lock().unwrap_or_else(PoisonError::into_inner) = addresses.clone();
+    }
+
     pub(crate) fn batch(&self, took: Duration) {
         self.batches.fetch_add(1, Ordering::Relaxed);
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
@@ -117,6 +125,7 @@ impl Progress {
             "chainsWritten": self.chains_written.load(Ordering::Relaxed),
             "routesWritten": self.routes_written.load(Ordering::Relaxed),
             "writeFailures": self.failures.load(Ordering::Relaxed),
+            "answersFor": *self.answers_for.lock().unwrap_or_else(PoisonError::into_inner),
             "lastChange": self.last_change().as_ref().map(LastChange::json),
         })
     }

@@ -242,7 +242,7 @@ impl Cluster {
             cluster
                 .create(Kind::Namespace, json!({"metadata": {"name": name}, "spec": {"finalizers": ["kubernetes"]}}));
         }
-        cluster.tasks.extend([Task::ClusterDns, Task::PodCidrs]);
+        cluster.tasks.extend([Task::ClusterDns, Task::PodCidrs, Task::Balancers]);
         cluster
     }
 

@@ -22,6 +22,8 @@ enum Happening {
     StrayPod(u8),
     Undeploy(u8),
     Unexpose(u8),
+    /// A Service becomes one of type LoadBalancer, or ceases to be.
+    Balance(u8),
     AddNode(u8),
     RemoveNode(u8),
     Agents,
@@ -43,6 +45,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => any::<u8>().prop_map(StrayPod),
         1 => (0..3u8).prop_map(Undeploy),
         1 => (0..3u8).prop_map(Unexpose),
+        3 => (0..3u8).prop_map(Balance),
         2 => (0..4u8).prop_map(AddNode),
         1 => (0..4u8).prop_map(RemoveNode),
         4 => Just(Agents),
@@ -112,6 +115,15 @@ fn happen(cluster: &mut Cluster, happening: &Happening) {
             let id = named(Kind::Service, name);
             cluster.api.delete(&id, "Background", None, now);
         }
+        Happening::Balance(name) => {
+            let id = named(Kind::Service, name);
+            if has(cluster, &id) {
+                cluster.edit(&id, |service| {
+                    let is_balanced = service["spec"]["type"] == "LoadBalancer";
+                    service["spec"]["type"] = json!(if is_balanced { "ClusterIP" } else { "LoadBalancer" });
+                });
+            }
+        }
         Happening::AddNode(name) => {
             if !has(cluster, &Id::new(Kind::Node, "", &format!("node-{name}"))) {
                 cluster.node(&format!("node-{name}"));
@@ -154,6 +166,16 @@ fn assert_kept(cluster: &Cluster) {
             assert!(blocks.insert(block.to_owned()), "{block} was given twice");
         }
     }
+    let (mut given, mut waiting) = (BTreeSet::new(), 0);
+    for (id, body) in cluster.api.objects.iter().filter(|(id, _)| id.kind == Kind::Service) {
+        let address = body["status"]["loadBalancer"]["ingress"][0]["ip"].as_str();
+        assert!(address.is_none() || body["spec"]["type"] == "LoadBalancer", "{id} keeps {address:?}");
+        match address {
+            Some(address) => assert!(given.insert(address.to_owned()), "{address} was given twice"),
+            None => waiting += usize::from(body["spec"]["type"] == "LoadBalancer"),
+        }
+    }
+    assert!(waiting == 0 || given.len() == 2, "{waiting} Services wait while an address is free");
     let mut active: BTreeMap<String, i64> = BTreeMap::new();
     for pod in cluster.pods() {
         let labels = pod.metadata.labels.clone().unwrap_or_default();
@@ -179,6 +201,7 @@ proptest! {
         story in prop::collection::vec(happening(), 1..150),
     ) {
         let mut cluster = Cluster::new();
+        cluster.config.balancer_pools = vec!["172.18.100.0/30".parse().unwrap()];
         for happening in &story {
             happen(&mut cluster, happening);
         }

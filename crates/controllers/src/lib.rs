@@ -7,12 +7,14 @@
 //! ```
 //!
 //! Deployment, ReplicaSet, EndpointSlice and Endpoints, Node blocks and health, scheduler,
-//! namespaces, owner clean-up, ServiceAccounts, the kube-dns Service, Event expiry.
+//! namespaces, owner clean-up, ServiceAccounts, the kube-dns Service, load-balancer addresses,
+//! Event expiry.
 //!
 //! One pure function decides each task from one world; only `run` and `client` know a clock, a
 //! socket or chance. A world that is as it should be costs no write.
 //! Below this room nobody knows of it: it speaks to the server as any client does.
 
+mod balancer;
 mod client;
 mod cluster_dns;
 mod deployment;
@@ -57,6 +59,8 @@ pub struct Config {
     pub node_mask_v6: u8,
     /// Addresses of the kube-dns Service, one per family at most; empty: the Service is not made.
     pub cluster_dns: Vec<IpAddr>,
+    /// Ranges that Services of type LoadBalancer get their addresses from; empty: another gives them.
+    pub balancer_pools: Vec<IpNet>,
     /// How long a node may be silent before it is called unreachable.
     pub node_monitor_grace: Duration,
 }
@@ -68,6 +72,7 @@ impl Default for Config {
             node_mask_v4: 26,
             node_mask_v6: 122,
             cluster_dns: vec![IpAddr::from([10, 96, 0, 10])],
+            balancer_pools: Vec::new(),
             node_monitor_grace: Duration::from_secs(40),
         }
     }
@@ -98,6 +103,7 @@ pub fn reconcile(world: &World, config: &Config, task: &Task, now: Timestamp) ->
         Task::Collect(id) => garbage::reconcile(world, id),
         Task::ServiceAccount(name) => service_account::reconcile(world, name),
         Task::ClusterDns => cluster_dns::reconcile(world, &config.cluster_dns),
+        Task::Balancers => balancer::reconcile(world, &config.balancer_pools, now),
         Task::EventExpiry(id) => event_expiry::reconcile(world, id, now),
     }
 }

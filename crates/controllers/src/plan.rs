@@ -29,6 +29,8 @@ pub enum Task {
     Collect(Id),
     ServiceAccount(String),
     ClusterDns,
+    /// Addresses of all Services of type LoadBalancer: one task, so that none is given twice.
+    Balancers,
     EventExpiry(Id),
 }
 

@@ -13,7 +13,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use crate::object::{Id, Kind, Object};
 use crate::plan::Task;
 use crate::world::{SERVICE_NAME_LABEL, Tag, World, is_node_lease};
-use crate::{cluster_dns, endpoints, node, owner, pod, selector, service_account};
+use crate::{balancer, cluster_dns, endpoints, node, owner, pod, selector, service_account};
 
 type Tasks = BTreeSet<Task>;
 
@@ -31,7 +31,12 @@ pub fn touched(world: &World, old: Option<&Object>, new: Option<&Object>) -> Tas
             deployments_of(world, set, &mut tasks);
         }
         Object::Pod(_) => pod_tasks(world, old, new, &mut tasks),
-        Object::Service(service) => service_tasks(service, new, &id, &mut tasks),
+        Object::Service(service) => {
+            service_tasks(service, new, &id, &mut tasks);
+            if balancer::is_seen(old, new) {
+                tasks.insert(Task::Balancers);
+            }
+        }
         Object::EndpointSlice(slice) => {
             let labels = slice.metadata.labels.as_ref();
             if let Some(name) = labels.and_then(|labels| labels.get(SERVICE_NAME_LABEL)) {

@@ -141,7 +141,7 @@ impl World {
 
     /// Every task there could be for what is known: where a start from scratch begins.
     pub fn all_tasks(&self) -> BTreeSet<Task> {
-        let mut tasks = BTreeSet::from([Task::PodCidrs, Task::ClusterDns]);
+        let mut tasks = BTreeSet::from([Task::PodCidrs, Task::ClusterDns, Task::Balancers]);
         for object in self.objects.values() {
             tasks.extend(route::touched(self, None, Some(object)));
         }

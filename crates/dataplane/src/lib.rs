@@ -23,6 +23,7 @@
 //! This room must never know netlink, processes, clocks or Kubernetes objects. Sources: kube-proxy's iptables mode as it
 //! can be observed; Calico's chain names for egress.
 
+pub mod announce;
 pub mod choose;
 pub mod claims;
 pub mod iptables;

@@ -15,6 +15,7 @@
 pub mod bridge;
 pub mod conntrack;
 pub mod fake;
+pub mod frames;
 pub mod iptables;
 pub mod netlink;
 pub mod netns;

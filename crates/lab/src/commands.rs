@@ -17,7 +17,7 @@ pub(crate) const LISTEN_FD: i32 = 3;
 /// `portolan server …`, in its own network namespace.
 pub(crate) fn server(config: &LabConfig, files: &Files, host: &HostSpec) -> Vec<String> {
     let address = host.address.addr();
-    words(&[
+    let mut line = words(&[
         ("server", String::new()),
         ("--data-dir", text(&files.data())),
         ("--listen-fd", LISTEN_FD.to_string()),
@@ -28,7 +28,14 @@ pub(crate) fn server(config: &LabConfig, files: &Files, host: &HostSpec) -> Vec<
         ("--cluster-domain", config.cluster_domain.clone()),
         ("--pki-dir", text(&files.pki())),
         ("--node-grace-secs", NODE_GRACE_SECS.to_string()),
-    ])
+    ]);
+    line.extend(pools(config));
+    line
+}
+
+/// Which addresses Services of type LoadBalancer get, and nodes answer for.
+fn pools(config: &LabConfig) -> Vec<String> {
+    config.balancer_pools.iter().flat_map(|pool| ["--lb-pool".to_owned(), pool.to_string()]).collect()
 }
 
 /// Where who fetches images finds its listener.
@@ -75,6 +82,7 @@ pub(crate) fn agent(config: &LabConfig, host: &HostSpec) -> Vec<String> {
     ]);
     line.extend(image_sources(config));
     line.extend(config.limit_flags.clone());
+    line.extend(pools(config));
     line
 }
 
@@ -121,6 +129,20 @@ mod tests {
         assert!(line.ends_with(" --image-broker /labs/lab/images/pull.sock --registry docker.io"), "{line}");
         let line = fetcher(&config).join(" ");
         assert_eq!(line, "image serve --listen-fd 3 --image-store /images --registry docker.io");
+    }
+
+    #[test]
+    fn pools_are_told_to_the_server_and_to_the_agents() {
+        let mut config = LabConfig::new("lab", 1, "/exe".into(), "/images".into());
+        config.balancer_pools = vec!["172.18.100.0/28".parse().unwrap(), "172.18.0.224/28".parse().unwrap()];
+        let topology = config.topology();
+        let lines = [
+            server(&config, &Files::new(Path::new("/state")), &topology.api_server()).join(" "),
+            agent(&config, &topology.node(1)).join(" "),
+        ];
+        for line in lines {
+            assert!(line.ends_with(" --lb-pool 172.18.100.0/28 --lb-pool 172.18.0.224/28"), "{line}");
+        }
     }
 
     #[test]

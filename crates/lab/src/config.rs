@@ -69,6 +69,9 @@ pub struct LabConfig {
     pub cluster_cidr: IpNet,
     pub cluster_dns: IpAddr,
     pub cluster_domain: String,
+    /// Ranges that Services of type LoadBalancer get addresses from; nodes answer for them on the LAN.
+    #[serde(default)]
+    pub balancer_pools: Vec<IpNet>,
     /// Added to the environment of the API server and the agents.
     pub env: Vec<(String, String)>,
     pub ready: Ready,
@@ -95,6 +98,7 @@ impl LabConfig {
             cluster_cidr: "10.244.0.0/16".parse().expect("a CIDR"),
             cluster_dns: "10.96.0.10".parse().expect("an address"),
             cluster_domain: "cluster.local".to_owned(),
+            balancer_pools: Vec::new(),
             env: Vec::new(),
             ready: Ready::Nodes(Duration::from_secs(60)),
             rootless: Rootless::Auto,
@@ -102,7 +106,7 @@ impl LabConfig {
     }
 
     pub fn topology(&self) -> Topology {
-        Topology { nodes: self.nodes, service_cidr: self.service_cidr }
+        Topology { nodes: self.nodes, service_cidr: self.service_cidr, balancer_pools: self.balancer_pools.clone() }
     }
 
     pub(crate) fn validate(&self) -> Result<(), LabError> {
@@ -114,7 +118,22 @@ impl LabConfig {
         if self.nodes == 0 || self.nodes > MOST_NODES {
             return Err(LabError::BadNodes { nodes: self.nodes, most: MOST_NODES });
         }
-        Ok(())
+        self.balancer_pools.iter().try_for_each(|pool| self.check_pool(pool))
+    }
+
+    fn check_pool(&self, pool: &IpNet) -> Result<(), LabError> {
+        let overlaps = |range: &IpNet| range.contains(pool) || pool.contains(range);
+        let hosts = self.topology().hosts();
+        let host = hosts.iter().find(|host| pool.contains(&host.address.addr()));
+        let own = host.map(|host| (host.name.as_str(), host.address.addr().to_string()));
+        let pods = overlaps(&self.cluster_cidr).then(|| ("pods", self.cluster_cidr.to_string()));
+        let services = overlaps(&self.service_cidr).then(|| ("ClusterIPs", self.service_cidr.to_string()));
+        let why = match own.or(pods).or(services) {
+            Some((who, what)) => format!("it overlaps {what} of {who}"),
+            None if pool.addr().is_ipv6() => "the LAN of a lab has IPv4 only".to_owned(),
+            None => return Ok(()),
+        };
+        Err(LabError::BadPool { pool: *pool, why })
     }
 }
 
@@ -234,6 +253,29 @@ mod tests {
             assert!(matches!(config(name, 2).validate(), Err(LabError::BadName { .. })), "{name:?}");
         }
         assert!(config("lab-2", 2).validate().is_ok());
+    }
+
+    #[test]
+    fn a_pool_that_others_have_addresses_of_is_refused() {
+        let refusal = |pool: &str| {
+            let mut config = config("lab", 2);
+            config.balancer_pools = vec![pool.parse().unwrap()];
+            config.validate().err().map(|error| error.to_string()).unwrap_or_default()
+        };
+        for pool in ["172.18.100.0/28", "172.18.0.224/28", "192.0.2.0/24"] {
+            assert_eq!(refusal(pool), "", "{pool}");
+        }
+        for (pool, word) in [
+            ("172.18.0.0/28", "172.18.0.1 of outside"),
+            ("172.18.0.12/32", "172.18.0.12 of node-2"),
+            ("172.18.0.0/16", "172.18.0.1 of outside"),
+            ("10.244.3.0/24", "10.244.0.0/16 of pods"),
+            ("10.96.0.0/24", "10.96.0.0/12 of ClusterIPs"),
+            ("fd18::/112", "IPv4 only"),
+        ] {
+            let said = refusal(pool);
+            assert!(said.contains(&format!("--lb-pool {pool}")) && said.contains(word), "{pool}: {said}");
+        }
     }
 
     #[test]

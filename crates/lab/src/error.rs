@@ -15,6 +15,8 @@ pub enum LabError {
     BadName { name: String },
     #[error("a lab of {nodes} nodes is not possible: choose 1 to {most}")]
     BadNodes { nodes: usize, most: usize },
+    #[error("--lb-pool {pool}: {why}; choose another range, such as 172.18.100.0/28")]
+    BadPool { pool: ipnet::IpNet, why: String },
     #[error("a lab named {name:?} is up already; `portolan down --name {name}` ends it, or choose another --name")]
     NameInUse { name: String },
     #[error("no lab named {name:?} is up; `portolan up --name {name}` starts it")]

@@ -159,7 +159,8 @@ fn configure_network(host: &HostSpec) -> Result<(), LabError> {
         protocol: STATIC,
         ..KernelRoute::via(*dst, *gateway, eth0)
     };
-    let routes: Vec<_> = host.routes.iter().map(route).collect();
+    let on_link = |dst: &ipnet::IpNet| KernelRoute { protocol: STATIC, ..KernelRoute::on_link(*dst, eth0) };
+    let routes: Vec<_> = host.routes.iter().map(route).chain(host.on_link.iter().map(on_link)).collect();
     netlink.replace_routes(&routes).into_iter().collect::<Result<Vec<_>, _>>()?;
     Ok(())
 }

@@ -6,7 +6,7 @@
 //!                  └── .11 node-1, .12 node-2, …
 //! ```
 //!
-//! `outside` has a route to the Services by node-1 and none to pods, and forwards nothing: a packet
+//! `outside` has a route to the Services by node-1, to load balancers' addresses on the LAN, and none to pods, and forwards nothing: a packet
 //! that a node should have rewritten and did not must be lost there, not find its way all the same.
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -29,6 +29,8 @@ pub(crate) const API_PORT: u16 = 6443;
 pub struct Topology {
     pub nodes: usize,
     pub service_cidr: IpNet,
+    /// Ranges that nodes answer for on the LAN.
+    pub balancer_pools: Vec<IpNet>,
 }
 
 /// One host on the LAN.
@@ -42,6 +44,8 @@ pub struct HostSpec {
     pub own_addresses: Vec<IpNet>,
     /// Destination and gateway.
     pub routes: Vec<(IpNet, IpAddr)>,
+    /// Destinations on the LAN that its own prefix does not cover.
+    pub on_link: Vec<IpNet>,
     pub forwards: bool,
     /// Name of the other end of `eth0`, a port of the LAN's bridge.
     pub port: String,
@@ -52,6 +56,8 @@ impl Topology {
         let mut host = host(OUTSIDE, 1);
         host.own_addresses = OUTSIDE_ADDRESSES.map(|a| IpNet::from(IpAddr::V4(a))).to_vec();
         host.routes = vec![(self.service_cidr, self.node(1).address.addr())];
+        let beyond = |pool: &&IpNet| !IpNet::from(LAN).contains(*pool);
+        host.on_link = self.balancer_pools.iter().filter(beyond).copied().collect();
         host
     }
 
@@ -90,6 +96,7 @@ fn host(name: &str, last: u8) -> HostSpec {
         mac: [0x02, 0x18, a, b, c, last], // locally administered, the same at every start
         own_addresses: Vec::new(),
         routes: Vec::new(),
+        on_link: Vec::new(),
         forwards: false,
         port: port_of(name),
     }
@@ -114,7 +121,7 @@ mod tests {
     use super::*;
 
     fn topology(nodes: usize) -> Topology {
-        Topology { nodes, service_cidr: "10.96.0.0/12".parse().unwrap() }
+        Topology { nodes, service_cidr: "10.96.0.0/12".parse().unwrap(), balancer_pools: Vec::new() }
     }
 
     #[test]
@@ -130,6 +137,14 @@ mod tests {
         let outside = topology(2).outside();
         let services = ("10.96.0.0/12".parse().unwrap(), "172.18.0.11".parse().unwrap());
         assert_eq!((outside.routes, outside.forwards), (vec![services], false));
+    }
+
+    #[test]
+    fn outside_asks_the_lan_itself_for_addresses_of_pools() {
+        let pools = ["172.18.100.0/28", "172.18.0.224/28"].map(|pool| pool.parse().unwrap());
+        let outside = Topology { balancer_pools: pools.to_vec(), ..topology(2) }.outside();
+        assert_eq!(outside.on_link, pools[..1], "the LAN's own prefix covers the other");
+        assert!(topology(2).node(1).on_link.is_empty());
     }
 
     #[test]

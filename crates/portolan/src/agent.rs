@@ -9,7 +9,7 @@ use portolan_agent::Limits;
 use portolan_pods::{CgroupRoots, NodeLimits};
 
 use crate::failure::Failure;
-use crate::settings::ClusterArgs;
+use crate::settings::{BalancerArgs, ClusterArgs};
 
 /// Command line of a node's agent.
 #[derive(Args, Clone, Debug)]
@@ -68,6 +68,8 @@ pub struct AgentArgs {
     #[arg(long, value_name = "SOCKET", hide = true)]
     image_broker: Option<PathBuf>,
     #[command(flatten)]
+    balancer: BalancerArgs,
+    #[command(flatten)]
     cluster: ClusterArgs,
 }
 
@@ -80,6 +82,7 @@ fn parse_limits(text: &str) -> Result<CgroupRoots, String> {
 /// # Errors
 /// The kubeconfig or certificates cannot be read, or the kernel lacks something.
 pub async fn run(args: AgentArgs) -> Result<(), Failure> {
+    args.balancer.check(&args.cluster)?;
     let client = crate::client::connect_from_afar(args.kubeconfig).await?;
     let exe = std::env::current_exe().map_err(|e| Failure::machine(format!("cannot find this program: {e}")))?;
     let config = portolan_agent::Config {
@@ -88,6 +91,7 @@ pub async fn run(args: AgentArgs) -> Result<(), Failure> {
         state_dir: args.state_dir,
         image_store: args.image_store,
         lan_interface: args.lan_interface,
+        balancer_pools: args.balancer.lb_pool,
         tls_cert: args.tls_cert,
         tls_key: args.tls_key,
         client_ca: args.client_ca,

@@ -34,6 +34,8 @@ pub struct LabArgs {
     #[arg(long, value_name = "DIR", env = "PORTOLAN_IMAGES")]
     image_store: Option<PathBuf>,
     #[command(flatten)]
+    balancer: crate::settings::BalancerArgs,
+    #[command(flatten)]
     registries: crate::image::RegistryArgs,
     /// Enforce containers' memory, CPU and process limits by cgroups; as root
     #[arg(long)]
@@ -86,6 +88,7 @@ impl LabArgs {
         let mut config = LabConfig::new(&self.name, self.nodes, exe, self.image_store());
         config.iptables_dir = crate::tools::deb_bin();
         config.registries = self.registries.flags();
+        config.balancer_pools = self.balancer.lb_pool.clone();
         config.limits = self.limits;
         config.pod_pids = self.pod_pids_limit;
         config.rootless = self.rootless.into();
@@ -105,6 +108,7 @@ pub fn failed(error: LabError) -> Failure {
     match error {
         LabError::BadName { .. }
         | LabError::BadNodes { .. }
+        | LabError::BadPool { .. }
         | LabError::NoSuchPlace { .. }
         | LabError::Ambiguous { .. }
         | LabError::OneEnd { .. }

@@ -63,6 +63,10 @@ fn text_of(node: &str, status: &Value) -> String {
     for route in rows(&bgp["routes"]) {
         lines.push(format!("{:<20} {:<16} {}", text(&route["prefix"]), text(&route["gateway"]), text(&route["peer"])));
     }
+    let answers: Vec<String> = rows(&status["core"]["answersFor"]).map(text).collect();
+    if !answers.is_empty() {
+        lines.push(format!("answers on the LAN for {}", answers.join(", ")));
+    }
     lines.join("\n") + "\n"
 }
 

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 
 use crate::failure::Failure;
 use crate::process::told_to_end;
-use crate::settings::ClusterArgs;
+use crate::settings::{BalancerArgs, ClusterArgs};
 
 /// Command line of the control plane.
 #[derive(Args, Clone, Debug)]
@@ -34,6 +34,8 @@ pub struct ServerArgs {
     #[arg(long, value_name = "SECS", default_value_t = 40)]
     node_grace_secs: u64,
     #[command(flatten)]
+    balancer: BalancerArgs,
+    #[command(flatten)]
     cluster: ClusterArgs,
 }
 
@@ -48,6 +50,7 @@ const NODE_MASK_V6: u8 = 122;
 /// # Errors
 /// The address is taken, the data cannot be read, the certificates cannot be made.
 pub async fn run(args: ServerArgs) -> Result<(), Failure> {
+    args.balancer.check(&args.cluster)?;
     let listeners = listeners(&args)?;
     let pki = pki(&args)?;
     let local = listeners
@@ -79,6 +82,7 @@ fn controller_config(cluster_cidrs: &[IpNet], args: &ServerArgs) -> portolan_con
         node_mask_v4: NODE_MASK_V4,
         node_mask_v6: NODE_MASK_V6,
         cluster_dns: args.cluster.cluster_dns.clone(),
+        balancer_pools: args.balancer.lb_pool.clone(),
         node_monitor_grace: Duration::from_secs(args.node_grace_secs),
     }
 }

@@ -6,6 +6,8 @@ use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 use portolan_model::{ProxySettings, Settings};
 
+use crate::failure::Failure;
+
 /// How a command prints its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum OutputFormat {
@@ -46,5 +48,29 @@ impl ClusterArgs {
             cluster_domain: self.cluster_domain.trim_end_matches('.').into(),
             proxy: ProxySettings::default(),
         }
+    }
+}
+
+/// Addresses of Services of type LoadBalancer.
+#[derive(Args, Clone, Debug, Default)]
+pub struct BalancerArgs {
+    /// Give Services of type LoadBalancer addresses of this range, and answer for them on the LAN; repeats
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    pub lb_pool: Vec<IpNet>,
+}
+
+impl BalancerArgs {
+    /// # Errors
+    /// A pool holds addresses that pods or ClusterIPs have.
+    pub fn check(&self, cluster: &ClusterArgs) -> Result<(), Failure> {
+        let pods = cluster.cluster_cidr.iter().map(|range| ("--cluster-cidr", range));
+        let services = cluster.service_cidr.iter().map(|range| ("--service-cidr", range));
+        for (flag, range) in pods.chain(services) {
+            if let Some(pool) = self.lb_pool.iter().find(|pool| pool.contains(range) || range.contains(*pool)) {
+                let why = format!("--lb-pool {pool} overlaps {flag} {range}");
+                return Err(Failure::input(format!("{why}; give a range of the nodes' LAN that nobody else uses")));
+            }
+        }
+        Ok(())
     }
 }

@@ -9,8 +9,12 @@ mod case;
 mod cases;
 #[path = "packets/ground.rs"]
 mod ground;
+#[path = "packets/judge.rs"]
+mod judge;
 #[path = "packets/objects.rs"]
 mod objects;
+#[path = "packets/over_time.rs"]
+mod over_time;
 #[path = "packets/probe.rs"]
 mod probe;
 #[path = "packets/raw.rs"]
@@ -32,6 +36,24 @@ fn every_case(backend: Backend) {
     assert!(complaints.is_empty(), "{backend:?}: {} are wrong:\n{}", complaints.len(), complaints.join("\n"));
 }
 
+/// What holds over time, on a ground of its own.
+fn over_time(backend: Backend) {
+    let ground = Ground::lay();
+    let field = Field::new(&ground, backend);
+    over_time::clients_stay(&field);
+    over_time::stays_end(&field);
+    over_time::datagrams_stay(&field);
+}
+
+#[test]
+fn the_table_and_the_oracle_agree_in_every_mode() {
+    let cases = cases::all();
+    let backends = [Backend::IptablesNft, Backend::Nftables];
+    let asked = backends.iter().flat_map(|backend| cases.iter().map(move |case| (case, *backend)));
+    let objections: Vec<String> = asked.flat_map(|(case, backend)| judge::objections(case, backend)).collect();
+    assert!(objections.is_empty(), "{} are judged otherwise:\n{}", objections.len(), objections.join("\n"));
+}
+
 #[test]
 fn every_case_holds_in_iptables_mode_over_nf_tables() {
     every_case(Backend::IptablesNft);
@@ -40,4 +62,14 @@ fn every_case_holds_in_iptables_mode_over_nf_tables() {
 #[test]
 fn every_case_holds_in_iptables_mode_over_the_legacy_kernel_interface() {
     every_case(Backend::IptablesLegacy);
+}
+
+#[test]
+fn clients_and_flows_fare_well_over_time_in_iptables_mode_over_nf_tables() {
+    over_time(Backend::IptablesNft);
+}
+
+#[test]
+fn clients_and_flows_fare_well_over_time_in_iptables_mode_over_the_legacy_kernel_interface() {
+    over_time(Backend::IptablesLegacy);
 }

@@ -27,7 +27,7 @@ impl Backend {
 }
 
 /// As whom a packet arrives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum As {
     /// The client itself.
     Itself,
@@ -138,6 +138,17 @@ pub fn case(name: impl Into<String>) -> Case {
 impl Case {
     pub fn service(mut self, service: Service) -> Case {
         self.services.push(service);
+        self
+    }
+
+    pub fn pod_ranges(mut self, ranges: &str) -> Case {
+        self.pod_ranges = ranges.to_owned();
+        self
+    }
+
+    /// All flows so far, in these families only.
+    pub fn families(mut self, families: [bool; 2]) -> Case {
+        self.flows.iter_mut().for_each(|flow| flow.families = families);
         self
     }
 

@@ -3,11 +3,12 @@
 //! Sources: Kubernetes "Virtual IPs and Service Proxies", "Service" (traffic policies, source ranges), KEP-1669
 //! (terminating endpoints), KEP-2086 (internal policy), KEP-2433 and KEP-4444 (hints), KEP-3866 (what nftables refuses).
 
+use portolan_model::{DetectLocal, IfName, NodePortAddresses};
 use serde_json::json;
 
 use super::case::As::{Itself, Node};
 use super::case::Expect::{Dropped, Refused};
-use super::case::{Case, case, flow, reach};
+use super::case::{Case, POD_RANGES, case, flow, reach};
 use super::ground::{OWN_VIP, own_vip, second_addresses};
 use super::objects::To::{Balancer, ClusterIp, External, NodePort, NodePortAtLoopback, NodePortAtSecond, OtherPort};
 use super::objects::{Service, To, balancer, service};
@@ -42,6 +43,9 @@ fn selection() -> Vec<Case> {
             .service(service(11).label("service.kubernetes.io/headless", "").endpoints("a1"))
             .service(service(12).spec(json!({ "clusterIP": "None", "clusterIPs": ["None"] })).endpoints("a1"))
             .service(service(13).endpoints("a1"))
+            .with(flow("a2", ClusterIp(10), reach("world", Itself)).in_nftables(Dropped))
+            .with(flow("a2", ClusterIp(11), reach("world", Itself)).in_nftables(Dropped))
+            .with(flow("a2", ClusterIp(12), reach("world", Itself)).in_nftables(Dropped))
             .flow("a2", ClusterIp(13), reach("a1", Itself)),
         case("a Service takes the endpoints of its port's name, each at the number that its slice gives")
             .service(service(10).endpoints("a1").endpoints_at(8081, "b1"))
@@ -140,13 +144,15 @@ fn addresses() -> Vec<Case> {
             .each("a1", &every_way(11), &reach("a1", Node)),
         case("a port that a ClusterIP does not have, and an address that nobody has")
             .service(service(10).endpoints("a1"))
+            .with(flow("a2", OtherPort(10), reach("world", Itself)).in_nftables(Refused))
             .with(flow("outside", OtherPort(10), reach("world", Itself)).in_nftables(Refused))
             .with(flow("node-1", OtherPort(10), reach("world", Itself)).in_nftables(Refused))
+            .with(flow("a2", ClusterIp(99), reach("world", Itself)).in_nftables(Dropped))
             .with(flow("outside", ClusterIp(99), reach("world", Itself)).in_nftables(Dropped))
             .with(flow("node-1", ClusterIp(99), reach("world", Itself)).in_nftables(Dropped)),
         case("a balancer of its own kind gets what is sent to its address")
             .service(service(10).everywhere().ip_mode("Proxy").endpoints("a1"))
-            .each("outside node-1", &[Balancer(10)], &reach("world", Itself))
+            .each("a2 outside node-1", &[Balancer(10)], &reach("world", Itself))
             .usual("a2 outside node-1", &[ClusterIp(10), NodePort(10), External(10)], "a1")
             .service(service(11).everywhere().ip_mode("VIP").endpoints("a1"))
             .usual("a2 outside node-1", &[Balancer(11)], "a1"),
@@ -161,6 +167,14 @@ fn addresses() -> Vec<Case> {
 
 /// Where node ports answer.
 fn node_ports() -> Vec<Case> {
+    let second = |settings: &mut portolan_model::ProxySettings| {
+        let ranges = ["172.19.0.0/24", "fd00:19::/64"].map(|net| net.parse().expect("a literal prefix"));
+        settings.node_ports_on = NodePortAddresses::Within(ranges.into());
+    };
+    let everywhere = |settings: &mut portolan_model::ProxySettings| {
+        let ranges = ["0.0.0.0/0", "::/0"].map(|net| net.parse().expect("a literal prefix"));
+        settings.node_ports_on = NodePortAddresses::Within(ranges.into());
+    };
     // Programs of the node listen at number 1's node port: they get what is not the Service's.
     let own = reach("node-1", Itself);
     let served = || service(1).node_port().endpoints("a1");
@@ -179,6 +193,29 @@ fn node_ports() -> Vec<Case> {
             .service(served())
             .with(flow("node-1", NodePortAtLoopback(1), reach("a1", Node)).in_nftables(own.clone()).v4())
             .with(flow("node-1", NodePortAtLoopback(1), own.clone()).v6()),
+        case("node ports do not answer on loopback if told so")
+            .flags("--iptables-localhost-nodeports=false", |settings| settings.localhost_node_ports = false)
+            .service(served())
+            .flow("node-1", NodePortAtLoopback(1), own.clone())
+            .usual("a2 outside node-1", &[NodePort(1)], "a1"),
+        case("node ports answer on the addresses that lie in the ranges")
+            .flags("--nodeport-addresses 172.19.0.0/24,fd00:19::/64", second)
+            .service(served())
+            .service(service(2).node_port())
+            .usual("a2 outside node-1", &[NodePortAtSecond(1)], "a1")
+            .each("a2 outside node-1", &[NodePort(1)], &own)
+            .flow("node-1", NodePortAtLoopback(1), own.clone())
+            .flow("outside", NodePortAtSecond(2), Refused),
+        case("node ports answer on the node's own address if told so")
+            .flags("--nodeport-addresses primary", |settings| settings.node_ports_on = NodePortAddresses::Primary)
+            .service(served())
+            .usual("a2 outside node-1", &[NodePort(1)], "a1")
+            .each("a2 outside", &[NodePortAtSecond(1)], &own),
+        case("node ports answer everywhere if the ranges hold everything")
+            .flags("--nodeport-addresses 0.0.0.0/0,::/0", everywhere)
+            .service(served())
+            .usual("a2 outside node-1", &[NodePort(1), NodePortAtSecond(1)], "a1")
+            .with(flow("node-1", NodePortAtLoopback(1), reach("a1", Node)).in_nftables(own.clone()).v4()),
         case("a node port that nobody serves, and one that nobody serves here")
             .service(service(1).node_port())
             .service(service(2).node_port().external_local().endpoints("b1"))
@@ -248,11 +285,41 @@ fn policies() -> Vec<Case> {
 
 /// Who is rewritten, for each way to tell pods and with all rewritten: thirty flows each.
 fn masquerade() -> Vec<Case> {
-    let all = |made: Case| made.flags("--masquerade-all", |settings| settings.masquerade_all = true);
-    vec![
-        masquerade_flows(case("pods are told by the cluster's range"), &["a1", "a3", "b1"], false),
-        masquerade_flows(all(case("all are masqueraded")), &["a1", "a3", "b1"], true),
-    ]
+    let detectors: [(&str, &str, &[&str], DetectLocal); 4] = [
+        ("by the cluster's range", "", &["a1", "a3", "b1"], DetectLocal::ClusterCidr),
+        ("by the node's range", "--detect-local-mode NodeCIDR", &["a1", "a3"], DetectLocal::NodeCidr),
+        (
+            "by their bridge",
+            "--detect-local-mode BridgeInterface --pod-bridge-interface cbr0",
+            &["a3"],
+            DetectLocal::BridgeInterface(IfName("cbr0".into())),
+        ),
+        (
+            "by their links' names",
+            "--detect-local-mode InterfaceNamePrefix --pod-interface-name-prefix cali",
+            &["a1"],
+            DetectLocal::InterfaceNamePrefix("cali".into()),
+        ),
+    ];
+    let mut all = Vec::new();
+    for (name, flags, pods, detect) in detectors {
+        let told =
+            case(format!("pods are told {name}")).flags(flags, |settings| settings.detect_local = detect.clone());
+        all.push(masquerade_flows(told, pods, false));
+        let told = case(format!("pods are told {name}, all masqueraded"))
+            .flags(flags, |settings| settings.detect_local = detect)
+            .flags("--masquerade-all", |settings| settings.masquerade_all = true);
+        all.push(masquerade_flows(told, pods, true));
+    }
+    for (range, families) in [(POD_RANGES[1], [true, false]), (POD_RANGES[0], [false, true])] {
+        let none = case("nothing tells pods in one family").pod_ranges(range);
+        all.push(masquerade_flows(none, &[], false).families(families));
+        let none = case("nothing tells pods in one family, all masqueraded")
+            .pod_ranges(range)
+            .flags("--masquerade-all", |settings| settings.masquerade_all = true);
+        all.push(masquerade_flows(none, &[], true).families(families));
+    }
+    all
 }
 
 fn masquerade_flows(mut made: Case, pods: &[&str], with_all: bool) -> Case {

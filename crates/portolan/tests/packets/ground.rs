@@ -86,6 +86,9 @@ pub fn owner(addr: IpAddr) -> &'static str {
     if on_node(addr) {
         return NODE_1;
     }
+    if second_addresses(OUTSIDE).contains(&addr) {
+        return OUTSIDE;
+    }
     let pods = PODS.iter().map(|pod| pod.1);
     let mut places = pods.chain(LAN.iter().map(|host| host.0));
     places.find(|place| addresses(place).contains(&addr)).unwrap_or(WORLD)

@@ -9,6 +9,8 @@ use serde_json::{Value, json};
 
 use super::ground::{self, NODE_1, addresses, pair};
 
+/// For `--service-cidr`.
+pub const SERVICE_RANGES: &str = "10.96.0.0/12,fd00:10:96::/112";
 const PROTOCOLS: [&str; 3] = ["TCP", "UDP", "SCTP"];
 
 /// One Service with its endpoints.
@@ -59,6 +61,11 @@ impl Service {
 
     pub fn ranges(self, ranges: &[&str]) -> Service {
         self.spec(json!({ "loadBalancerSourceRanges": ranges }))
+    }
+
+    pub fn affinity(self, secs: u32) -> Service {
+        let config = json!({ "clientIP": { "timeoutSeconds": secs } });
+        self.spec(json!({ "sessionAffinity": "ClientIP", "sessionAffinityConfig": config }))
     }
 
     pub fn label(mut self, key: &str, value: &str) -> Service {

@@ -73,21 +73,43 @@ impl<'a> Range<'a> {
     /// Sends one packet and waits until its fate is known. `source` in what is returned is as the receiver saw it.
     pub fn shoot(&self, shot: &Shot) -> Seen {
         self.forget_strays();
-        let (notes, mut client) = self.ground.inside(shot.from, || (raw::Notes::open(), Client::send(shot)));
-        let told = |client: &mut Client| client.is_refused() || notes.refuses(shot, client.port());
+        let (notes, client) = self.ground.inside(shot.from, || (raw::Notes::open(), Client::send(shot)));
+        self.follow(shot, &notes, client).0
+    }
+
+    /// A datagram socket to send from again and again.
+    pub fn talk(&self, shot: Shot) -> Talk {
+        assert_eq!(shot.proto, Proto::Udp, "only datagrams need no connection");
+        let (notes, socket) = self.ground.inside(shot.from, || (raw::Notes::open(), Client::udp(&shot)));
+        Talk { shot, notes, socket: Some(socket) }
+    }
+
+    /// One more packet of that socket, and what became of it.
+    pub fn say(&self, talk: &mut Talk) -> Seen {
+        self.forget_strays();
+        let socket = talk.socket.take().expect("it is put back below");
+        while socket.recv(&mut [0; 64]).is_ok() {}
+        // A packet that a rule stops on its way out is an error at once; its fate is told by what follows.
+        let _ = socket.send(b"who is there?");
+        let (seen, client) = self.follow(&talk.shot, &talk.notes, Client::Udp(socket, false));
+        talk.socket = client.into_udp();
+        seen
+    }
+
+    fn follow(&self, shot: &Shot, notes: &raw::Notes, mut client: Client) -> (Seen, Client) {
         let mut fence = Fence::start(self, shot.from, shot.to.is_ipv6());
         let until = Instant::now() + PATIENCE;
         loop {
             let over = fence.is_over();
             if let Some(seen) = self.arrived(shot) {
                 self.answered(shot, &mut client, seen.place());
-                return seen;
+                return (seen, client);
             }
-            if told(&mut client) {
-                return Seen::Refused;
+            if client.is_refused() || notes.refuses(shot, client.port()) {
+                return (Seen::Refused, client);
             }
             if over {
-                return Seen::Dropped;
+                return (Seen::Dropped, client);
             }
             assert!(Instant::now() < until, "the fence of {} does not come back", shot.from);
             std::thread::yield_now();
@@ -134,10 +156,12 @@ impl<'a> Range<'a> {
 }
 
 impl Seen {
-    fn place(&self) -> &'static str {
+    /// The place's name, or `refused`, or `dropped`.
+    pub fn place(&self) -> &'static str {
         match self {
             Self::At { place, .. } => place,
-            _ => "nobody",
+            Self::Refused => "refused",
+            Self::Dropped => "dropped",
         }
     }
 }
@@ -177,6 +201,19 @@ fn listen(place: &str) -> Listeners {
     }
 }
 
+impl std::fmt::Debug for Talk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.shot.fmt(f)
+    }
+}
+
+/// A client that keeps its socket.
+pub struct Talk {
+    shot: Shot,
+    notes: raw::Notes,
+    socket: Option<UdpSocket>,
+}
+
 /// The sender's end.
 enum Client {
     Udp(UdpSocket, bool),
@@ -189,8 +226,7 @@ impl Client {
         let six = shot.to.is_ipv6();
         match shot.proto {
             Proto::Udp => {
-                let socket = UdpSocket::from(raw::bound(libc::SOCK_DGRAM, six, shot.source));
-                socket.connect(shot.to).expect("there is a route");
+                let socket = Client::udp(shot);
                 // A packet that a rule stops on its way out is an error at once; its fate is told by what follows.
                 let _ = socket.send(b"who is there?");
                 Client::Udp(socket, false)
@@ -204,6 +240,19 @@ impl Client {
                 let (socket, port) = raw::send_init(shot.source, shot.to);
                 Client::Sctp(socket, port)
             }
+        }
+    }
+
+    fn udp(shot: &Shot) -> UdpSocket {
+        let socket = UdpSocket::from(raw::bound(libc::SOCK_DGRAM, shot.to.is_ipv6(), shot.source));
+        socket.connect(shot.to).expect("there is a route");
+        socket
+    }
+
+    fn into_udp(mut self) -> Option<UdpSocket> {
+        match &mut self {
+            Client::Udp(socket, _) => socket.try_clone().ok(),
+            _ => None,
         }
     }
 

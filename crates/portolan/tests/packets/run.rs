@@ -3,17 +3,22 @@
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use portolan_model::Proto;
 use serde_json::Value;
 
 use super::case::{As, Backend, Case, Expect, Flow};
 use super::ground::{Ground, NODE_1, deb_bin, on_node};
+use super::objects::SERVICE_RANGES;
 use super::probe::{Range, Seen, Shot};
 
 /// Enough for each of four endpoints to have been chosen, but for once in 10^12 flows.
 const ENOUGH: usize = 100;
+
+/// For what a proxy does after files have changed, on a machine with much else to do.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A ground with one backend on its node-1.
 pub struct Field<'a> {
@@ -66,7 +71,7 @@ impl<'a> Field<'a> {
     pub fn proxy(&self, flags: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_portolan"));
         command.args(["proxy", "--node", NODE_1, "--proxy-mode", self.backend.mode(), "-f"]).arg(self.objects());
-        command.args(["--service-cidr", "10.96.0.0/12,fd00:10:96::/112"]);
+        command.args(["--service-cidr", SERVICE_RANGES]);
         command.args(flags).env("PORTOLAN_IPTABLES_DIR", self.tools()).env_remove("KUBECONFIG");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
@@ -75,6 +80,32 @@ impl<'a> Field<'a> {
     /// Runs a program on node-1.
     pub fn at_node(&self, mut command: Command) -> Output {
         self.ground.inside(NODE_1, || command.output().expect("it runs"))
+    }
+
+    /// Starts `portolan proxy`, which follows the files until it is killed.
+    pub fn start(&self, flags: &[&str]) -> Running {
+        let log = std::fs::File::create(self.home.path().join("log")).expect("a file");
+        let mut command = self.proxy(flags);
+        command.stdout(Stdio::null()).stderr(log);
+        Running(self.ground.inside(NODE_1, || command.spawn().expect("it starts")))
+    }
+
+    /// What the running one has said.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.home.path().join("log")).unwrap_or_default()
+    }
+
+    /// Asks until there is an answer.
+    #[track_caller]
+    pub fn wait<T>(&self, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            if let Some(found) = look() {
+                return found;
+            }
+            assert!(Instant::now() < until, "{:?}: in vain for: {what}; the proxy says:\n{}", self.backend, self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// Puts the rules for these objects in place, whatever was there before.
@@ -114,7 +145,7 @@ impl<'a> Field<'a> {
 
     /// Sends until everything that may happen has happened, or something else did.
     pub fn check(&self, shot: &Shot, expect: &Expect) -> Result<(), String> {
-        let mut missing = expected(shot, expect);
+        let mut missing = fates(expect);
         let all = missing.clone();
         for _ in 0..ENOUGH {
             let seen = self.range.shoot(shot);
@@ -131,10 +162,22 @@ impl<'a> Field<'a> {
     }
 }
 
+/// A proxy that runs; it is killed without warning, and its rules stay.
+pub struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // One that has ended by itself is noticed by what it did not do.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// One thing that may happen.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Fate {
-    At(&'static str, Option<u16>, bool),
+pub enum Fate {
+    /// The place, its port if that matters, and as whom.
+    At(&'static str, Option<u16>, As),
     Refused,
     Dropped,
 }
@@ -143,9 +186,9 @@ impl Fate {
     fn fits(&self, shot: &Shot, seen: &Seen) -> bool {
         match (self, seen) {
             (Fate::Refused, Seen::Refused) | (Fate::Dropped, Seen::Dropped) => true,
-            (Fate::At(wanted, port, as_node), Seen::At { place, port: at, source }) => {
+            (Fate::At(wanted, port, who), Seen::At { place, port: at, source }) => {
                 let is_itself = shot.source.map_or(super::ground::owner(*source) == shot.from, |own| own == *source);
-                let is_right = if *as_node { on_node(*source) } else { is_itself };
+                let is_right = if *who == As::Node { on_node(*source) } else { is_itself };
                 wanted == place && port.is_none_or(|port| port == *at) && is_right
             }
             _ => false,
@@ -153,7 +196,8 @@ impl Fate {
     }
 }
 
-fn expected(_: &Shot, expect: &Expect) -> Vec<Fate> {
+/// Everything that may happen.
+pub fn fates(expect: &Expect) -> Vec<Fate> {
     match expect {
         Expect::Refused => vec![Fate::Refused],
         Expect::Dropped => vec![Fate::Dropped],
@@ -163,7 +207,7 @@ fn expected(_: &Shot, expect: &Expect) -> Vec<Fate> {
 
 fn at(place: &'static str, who: As) -> Fate {
     let (place, port) = place.split_once(':').map_or((place, None), |(place, port)| (place, port.parse().ok()));
-    Fate::At(place, port, who == As::Node)
+    Fate::At(place, port, who)
 }
 
 /// Both families, three protocols; borrowed addresses have datagrams only.

@@ -26,6 +26,7 @@
 pub mod announce;
 pub mod choose;
 pub mod claims;
+pub mod conntrack;
 pub mod iptables;
 pub mod nftables;
 pub mod routes;

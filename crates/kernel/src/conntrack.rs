@@ -1,18 +1,22 @@
 //! Flows as conntrack knows them, with both tuples, and their deletion.
 //!
+//! ```text
+//!  list, delete ──► one dump, a protocol's or all ──► Entry, as it is read ──► pick ──► deletions, many a send
+//! ```
+//!
 //! NAT rules see only a flow's first packet; what happens to the rest stands here: the original
 //! tuple is what the client sent, the reply tuple what answers look like, and where the two are no
-//! mirror images, an address was rewritten. Spec: `nfnetlink_conntrack.h`.
+//! mirror images, an address was rewritten. Entries are read straight from the kernel's bytes, since tables are long.
+//! Spec: `nfnetlink_conntrack.h`.
 
-use std::net::IpAddr;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use netlink_packet_netfilter::conntrack::{
-    ConntrackAttribute, ConntrackMessage, IPTuple, ProtoTuple, Status, Tuple as TupleAttribute,
-};
-use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
 use netlink_sys::protocols::NETLINK_NETFILTER;
+use netlink_sys::{Socket, SocketAddr};
 
-use crate::nlsock::{Refused, Socket, SocketError};
+use crate::nfnl::{self, Attributes, Message};
+use crate::nlsock::Refused;
 
 /// One direction of a flow. Ports are 0 for protocols without ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -24,7 +28,7 @@ pub struct Tuple {
 }
 
 /// One flow.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry {
     /// IP protocol number: 6 TCP, 17 UDP, 1 ICMP.
     pub protocol: u8,
@@ -37,21 +41,24 @@ pub struct Entry {
     pub mark: u32,
     /// Seconds until the entry is forgotten.
     pub timeout_secs: u32,
-    /// The kernel's own form of the original tuple, to delete by.
-    key: ConntrackAttribute,
 }
+
+/// `IPS_SEEN_REPLY`, `IPS_SRC_NAT`, `IPS_DST_NAT`.
+const SEEN_REPLY: u32 = 1 << 1;
+const SRC_NAT: u32 = 1 << 4;
+const DST_NAT: u32 = 1 << 5;
 
 impl Entry {
     pub fn is_source_rewritten(&self) -> bool {
-        self.status & Status::SrcNat.bits() != 0
+        self.status & SRC_NAT != 0
     }
 
     pub fn is_destination_rewritten(&self) -> bool {
-        self.status & Status::DstNat.bits() != 0
+        self.status & DST_NAT != 0
     }
 
     pub fn has_seen_reply(&self) -> bool {
-        self.status & Status::SeenReply.bits() != 0
+        self.status & SEEN_REPLY != 0
     }
 }
 
@@ -77,112 +84,253 @@ impl std::fmt::Display for Tuple {
     }
 }
 
-#[derive(Debug, thiserror::Error)]
-#[error("conntrack: cannot {what}: {source}")]
-pub struct ConntrackError {
-    what: &'static str,
-    source: SocketError,
+/// Which flows are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    All,
+    /// Those of one IP protocol; new kernels (5.8) leave the others out themselves, a family at a time.
+    Protocol(u8),
 }
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConntrackError {
+    #[error("conntrack: cannot {what}: {source}")]
+    Socket { what: &'static str, source: io::Error },
+    #[error("conntrack: the kernel refuses to {what}: {refused}")]
+    Refused { what: &'static str, refused: Refused },
+}
+
+const SUBSYSTEM: u16 = 1 << 8;
+const NEW: u16 = SUBSYSTEM;
+const GET: u16 = SUBSYSTEM | 1;
+const DELETE: u16 = SUBSYSTEM | 2;
+
+/// `CTA_*`.
+const TUPLE_ORIGINAL: u16 = 1;
+const TUPLE_REPLY: u16 = 2;
+const STATUS: u16 = 3;
+const TIMEOUT: u16 = 7;
+const MARK: u16 = 8;
+const ID: u16 = 12;
+const ZONE: u16 = 18;
+const FILTER: u16 = 25;
+/// `CTA_TUPLE_*`, `CTA_IP_*`, `CTA_PROTO_*`.
+const TUPLE_IP: u16 = 1;
+const TUPLE_PROTO: u16 = 2;
+const PROTO_NUMBER: u16 = 1;
+const PROTO_SRC_PORT: u16 = 2;
+const PROTO_DST_PORT: u16 = 3;
+/// `CTA_FILTER_ORIG_FLAGS`, `_REPLY_FLAGS`, and the bit for the protocol's number.
+const FILTER_ORIGINAL: u16 = 1;
+const FILTER_REPLY: u16 = 2;
+const FILTER_BY_PROTOCOL: u32 = 1 << 3;
+
+const RECEIVE_BYTES: usize = 1 << 16;
+/// Deletions in one send: below the 208 KiB that any socket may send.
+const SEND_BYTES: usize = 100_000;
 
 /// A socket to the conntrack table of one network namespace.
 pub struct Conntrack {
     socket: Socket,
+    sequence: u32,
+    buffer: Vec<u8>,
 }
 
 impl Conntrack {
     /// In the network namespace of the calling thread.
     pub fn open() -> Result<Conntrack, ConntrackError> {
-        let socket = Socket::open(NETLINK_NETFILTER).map_err(failed("open the table"))?;
-        Ok(Conntrack { socket })
+        let open = || {
+            let mut socket = Socket::new(NETLINK_NETFILTER)?;
+            socket.bind_auto()?;
+            socket.set_cap_ack(true)?;
+            socket.set_ext_ack(true)?;
+            socket.connect(&SocketAddr::new(0, 0))?;
+            Ok(socket)
+        };
+        let socket = open().map_err(failed("open the table"))?;
+        Ok(Conntrack { socket, sequence: 0, buffer: vec![0; RECEIVE_BYTES] })
     }
 
     /// Every flow of both families.
     pub fn list(&mut self) -> Result<Vec<Entry>, ConntrackError> {
         let mut entries = Vec::new();
-        for family in [NetfilterProtoFamily::IPv4, NetfilterProtoFamily::IPv6] {
-            let request = message(family, ConntrackMessage::Get(Vec::new()));
-            let answer = self.socket.dump(request).map_err(failed("list the flows"))?;
-            entries.extend(answer.into_iter().filter_map(entry_of));
-        }
+        self.dump(Which::All, |entry, _| entries.push(entry))?;
         Ok(entries)
     }
 
-    /// Deletes the flows the filter picks; returns how many went. One that ended meanwhile counts not.
-    pub fn delete(&mut self, filter: impl Fn(&Entry) -> bool) -> Result<usize, ConntrackError> {
-        let doomed: Vec<Entry> = self.list()?.into_iter().filter(filter).collect();
-        let messages = doomed.iter().map(|entry| (0, deletion(entry))).collect();
-        let results = self.socket.execute(messages).map_err(failed("delete flows"))?;
-        let mut deleted = 0;
-        for result in results {
-            match result {
-                Ok(()) => deleted += 1,
-                Err(Refused { errno: libc::ENOENT, .. }) => {}
-                Err(refused) => return Err(failed("delete a flow")(SocketError::Refused(refused))),
+    /// Deletes the flows that `pick` picks; returns how many went. One that ended meanwhile counts not.
+    pub fn delete(&mut self, which: Which, mut pick: impl FnMut(&Entry) -> bool) -> Result<usize, ConntrackError> {
+        let mut batches: Vec<(usize, Vec<u8>)> = Vec::new();
+        self.dump(which, |entry, message| {
+            if pick(&entry) {
+                if batches.last().is_none_or(|(_, bytes)| bytes.len() >= SEND_BYTES) {
+                    batches.push((0, Vec::with_capacity(SEND_BYTES + 512)));
+                }
+                let (count, bytes) = batches.last_mut().expect("one was pushed where there was none");
+                *count += 1;
+                append_deletion(bytes, message);
             }
+        })?;
+        let mut deleted = 0;
+        for (count, bytes) in batches {
+            deleted += count - self.send_deletions(&bytes)?;
         }
         Ok(deleted)
     }
-}
 
-fn failed(what: &'static str) -> impl FnOnce(SocketError) -> ConntrackError {
-    move |source| ConntrackError { what, source }
-}
-
-fn message(family: NetfilterProtoFamily, inner: ConntrackMessage) -> NetfilterMessage {
-    NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), inner)
-}
-
-fn deletion(entry: &Entry) -> NetfilterMessage {
-    let family = match entry.original.src {
-        IpAddr::V4(_) => NetfilterProtoFamily::IPv4,
-        IpAddr::V6(_) => NetfilterProtoFamily::IPv6,
-    };
-    message(family, ConntrackMessage::Delete(vec![entry.key.clone()]))
-}
-
-fn entry_of(message: NetfilterMessage) -> Option<Entry> {
-    let NetfilterMessageInner::Conntrack(ConntrackMessage::New(attributes)) = message.inner else {
-        return None;
-    };
-    let (mut original, mut reply, mut key) = (None, None, None);
-    let (mut status, mut mark, mut timeout_secs) = (0, 0, 0);
-    for attribute in attributes {
-        match &attribute {
-            ConntrackAttribute::CtaTupleOrig(parts) => {
-                original = tuple_of(parts);
-                key = Some(attribute);
+    /// Returns how many were gone before. The kernel answers within the send, and only what fails.
+    fn send_deletions(&mut self, bytes: &[u8]) -> Result<usize, ConntrackError> {
+        const WHAT: &str = "delete flows";
+        self.socket.send(bytes, 0).map_err(failed(WHAT))?;
+        let mut gone = 0;
+        while let Some(length) = self.receive(libc::MSG_DONTWAIT, WHAT)? {
+            for message in nfnl::messages(&self.buffer[..length]).filter(|m| m.kind() == nfnl::ERROR) {
+                match message.answer() {
+                    (0, _) => {}
+                    (libc::ENOENT, _) => gone += 1,
+                    (errno, words) => return Err(refused(WHAT, errno, words)),
+                }
             }
-            ConntrackAttribute::CtaTupleReply(parts) => reply = tuple_of(parts),
-            ConntrackAttribute::CtaStatus(bits) => status = bits.bits(),
-            ConntrackAttribute::CtaMark(value) => mark = *value,
-            ConntrackAttribute::CtaTimeout(secs) => timeout_secs = *secs,
+        }
+        Ok(gone)
+    }
+
+    fn dump(&mut self, which: Which, mut see: impl FnMut(Entry, Message<'_>)) -> Result<(), ConntrackError> {
+        match which {
+            Which::All => self.dump_family(libc::AF_UNSPEC, which, &mut see),
+            Which::Protocol(_) => {
+                self.dump_family(libc::AF_INET, which, &mut see)?;
+                self.dump_family(libc::AF_INET6, which, &mut see)
+            }
+        }
+    }
+
+    fn dump_family(
+        &mut self,
+        family: i32,
+        which: Which,
+        see: &mut impl FnMut(Entry, Message<'_>),
+    ) -> Result<(), ConntrackError> {
+        const WHAT: &str = "list the flows";
+        self.sequence = self.sequence.wrapping_add(1).max(1);
+        let mut request = Vec::new();
+        nfnl::append(&mut request, GET, nfnl::REQUEST | nfnl::DUMP, self.sequence, family as u8, &question(which));
+        self.socket.send(&request, 0).map_err(failed(WHAT))?;
+        loop {
+            let Some(length) = self.receive(0, WHAT)? else { continue };
+            for message in nfnl::messages(&self.buffer[..length]).filter(|m| m.sequence() == self.sequence) {
+                match message.kind() {
+                    nfnl::DONE => return Ok(()),
+                    nfnl::ERROR => {
+                        let (errno, words) = message.answer();
+                        return Err(refused(WHAT, errno, words));
+                    }
+                    NEW => {
+                        if let Some(entry) = entry_of(message).filter(|entry| which.has(entry)) {
+                            see(entry, message);
+                        }
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    fn receive(&mut self, flags: i32, what: &'static str) -> Result<Option<usize>, ConntrackError> {
+        loop {
+            match self.socket.recv(&mut &mut self.buffer[..], flags) {
+                Ok(length) => return Ok(Some(length)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(source) => return Err(ConntrackError::Socket { what, source }),
+            }
+        }
+    }
+}
+
+impl Which {
+    fn has(self, entry: &Entry) -> bool {
+        match self {
+            Which::All => true,
+            Which::Protocol(number) => entry.protocol == number,
+        }
+    }
+}
+
+fn failed(what: &'static str) -> impl FnOnce(io::Error) -> ConntrackError {
+    move |source| ConntrackError::Socket { what, source }
+}
+
+fn refused(what: &'static str, errno: i32, words: String) -> ConntrackError {
+    ConntrackError::Refused { what, refused: Refused { errno, words } }
+}
+
+/// Attributes of a dump's request. Kernels that know no filter pass it over.
+fn question(which: Which) -> Vec<u8> {
+    let mut attributes = Vec::new();
+    if let Which::Protocol(number) = which {
+        let (mut proto, mut tuple, mut filter) = (Vec::new(), Vec::new(), Vec::new());
+        nfnl::append_attribute(&mut proto, PROTO_NUMBER, &[number]);
+        nfnl::append_nested(&mut tuple, TUPLE_PROTO, &proto);
+        nfnl::append_nested(&mut attributes, TUPLE_ORIGINAL, &tuple);
+        nfnl::append_attribute(&mut filter, FILTER_ORIGINAL, &FILTER_BY_PROTOCOL.to_ne_bytes());
+        nfnl::append_attribute(&mut filter, FILTER_REPLY, &0u32.to_ne_bytes());
+        nfnl::append_nested(&mut attributes, FILTER, &filter);
+    }
+    attributes
+}
+
+/// Deletes by what the kernel knows a flow by: its original tuple, its zone, and its own number, by which it mostly tells
+/// a flow that took the tuple over meanwhile (the number comes of the entry's place in memory).
+fn append_deletion(to: &mut Vec<u8>, message: Message<'_>) {
+    let mut attributes = Vec::with_capacity(96);
+    for (kind, value) in message.attributes() {
+        match kind {
+            TUPLE_ORIGINAL => nfnl::append_nested(&mut attributes, kind, value),
+            ID | ZONE => nfnl::append_attribute(&mut attributes, kind, value),
+            _ => {}
+        }
+    }
+    nfnl::append(to, DELETE, nfnl::REQUEST, 0, message.family(), &attributes);
+}
+
+fn entry_of(message: Message<'_>) -> Option<Entry> {
+    let (mut original, mut reply) = (None, None);
+    let (mut status, mut mark, mut timeout_secs) = (0, 0, 0);
+    for (kind, value) in message.attributes() {
+        match kind {
+            TUPLE_ORIGINAL => original = tuple_of(value),
+            TUPLE_REPLY => reply = tuple_of(value),
+            STATUS => status = nfnl::number(value),
+            MARK => mark = nfnl::number(value),
+            TIMEOUT => timeout_secs = nfnl::number(value),
             _ => {}
         }
     }
     let (protocol, original) = original?;
     let (_, reply) = reply?;
-    Some(Entry { protocol, original, reply, status, mark, timeout_secs, key: key? })
+    Some(Entry { protocol, original, reply, status, mark, timeout_secs })
 }
 
-fn tuple_of(parts: &[TupleAttribute]) -> Option<(u8, Tuple)> {
+fn tuple_of(value: &[u8]) -> Option<(u8, Tuple)> {
     let (mut src, mut dst, mut protocol, mut src_port, mut dst_port) = (None, None, 0, 0, 0);
-    for part in parts {
-        match part {
-            TupleAttribute::Ip(addresses) => {
-                for address in addresses {
-                    match address {
-                        IPTuple::SourceAddress(a) => src = Some(*a),
-                        IPTuple::DestinationAddress(a) => dst = Some(*a),
+    for (kind, part) in Attributes(value) {
+        match kind {
+            TUPLE_IP => {
+                for (kind, address) in Attributes(part) {
+                    match kind {
+                        1 | 3 => src = address_of(address),
+                        2 | 4 => dst = address_of(address),
                         _ => {}
                     }
                 }
             }
-            TupleAttribute::Proto(values) => {
-                for value in values {
-                    match value {
-                        ProtoTuple::Protocol(number) => protocol = (*number).into(),
-                        ProtoTuple::SourcePort(port) => src_port = *port,
-                        ProtoTuple::DestinationPort(port) => dst_port = *port,
+            TUPLE_PROTO => {
+                for (kind, value) in Attributes(part) {
+                    match kind {
+                        PROTO_NUMBER => protocol = value.first().copied().unwrap_or(0),
+                        PROTO_SRC_PORT => src_port = nfnl::short(value),
+                        PROTO_DST_PORT => dst_port = nfnl::short(value),
                         _ => {}
                     }
                 }
@@ -193,59 +341,14 @@ fn tuple_of(parts: &[TupleAttribute]) -> Option<(u8, Tuple)> {
     Some((protocol, Tuple { src: src?, dst: dst?, src_port, dst_port }))
 }
 
-#[cfg(test)]
-mod tests {
-    use std::net::UdpSocket;
-    use std::os::fd::AsFd;
-    use std::path::Path;
-
-    use super::*;
-    use crate::iptables::{Family, Flush, Tool};
-    use crate::{Netlink, netns};
-
-    fn tool() -> Tool {
-        let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/deb/bin");
-        if fetched.join("iptables-restore").exists() {
-            return Tool { dir: Some(fetched), env: Vec::new() };
-        }
-        Tool::from_environment()
-    }
-
-    /// A UDP question to 192.0.2.1:53 that a rule turns to 127.0.0.1:`port`.
-    fn one_rewritten_flow() -> u16 {
-        let mut netlink = Netlink::open().unwrap();
-        let lo = netlink.link("lo").unwrap().index;
-        netlink.set_up(lo).unwrap();
-        netlink.add_addr(lo, "192.0.2.1/32".parse().unwrap()).unwrap();
-        let server = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let port = server.local_addr().unwrap().port();
-        let rule = format!(
-            "*nat\n-A OUTPUT -d 192.0.2.1/32 -p udp --dport 53 -j DNAT --to-destination 127.0.0.1:{port}\nCOMMIT\n"
-        );
-        tool().restore(Family::V4, &rule, Flush::Keep).unwrap();
-        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
-        client.send_to(b"question", "192.0.2.1:53").unwrap();
-        let mut buffer = [0; 16];
-        server.recv_from(&mut buffer).unwrap();
-        port
-    }
-
-    #[test]
-    fn a_rewritten_flow_shows_both_tuples_and_can_be_deleted() {
-        let made = netns::create().unwrap();
-        let (port, entry, deleted, left) = netns::run_in(made.as_fd(), || {
-            let port = one_rewritten_flow();
-            let mut table = Conntrack::open().unwrap();
-            let wanted = |e: &Entry| e.original.dst_port == 53;
-            let entry = table.list().unwrap().into_iter().find(wanted).expect("the flow is tracked");
-            let deleted = table.delete(wanted).unwrap();
-            (port, entry, deleted, table.list().unwrap().len())
-        })
-        .unwrap();
-        assert_eq!(entry.protocol, 17);
-        assert_eq!(entry.original.dst.to_string(), "192.0.2.1");
-        assert_eq!((entry.reply.src.to_string().as_str(), entry.reply.src_port), ("127.0.0.1", port));
-        assert!(entry.is_destination_rewritten() && !entry.is_source_rewritten());
-        assert_eq!((deleted, left), (1, 0));
+fn address_of(value: &[u8]) -> Option<IpAddr> {
+    match value.len() {
+        4 => <[u8; 4]>::try_from(value).ok().map(|bytes| Ipv4Addr::from(bytes).into()),
+        16 => <[u8; 16]>::try_from(value).ok().map(|bytes| Ipv6Addr::from(bytes).into()),
+        _ => None,
     }
 }
+
+#[cfg(test)]
+#[path = "conntrack_tests.rs"]
+mod tests;

@@ -17,6 +17,7 @@ pub const DUMP: u16 = 0x300;
 
 const HEADER_LEN: usize = 16;
 const FAMILY_LEN: usize = 4;
+const NESTED: u16 = 0x8000;
 const TYPE_MASK: u16 = 0x3fff;
 const NLMSGERR_ATTR_MSG: u16 = 1;
 
@@ -111,6 +112,11 @@ pub fn number(value: &[u8]) -> u32 {
     value.try_into().map_or(0, u32::from_be_bytes)
 }
 
+/// 16 bits in network order; 0 where they are cut short.
+pub fn short(value: &[u8]) -> u16 {
+    value.try_into().map_or(0, u16::from_be_bytes)
+}
+
 /// Appends a message with attributes that are bytes already.
 pub fn append(to: &mut Vec<u8>, kind: u16, flags: u16, sequence: u32, family: u8, attributes: &[u8]) {
     let length = (HEADER_LEN + FAMILY_LEN + attributes.len()) as u32;
@@ -132,6 +138,11 @@ pub fn append_attribute(to: &mut Vec<u8>, kind: u16, value: &[u8]) {
     to.resize(to.len().next_multiple_of(4), 0);
 }
 
+/// Appends an attribute of attributes.
+pub fn append_nested(to: &mut Vec<u8>, kind: u16, attributes: &[u8]) {
+    append_attribute(to, kind | NESTED, attributes);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -140,7 +151,7 @@ mod tests {
     fn what_is_written_is_read_again() {
         let mut attributes = Vec::new();
         append_attribute(&mut attributes, 1, b"abc\0x");
-        append_attribute(&mut attributes, 2, &[8, 0, 7, 0, 0, 0, 1, 0]);
+        append_nested(&mut attributes, 2, &[8, 0, 7, 0, 0, 0, 1, 0]);
         let mut bytes = Vec::new();
         append(&mut bytes, 0x0a03, REQUEST, 7, 2, &attributes);
         append(&mut bytes, DONE, 0, 8, 0, &[]);

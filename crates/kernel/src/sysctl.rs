@@ -40,6 +40,8 @@ pub enum Key<'a> {
     /// Accept packets outside the TCP window as belonging to the flow.
     ConntrackTcpBeLiberal,
     ConntrackUdpTimeout,
+    /// Of a UDP flow that was answered more than once.
+    ConntrackUdpTimeoutStream,
     ConntrackTcpTimeoutEstablished,
     ConntrackTcpTimeoutCloseWait,
     /// Count packets and bytes per flow.
@@ -103,6 +105,7 @@ impl Key<'_> {
             Key::Somaxconn => "core/somaxconn".to_owned(),
             Key::ConntrackTcpBeLiberal => "netfilter/nf_conntrack_tcp_be_liberal".to_owned(),
             Key::ConntrackUdpTimeout => "netfilter/nf_conntrack_udp_timeout".to_owned(),
+            Key::ConntrackUdpTimeoutStream => "netfilter/nf_conntrack_udp_timeout_stream".to_owned(),
             Key::ConntrackTcpTimeoutEstablished => "netfilter/nf_conntrack_tcp_timeout_established".to_owned(),
             Key::ConntrackTcpTimeoutCloseWait => "netfilter/nf_conntrack_tcp_timeout_close_wait".to_owned(),
             Key::ConntrackAcct => "netfilter/nf_conntrack_acct".to_owned(),

@@ -1,0 +1,161 @@
+//! Flows in tables of namespaces made for each test.
+
+use std::net::UdpSocket;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::Instant;
+
+use super::*;
+use crate::iptables::{Family, Flush, Tool};
+use crate::{Netlink, netns};
+
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+
+fn tool() -> Tool {
+    let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/deb/bin");
+    if fetched.join("iptables-restore").exists() {
+        return Tool { dir: Some(fetched), env: Vec::new() };
+    }
+    Tool::from_environment()
+}
+
+/// A UDP question to 192.0.2.1:53 that a rule turns to 127.0.0.1:`port`.
+fn one_rewritten_flow() -> u16 {
+    let mut netlink = Netlink::open().unwrap();
+    let lo = netlink.link("lo").unwrap().index;
+    netlink.set_up(lo).unwrap();
+    netlink.add_addr(lo, "192.0.2.1/32".parse().unwrap()).unwrap();
+    let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let port = server.local_addr().unwrap().port();
+    let rule = format!(
+        "*nat\n-A OUTPUT -d 192.0.2.1/32 -p udp --dport 53 -j DNAT --to-destination 127.0.0.1:{port}\nCOMMIT\n"
+    );
+    tool().restore(Family::V4, &rule, Flush::Keep).unwrap();
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.send_to(b"question", "192.0.2.1:53").unwrap();
+    let mut buffer = [0; 16];
+    server.recv_from(&mut buffer).unwrap();
+    port
+}
+
+#[test]
+fn a_rewritten_flow_shows_both_tuples_and_can_be_deleted() {
+    let made = netns::create().unwrap();
+    let (port, entry, deleted, left) = netns::run_in(made.as_fd(), || {
+        let port = one_rewritten_flow();
+        let mut table = Conntrack::open().unwrap();
+        let wanted = |e: &Entry| e.original.dst_port == 53;
+        let entry = table.list().unwrap().into_iter().find(wanted).expect("the flow is tracked");
+        let deleted = table.delete(Which::Protocol(UDP), wanted).unwrap();
+        (port, entry, deleted, table.list().unwrap().len())
+    })
+    .unwrap();
+    assert_eq!(entry.protocol, UDP);
+    assert_eq!(entry.original.dst.to_string(), "192.0.2.1");
+    assert_eq!((entry.reply.src.to_string().as_str(), entry.reply.src_port), ("127.0.0.1", port));
+    assert!(entry.is_destination_rewritten() && !entry.is_source_rewritten());
+    assert_eq!((deleted, left), (1, 0));
+}
+
+/// Puts flows into the table as a process that restores it would: no packet is sent.
+fn insert(table: &Conntrack, flows: &[(u8, Tuple, Tuple)]) {
+    const CREATE: u16 = 0x400;
+    for some in flows.chunks(200) {
+        let mut bytes = Vec::new();
+        for (protocol, original, reply) in some {
+            let mut attributes = Vec::new();
+            nfnl::append_nested(&mut attributes, TUPLE_ORIGINAL, &tuple_bytes(*protocol, original));
+            nfnl::append_nested(&mut attributes, TUPLE_REPLY, &tuple_bytes(*protocol, reply));
+            nfnl::append_attribute(&mut attributes, TIMEOUT, &600u32.to_be_bytes());
+            let family = if original.src.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+            nfnl::append(&mut bytes, NEW, nfnl::REQUEST | CREATE, 0, family as u8, &attributes);
+        }
+        table.socket.send(&bytes, 0).unwrap();
+        let mut answer = [0; 4096];
+        let quiet = table.socket.recv(&mut &mut answer[..], libc::MSG_DONTWAIT).unwrap_err();
+        assert_eq!(quiet.kind(), io::ErrorKind::WouldBlock, "the kernel takes the flows");
+    }
+}
+
+fn tuple_bytes(protocol: u8, tuple: &Tuple) -> Vec<u8> {
+    let (mut ip, mut proto, mut bytes) = (Vec::new(), Vec::new(), Vec::new());
+    match (tuple.src, tuple.dst) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => {
+            nfnl::append_attribute(&mut ip, 1, &src.octets());
+            nfnl::append_attribute(&mut ip, 2, &dst.octets());
+        }
+        (IpAddr::V6(src), IpAddr::V6(dst)) => {
+            nfnl::append_attribute(&mut ip, 3, &src.octets());
+            nfnl::append_attribute(&mut ip, 4, &dst.octets());
+        }
+        _ => panic!("a flow of two families"),
+    }
+    nfnl::append_attribute(&mut proto, PROTO_NUMBER, &[protocol]);
+    nfnl::append_attribute(&mut proto, PROTO_SRC_PORT, &tuple.src_port.to_be_bytes());
+    nfnl::append_attribute(&mut proto, PROTO_DST_PORT, &tuple.dst_port.to_be_bytes());
+    nfnl::append_nested(&mut bytes, TUPLE_IP, &ip);
+    nfnl::append_nested(&mut bytes, TUPLE_PROTO, &proto);
+    bytes
+}
+
+/// Client number `n` asks `vip`:53 and is sent to `pod`:5353.
+fn flow(protocol: u8, n: u32, vip: &str, pod: &str) -> (u8, Tuple, Tuple) {
+    let vip: IpAddr = vip.parse().unwrap();
+    let client: IpAddr = match vip {
+        IpAddr::V4(_) => Ipv4Addr::from(0x0a05_0000 + n / 50_000).into(),
+        IpAddr::V6(_) => Ipv6Addr::from(0xfd00_0005_u128 << 96 | u128::from(n / 50_000)).into(),
+    };
+    let port = 10_000 + (n % 50_000) as u16;
+    let original = Tuple { src: client, dst: vip, src_port: port, dst_port: 53 };
+    let reply = Tuple { src: pod.parse().unwrap(), dst: client, src_port: 5353, dst_port: port };
+    (protocol, original, reply)
+}
+
+#[test]
+fn twenty_thousand_flows_of_a_dead_endpoint_are_found_among_others_and_deleted() {
+    let made = netns::create().unwrap();
+    let (deleted, left, others) = netns::run_in(made.as_fd(), || {
+        let mut table = Conntrack::open().unwrap();
+        let dead: Vec<_> = (0..20_000).map(|n| flow(UDP, n, "10.96.0.10", "10.1.0.1")).collect();
+        let alive: Vec<_> = (20_000..22_000).map(|n| flow(UDP, n, "10.96.0.10", "10.1.0.2")).collect();
+        let tcp: Vec<_> = (0..500).map(|n| flow(TCP, n, "10.96.0.10", "10.1.0.1")).collect();
+        let v6: Vec<_> = (0..500).map(|n| flow(UDP, n, "fd00:96::10", "fd00:1::1")).collect();
+        for flows in [dead, alive, tcp, v6] {
+            insert(&table, &flows);
+        }
+        let pod: IpAddr = "10.1.0.1".parse().unwrap();
+        let start = Instant::now();
+        let deleted = table.delete(Which::Protocol(UDP), |entry| entry.reply.src == pod).unwrap();
+        println!("20,000 stale flows found and deleted in {:?}", start.elapsed());
+        let left = table.list().unwrap();
+        (deleted, left.len(), left.iter().filter(|entry| entry.protocol == TCP && entry.reply.src == pod).count())
+    })
+    .unwrap();
+    assert_eq!((deleted, left, others), (20_000, 3_000, 500));
+}
+
+#[test]
+fn the_kernel_itself_leaves_other_protocols_out() {
+    let made = netns::create().unwrap();
+    let seen = netns::run_in(made.as_fd(), || {
+        let mut table = Conntrack::open().unwrap();
+        insert(&table, &[flow(UDP, 1, "10.96.0.10", "10.1.0.1"), flow(TCP, 1, "10.96.0.10", "10.1.0.1")]);
+        insert(&table, &[flow(TCP, 1, "fd00:96::10", "fd00:1::1")]);
+        let mut request = Vec::new();
+        let family = libc::AF_INET as u8;
+        nfnl::append(&mut request, GET, nfnl::REQUEST | nfnl::DUMP, 7, family, &question(Which::Protocol(TCP)));
+        table.socket.send(&request, 0).unwrap();
+        let mut protocols = Vec::new();
+        loop {
+            let length = table.receive(0, "list").unwrap().unwrap();
+            for message in nfnl::messages(&table.buffer[..length]) {
+                match message.kind() {
+                    NEW => protocols.push(entry_of(message).unwrap().protocol),
+                    _ => return protocols,
+                }
+            }
+        }
+    });
+    assert_eq!(seen.unwrap(), [TCP]);
+}

@@ -1,4 +1,4 @@
-use portolan_model::{Fact, Facts, Family, Proto, ServiceKind};
+use portolan_model::{Fact, Facts, Family, Proto, ProxySettings, ServiceKind};
 use serde_json::{Value, json};
 
 use crate::*;
@@ -156,4 +156,66 @@ fn one_event_touches_one_key() {
     ingest(&mut facts, (0..100).map(|n| ns(&format!("ns{n}"))));
     let (touched, _) = ingest(&mut facts, [ns("one-more"), ns("ns5")]);
     assert_eq!(touched.namespaces.len(), 1);
+}
+
+#[test]
+fn a_health_check_port_counts_only_for_a_balancer_of_policy_local() {
+    let rows = [
+        ("LoadBalancer", "Local", json!(32000), 32000),
+        ("LoadBalancer", "Cluster", json!(32000), 0),
+        ("NodePort", "Local", json!(32000), 0),
+        ("ClusterIP", "Local", json!(32000), 0),
+        ("LoadBalancer", "Local", json!(null), 0),
+        ("LoadBalancer", "Local", json!(-1), 0),
+        ("LoadBalancer", "Local", json!(70000), 0),
+    ];
+    for (kind, policy, port, expected) in rows {
+        let spec = json!({"type": kind, "externalTrafficPolicy": policy, "healthCheckNodePort": port});
+        assert_eq!(service(spec.clone()).0.health_check_node_port, expected, "{spec}");
+    }
+}
+
+#[test]
+fn labels_say_which_proxy_a_service_is_for_whatever_their_value() {
+    let labelled = |labels: Value| {
+        let value = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "labels": labels},
+            "spec": {"clusterIP": "10.96.0.20"}});
+        let (Fact::Service(_, Some(service)), _) = fact(&object(value)) else { panic!("a service") };
+        service
+    };
+    let proxy = |name: Option<&str>| ProxySettings { service_proxy_name: name.map(Into::into), ..Default::default() };
+    let name = "service.kubernetes.io/service-proxy-name";
+    // Labels; whether a proxy without a name takes it; whether the one named `edge` does.
+    let rows = [
+        (json!({}), true, false),
+        (json!({name: "edge"}), false, true),
+        (json!({name: "other"}), false, false),
+        (json!({name: ""}), false, false),
+        (json!({"service.kubernetes.io/headless": ""}), false, false),
+        (json!({"service.kubernetes.io/headless": "false", name: "edge"}), false, false),
+        (json!({"app": "edge"}), true, false),
+    ];
+    for (labels, unnamed, named) in rows {
+        let service = labelled(labels.clone());
+        assert_eq!(service.is_proxied(&proxy(None)), unnamed, "{labels}");
+        assert_eq!(service.is_proxied(&proxy(Some("edge"))), named, "{labels}");
+    }
+}
+
+#[test]
+fn a_node_is_leaving_when_it_is_deleted_or_the_autoscaler_says_so() {
+    let taint = |key: &str| json!([{"key": key, "effect": "NoSchedule"}]);
+    let rows = [
+        (json!(null), json!([]), false),
+        (json!("2026-01-01T00:00:00Z"), json!([]), true),
+        (json!(null), taint("ToBeDeletedByClusterAutoscaler"), true),
+        (json!(null), taint("node.kubernetes.io/unschedulable"), false),
+        (json!(null), taint("DeletionCandidateOfClusterAutoscaler"), false),
+    ];
+    for (deleted, taints, leaving) in rows {
+        let value = json!({"apiVersion": "v1", "kind": "Node",
+            "metadata": {"name": "node-1", "deletionTimestamp": deleted}, "spec": {"taints": taints}});
+        let (Fact::Node(_, Some(node)), _) = fact(&object(value.clone())) else { panic!("a node") };
+        assert_eq!(node.leaving, leaving, "{value}");
+    }
 }

@@ -3,6 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+mod endpoints;
+mod flows;
 mod host_ports;
 mod settings;
 

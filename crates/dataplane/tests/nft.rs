@@ -3,6 +3,8 @@
 //! Each test makes network namespaces of its own, as root. `nft` is that of `PORTOLAN_DEB_BIN`, of `target/deb/bin`, or of
 //! `PATH`, in this order.
 
+#[path = "nft/planned.rs"]
+mod planned;
 #[path = "nft/read_back.rs"]
 mod read_back;
 #[path = "nft/samples.rs"]

@@ -21,7 +21,7 @@ fn read(family: Family, messages: &[Vec<u8>]) -> Option<Read> {
     parse::table(family, TABLE, messages.iter().map(Vec::as_slice)).expect("whole messages")
 }
 
-fn in_kernel(space: &OwnedFd, family: Family) -> Option<Read> {
+pub fn in_kernel(space: &OwnedFd, family: Family) -> Option<Read> {
     let dump = || Nft::open()?.dump(kernel_family(family), TABLE);
     read(family, &netns::run_in(space.as_fd(), dump).expect("the namespace is there").expect("a dump"))
 }

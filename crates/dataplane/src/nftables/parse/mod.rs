@@ -24,6 +24,29 @@ pub struct Read {
     pub unread: Vec<Unread>,
 }
 
+impl Read {
+    /// The table for a comparison: where something was not read, stands something that nobody plans. So whoever mends
+    /// the table by it writes that chain anew, or the whole table where a set or a hook is in doubt.
+    pub fn to_compare(mut self) -> Table {
+        let nobodys_base = Base { kind: ChainKind::Filter, hook: HookPoint::Prerouting, priority: i32::MIN };
+        let nobodys_set = SetShape { key: Vec::new(), data: None, dynamic: None };
+        for unread in self.unread {
+            match unread.place {
+                Place::Chain(name) => self.table.chains.entry(name).or_default().base = Some(nobodys_base),
+                Place::Rule(chain, index) => {
+                    let rules = &mut self.table.chains.entry(chain).or_default().rules;
+                    rules.insert(index.min(rules.len()), Rule { comment: Some(unread.why.into()), ..Rule::default() });
+                }
+                Place::Set(name) | Place::Element(name) => {
+                    let elements = BTreeMap::new();
+                    self.table.sets.insert(name, Set { shape: nobodys_set.clone(), elements });
+                }
+            }
+        }
+        self.table
+    }
+}
+
 /// Something in the table that this room has no words for: nothing that it ever wrote.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unread {

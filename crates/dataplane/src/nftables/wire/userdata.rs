@@ -32,8 +32,8 @@ const HEADER_IP: u32 = 12;
 const HEADER_IP6: u32 = 13;
 const FIELD_DPORT: u32 = 2;
 
-/// The kernel takes 128 bytes of a comment for nft's sake; one is the zero at its end.
-const COMMENT_BYTES: usize = 127;
+/// nft takes comments of 128 bytes; the kernel takes as many and the zero at their end.
+const COMMENT_BYTES: usize = 128;
 const COMMENT: u8 = 0;
 
 /// Which address of a packet a part of a key stands for, as `typeof` names it.

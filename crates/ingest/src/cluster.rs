@@ -6,6 +6,8 @@ use portolan_model as model;
 use crate::Complaints;
 use crate::addresses::{addresses, prefixes};
 
+/// Any value will do.
+const EXCLUDED_LABEL: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 /// Set by the cluster autoscaler on a node that it is about to remove.
 const AUTOSCALER_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
@@ -26,6 +28,7 @@ pub(crate) fn node(node: &core::Node, complaints: &mut Complaints) -> model::Nod
         pod_cidrs: prefixes(&cidrs, "spec.podCIDRs", complaints),
         ready: conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True"),
         leaving: is_leaving(node),
+        excluded_from_balancers: node.metadata.labels.as_ref().is_some_and(|l| l.contains_key(EXCLUDED_LABEL)),
         zone: node.metadata.labels.as_ref().and_then(|l| l.get(ZONE_LABEL)).map(|z| z.as_str().into()),
     }
 }

@@ -107,6 +107,20 @@ fn a_slice_without_a_service_or_of_names_states_nothing() {
 }
 
 #[test]
+fn a_node_may_be_excluded_from_balancers_by_a_label_of_any_value() {
+    for (labels, excluded) in [
+        (json!({}), false),
+        (json!({"node.kubernetes.io/exclude-from-external-load-balancers": ""}), true),
+        (json!({"node.kubernetes.io/exclude-from-external-load-balancers": "false"}), true),
+    ] {
+        let node =
+            object(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-1", "labels": labels}}));
+        let (Fact::Node(_, Some(node)), _) = fact(&node) else { panic!("a node") };
+        assert_eq!(node.excluded_from_balancers, excluded);
+    }
+}
+
+#[test]
 fn node_and_pod_addresses_come_from_status() {
     let node = object(
         json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-1", "labels": {"topology.kubernetes.io/zone": "z"}},

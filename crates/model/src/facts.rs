@@ -26,6 +26,8 @@ pub struct Node {
     pub zone: Option<Text>,
     /// Being deleted, or tainted `ToBeDeletedByClusterAutoscaler`: balancers are to send nothing new here.
     pub leaving: bool,
+    /// Label `node.kubernetes.io/exclude-from-external-load-balancers`: balancers are to send nothing here.
+    pub excluded_from_balancers: bool,
 }
 
 /// A Service as its spec says.

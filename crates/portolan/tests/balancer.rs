@@ -1,4 +1,5 @@
-//! Services of type LoadBalancer without a cloud: addresses of a pool, and a node that answers for each on the LAN.
+//! Ways in from the LAN: Services of type LoadBalancer without a cloud, with addresses of a pool that an elected node
+//! answers for; host ports of pods.
 
 mod support;
 
@@ -240,4 +241,55 @@ fn a_pool_that_others_have_addresses_of_is_refused() {
         assert!(words.iter().all(|word| said.contains(word)) && said.lines().count() == 1, "{command}: {said}");
     }
     portolan_says("up --lb-pool 172.18.100.0").refused(2);
+}
+
+#[test]
+fn a_host_port_leads_to_its_pod_also_over_the_agents_death_and_no_longer_than_the_pod_lives() {
+    let (world, _turn) = world();
+    let stage = Stage::new(world, "hostport");
+    let space = stage.0;
+    space.shell("shell", "node-1");
+    space.pod(
+        "web",
+        "node-2",
+        ", ports: [{ containerPort: 80, hostPort: 8088 }]",
+        ", terminationGracePeriodSeconds: 0",
+    );
+    space.ready("web");
+    let from = |place: &str, to: &str| {
+        let url = format!("http://{to}:8088/?{place}");
+        world.at(place, &["curl", "-s", "-o", "/dev/null", "--max-time", "3", &url]).code
+    };
+    wait_for("the host port", 20, || (from("outside", "172.18.0.12") == Some(0)).then_some(()));
+    let log = space.kubectl("logs web").done();
+    let seen = log.lines().find(|line| line.contains("?outside")).expect("it was asked");
+    assert!(seen.starts_with(OUTSIDE), "a pod sees who asked: {seen}");
+    assert_eq!(from("node-1", "172.18.0.12"), Some(0), "another node");
+    assert_eq!(from("node-2", "172.18.0.12"), Some(0), "its own node");
+    assert_eq!(from("node-2", "127.0.0.1"), Some(0), "its own node, on loopback");
+    for pod in ["shell", "web"] {
+        let url = "http://172.18.0.12:8088/";
+        let said = space.exec(pod, &["curl", "-s", "-o", "/dev/null", "--max-time", "3", url]);
+        assert_eq!(said.code, Some(0), "a pod elsewhere, and the pod itself: {pod}");
+    }
+    assert_eq!(from("outside", "172.18.0.11"), Some(7), "the pod is on one node");
+
+    let rules = || world.at("node-2", &["iptables-save", "-t", "nat"]).done().matches("CNI-DN-").count();
+    let before = rules();
+    assert!(before > 0);
+    let pid = || world.lab().pid("agent-node-2").expect("the lab is up");
+    let killed = pid();
+    world.lab().signal("agent-node-2", libc::SIGKILL).expect("it runs");
+    wait_for("another agent that has programmed the node", 40, || {
+        assert_eq!(rules(), before, "no rule goes for a moment");
+        let is_new = pid().is_some_and(|now| Some(now) != killed);
+        (is_new && world.node_status("node-2")["core"]["programmed"] == true).then_some(())
+    });
+    assert_eq!(world.node_status("node-2")["core"]["chainsWritten"], 0, "it finds the rules as they should be");
+    assert_eq!(from("outside", "172.18.0.12"), Some(0));
+
+    space.kubectl("delete pod web").done();
+    // Its process is gone before its link is.
+    wait_for("the rules to go", 20, || (rules() == 0).then_some(()));
+    assert_eq!(from("outside", "172.18.0.12"), Some(7), "the port is nobody's");
 }

@@ -194,3 +194,17 @@ fn what_is_not_there_is_nxdomain_and_what_has_no_such_record_is_nodata() {
     // A name that only has names below it is there: RFC 8020.
     assert_eq!(header("default.svc.cluster.local A"), is("NOERROR"));
 }
+
+#[test]
+fn a_host_port_is_in_the_rules_of_its_pods_node_alone() {
+    let dir = folder();
+    let pod = dir.path().join("pod.yaml");
+    let text = "apiVersion: v1\nkind: Pod\nmetadata: { name: web }\n\
+                spec: { nodeName: node-1, containers: [{ name: web, image: nginx, ports: [{ containerPort: 80, hostPort: 8088 }] }] }\n\
+                status: { podIP: 10.244.0.7, phase: Running }\n";
+    std::fs::write(&pod, text).expect("written");
+    let rules = render("iptables", &[&pod]);
+    assert!(rules.contains("--dport 8088") && rules.contains("--to-destination 10.244.0.7:80"), "{rules}");
+    std::fs::write(&pod, text.replace("node-1", "node-2")).expect("written");
+    assert!(!render("iptables", &[&pod]).contains("8088"));
+}

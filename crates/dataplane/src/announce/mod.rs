@@ -127,7 +127,7 @@ pub fn elect<'a>(snapshot: &'a Snapshot, service: &ServiceView, address: IpAddr)
 }
 
 fn may_stand(node: &Node) -> bool {
-    node.ready && !node.leaving
+    node.ready && !node.leaving && !node.excluded_from_balancers
 }
 
 fn nodes_with(service: &ServiceView, family: Family, fits: fn(&Endpoint) -> bool) -> BTreeSet<&Text> {

@@ -112,13 +112,15 @@ fn one_ready_node_answers_for_an_address_and_the_next_takes_over() {
 }
 
 #[test]
-fn a_node_that_leaves_the_cluster_answers_no_more() {
+fn a_node_that_leaves_or_is_excluded_answers_no_more() {
     let mut facts = vec![node(1, true), node(2, true), service("web", &["172.18.100.1"], ExternalPolicy::Cluster)];
     let first = elected(&facts, "172.18.100.1").expect("two are Ready");
-    let leaving = Node { ready: true, leaving: true, ..Node::default() };
-    facts.push(Fact::Node(first.as_str().into(), Some(leaving)));
-    let second = elected(&facts, "172.18.100.1").expect("one is left");
-    assert_ne!(first, second);
+    for unfit in [Node { leaving: true, ..Node::default() }, Node { excluded_from_balancers: true, ..Node::default() }]
+    {
+        facts.push(Fact::Node(first.as_str().into(), Some(Node { ready: true, ..unfit })));
+        let second = elected(&facts, "172.18.100.1").expect("one is left");
+        assert_ne!(first, second);
+    }
 }
 
 #[test]

@@ -78,6 +78,11 @@ impl Files {
                     held.objects = objects;
                     changed = true;
                 }
+                // It left its folder after the folder was listed: as if it had left before.
+                Err(_) if !self.paths.contains(path) && !path.exists() => {
+                    held.objects = Vec::new();
+                    changed = true;
+                }
                 Err(problem) => problems.push(problem),
             }
         }

@@ -141,6 +141,11 @@ impl Case {
         self
     }
 
+    pub fn object(mut self, object: Value) -> Case {
+        self.others.push(object);
+        self
+    }
+
     pub fn pod_ranges(mut self, ranges: &str) -> Case {
         self.pod_ranges = ranges.to_owned();
         self

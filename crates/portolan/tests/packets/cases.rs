@@ -11,7 +11,7 @@ use super::case::Expect::{Dropped, Refused};
 use super::case::{Case, POD_RANGES, case, flow, reach};
 use super::ground::{OWN_VIP, own_vip, second_addresses};
 use super::objects::To::{Balancer, ClusterIp, External, NodePort, NodePortAtLoopback, NodePortAtSecond, OtherPort};
-use super::objects::{Service, To, balancer, service};
+use super::objects::{self, Service, To, balancer, service};
 
 pub fn all() -> Vec<Case> {
     let mut all = Vec::new();
@@ -23,6 +23,7 @@ pub fn all() -> Vec<Case> {
     all.extend(source_ranges());
     all.extend(policies());
     all.extend(masquerade());
+    all.push(host_ports());
     all
 }
 
@@ -348,4 +349,15 @@ fn masquerade_flows(mut made: Case, pods: &[&str], with_all: bool) -> Case {
         made = made.each(from, &external_ways(local), &expected);
     }
     made
+}
+
+/// A pod's hostPort: before node ports, and for whoever does not come from the pod itself as the client.
+fn host_ports() -> Case {
+    case("a port of the node leads to the pod that asked for it")
+        .object(objects::pod_with_host_port("a1", 9001))
+        .flow("outside", To::Node(9001), reach("a1", Itself))
+        .flow("a2", To::Node(9001), reach("a1", Itself))
+        .flow("b1", To::Node(9001), reach("a1", Itself))
+        .flow("a1", To::Node(9001), reach("a1", Node))
+        .flow("node-1", To::Node(9001), reach("a1", Node))
 }

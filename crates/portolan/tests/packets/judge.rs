@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use portolan_ingest::{Event, Object, ingest};
+use portolan_ingest::{Event, Object, host_ports, ingest};
 use portolan_model::verdict::{Arrival, Mode, Outcome, Packet, judge};
-use portolan_model::{Fact, Facts, NodePortAddresses, ProxySettings, Settings, Snapshot, resolve};
+use portolan_model::{
+    Attachment, Fact, Facts, IfName, NodePortAddresses, NsName, ProxySettings, Settings, Snapshot, resolve,
+};
 
 use super::case::{As, Backend, Case, Flow};
 use super::ground::{NODE_1, WORLD, addresses, on_node, own_vip, owner, second_addresses};
@@ -83,11 +85,13 @@ fn packet(shot: &Shot) -> Packet {
 /// The case's objects as node-1 resolves them.
 fn snapshot(case: &Case, backend: Backend) -> Snapshot {
     let mut facts = Facts::default();
-    let events = case.objects().into_iter().filter_map(|mut value| {
+    let objects = case.objects().into_iter().filter_map(|mut value| {
         portolan_kinds::defaults::apply(&mut value);
-        Object::from_value(&value).expect("tests write objects right").map(Event::Value)
+        Object::from_value(&value).expect("tests write objects right")
     });
-    ingest(&mut facts, events);
+    let objects: Vec<Object> = objects.collect();
+    facts.apply_all(objects.iter().filter_map(attachment));
+    ingest(&mut facts, objects.into_iter().map(Event::Value));
     let own = [addresses(NODE_1), second_addresses(NODE_1), own_vip()];
     let own: Vec<IpAddr> = own.concat();
     facts.apply_all(own.into_iter().map(|addr| Fact::InterfaceAddress(addr, Some(()))));
@@ -101,6 +105,15 @@ fn snapshot(case: &Case, backend: Backend) -> Snapshot {
         proxy: proxy_settings(case, backend),
     };
     resolve(&facts, &Snapshot::empty(Arc::new(settings)), &facts.all()).0
+}
+
+/// All Pods of the cases are node-1's.
+fn attachment(object: &Object) -> Option<Fact> {
+    let Object::Pod(pod) = object else { return None };
+    let place = pod.metadata.name.as_deref()?;
+    let link = IfName(format!("cali-{place}").into());
+    let attachment = Attachment { link, addresses: addresses(place).into(), host_ports: host_ports(pod) };
+    Some(Fact::Attachment(NsName::new("default", place), Some(attachment)))
 }
 
 /// Unless told where, node ports answer on the node's own address in nftables mode.

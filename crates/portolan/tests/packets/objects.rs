@@ -191,6 +191,15 @@ pub fn nodes(zone: Option<&str>) -> Vec<Value> {
     vec![node(NODE_1, zone, 1), node("node-2", Some("west"), 2)]
 }
 
+/// A Pod at a place of node-1, whose port 8080 is a port of the node too.
+pub fn pod_with_host_port(place: &str, port: u16) -> Value {
+    let ips = texts(addresses(place));
+    let ports = PROTOCOLS.map(|protocol| json!({ "containerPort": 8080, "hostPort": port, "protocol": protocol }));
+    json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": place, "namespace": "default", "uid": place },
+        "spec": { "nodeName": NODE_1, "containers": [{ "name": "main", "image": "main", "ports": ports }] },
+        "status": { "phase": "Running", "podIP": ips[0], "podIPs": ips.map(|ip| json!({ "ip": ip })) } })
+}
+
 fn merge(into: &mut Value, more: Value) {
     let more = more.as_object().expect("an object").clone();
     into.as_object_mut().expect("an object").extend(more);
@@ -226,6 +235,8 @@ pub enum To {
     NodePortAtSecond(u8),
     /// The same, at loopback.
     NodePortAtLoopback(u8),
+    /// A port of the node.
+    Node(u16),
 }
 
 impl To {
@@ -241,6 +252,7 @@ impl To {
             To::NodePort(number) => (addresses(NODE_1), node_port(number)),
             To::NodePortAtSecond(number) => (ground::second_addresses(NODE_1), node_port(number)),
             To::NodePortAtLoopback(number) => (loopback, node_port(number)),
+            To::Node(port) => (addresses(NODE_1), port),
         };
         addresses.map(|addr| SocketAddr::new(addr, port))
     }

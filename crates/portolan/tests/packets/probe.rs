@@ -4,6 +4,7 @@
 //! packet's way is over when the call that sent it returns, or soon after on a machine with much to do; that it was
 //! dropped is known when another packet, sent later and with a longer way, has come back.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
@@ -21,6 +22,8 @@ pub const POD_PORTS: [u16; 2] = [8080, 8081];
 pub const WORLD_PORTS: [u16; 2] = [80, 81];
 /// Ports at which node-1 has programs of its own.
 pub const NODE_PORTS: [u16; 3] = [30001, 30002, 9001];
+/// Beyond node ports and all that is listened to.
+const CLIENT_PORTS: std::ops::Range<u16> = 33_000..65_000;
 const FENCE_PORT: u16 = 4999;
 /// Way there and back, often enough to be longer than any way through the rules.
 const FENCE_ROUNDS: usize = 4;
@@ -62,26 +65,37 @@ struct Listeners {
 pub struct Range<'a> {
     ground: &'a Ground,
     at: BTreeMap<&'static str, Listeners>,
+    next_port: Cell<u16>,
 }
 
 impl<'a> Range<'a> {
     pub fn open(ground: &'a Ground) -> Range<'a> {
         let at = PLACES.map(|place| (place, ground.inside(place, || listen(place)))).into();
-        Range { ground, at }
+        Range { ground, at, next_port: Cell::new(CLIENT_PORTS.start) }
+    }
+
+    /// A client's port, used by nobody for long: the kernel remembers flows for a while, and where they went.
+    fn fresh_port(&self) -> u16 {
+        let port = self.next_port.get();
+        let next = port + 1;
+        self.next_port.set(if CLIENT_PORTS.contains(&next) { next } else { CLIENT_PORTS.start });
+        port
     }
 
     /// Sends one packet and waits until its fate is known. `source` in what is returned is as the receiver saw it.
     pub fn shoot(&self, shot: &Shot) -> Seen {
         self.forget_strays();
-        let (notes, client) = self.ground.inside(shot.from, || (raw::Notes::open(), Client::send(shot)));
-        self.follow(shot, &notes, client).0
+        let port = self.fresh_port();
+        let (notes, client) = self.ground.inside(shot.from, || (raw::Notes::open(), Client::send(shot, port)));
+        self.follow(shot, port, &notes, client).0
     }
 
     /// A datagram socket to send from again and again.
     pub fn talk(&self, shot: Shot) -> Talk {
         assert_eq!(shot.proto, Proto::Udp, "only datagrams need no connection");
-        let (notes, socket) = self.ground.inside(shot.from, || (raw::Notes::open(), Client::udp(&shot)));
-        Talk { shot, notes, socket: Some(socket) }
+        let port = self.fresh_port();
+        let (notes, socket) = self.ground.inside(shot.from, || (raw::Notes::open(), Client::udp(&shot, port)));
+        Talk { shot, port, notes, socket: Some(socket) }
     }
 
     /// One more packet of that socket, and what became of it.
@@ -91,12 +105,12 @@ impl<'a> Range<'a> {
         while socket.recv(&mut [0; 64]).is_ok() {}
         // A packet that a rule stops on its way out is an error at once; its fate is told by what follows.
         let _ = socket.send(b"who is there?");
-        let (seen, client) = self.follow(&talk.shot, &talk.notes, Client::Udp(socket, false));
+        let (seen, client) = self.follow(&talk.shot, talk.port, &talk.notes, Client::Udp(socket, false));
         talk.socket = client.into_udp();
         seen
     }
 
-    fn follow(&self, shot: &Shot, notes: &raw::Notes, mut client: Client) -> (Seen, Client) {
+    fn follow(&self, shot: &Shot, port: u16, notes: &raw::Notes, mut client: Client) -> (Seen, Client) {
         let mut fence = Fence::start(self, shot.from, shot.to.is_ipv6());
         let until = Instant::now() + PATIENCE;
         loop {
@@ -105,7 +119,7 @@ impl<'a> Range<'a> {
                 self.answered(shot, &mut client, seen.place());
                 return (seen, client);
             }
-            if client.is_refused() || notes.refuses(shot, client.port()) {
+            if client.is_refused() || notes.refuses(shot, port) {
                 return (Seen::Refused, client);
             }
             if over {
@@ -210,6 +224,7 @@ impl std::fmt::Debug for Talk {
 /// A client that keeps its socket.
 pub struct Talk {
     shot: Shot,
+    port: u16,
     notes: raw::Notes,
     socket: Option<UdpSocket>,
 }
@@ -218,33 +233,30 @@ pub struct Talk {
 enum Client {
     Udp(UdpSocket, bool),
     Tcp(OwnedFd),
-    Sctp(OwnedFd, u16),
+    Sctp(OwnedFd),
 }
 
 impl Client {
-    fn send(shot: &Shot) -> Client {
+    fn send(shot: &Shot, port: u16) -> Client {
         let six = shot.to.is_ipv6();
         match shot.proto {
             Proto::Udp => {
-                let socket = Client::udp(shot);
+                let socket = Client::udp(shot, port);
                 // A packet that a rule stops on its way out is an error at once; its fate is told by what follows.
                 let _ = socket.send(b"who is there?");
                 Client::Udp(socket, false)
             }
             Proto::Tcp => {
-                let socket = raw::bound(libc::SOCK_STREAM, six, shot.source);
+                let socket = raw::bound(libc::SOCK_STREAM, six, shot.source, port);
                 raw::connect(socket.as_fd(), shot.to);
                 Client::Tcp(socket)
             }
-            Proto::Sctp => {
-                let (socket, port) = raw::send_init(shot.source, shot.to);
-                Client::Sctp(socket, port)
-            }
+            Proto::Sctp => Client::Sctp(raw::send_init(shot.source, port, shot.to)),
         }
     }
 
-    fn udp(shot: &Shot) -> UdpSocket {
-        let socket = UdpSocket::from(raw::bound(libc::SOCK_DGRAM, shot.to.is_ipv6(), shot.source));
+    fn udp(shot: &Shot, port: u16) -> UdpSocket {
+        let socket = UdpSocket::from(raw::bound(libc::SOCK_DGRAM, shot.to.is_ipv6(), shot.source, port));
         socket.connect(shot.to).expect("there is a route");
         socket
     }
@@ -253,14 +265,6 @@ impl Client {
         match &mut self {
             Client::Udp(socket, _) => socket.try_clone().ok(),
             _ => None,
-        }
-    }
-
-    fn port(&self) -> u16 {
-        match self {
-            Client::Udp(socket, _) => socket.local_addr().map_or(0, |addr| addr.port()),
-            Client::Tcp(socket) => raw::local_port(socket.as_fd()),
-            Client::Sctp(_, port) => *port,
         }
     }
 
@@ -285,7 +289,7 @@ impl Client {
                 Err(error) => error.kind() == ErrorKind::ConnectionRefused,
             },
             Client::Tcp(socket) => raw::error(socket.as_fd()) == libc::ECONNREFUSED,
-            Client::Sctp(socket, _) => raw::error(socket.as_fd()) == libc::ECONNREFUSED,
+            Client::Sctp(socket) => raw::error(socket.as_fd()) == libc::ECONNREFUSED,
         }
     }
 }

@@ -2,7 +2,6 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicU16, Ordering};
 
 use portolan_model::Proto;
 
@@ -60,12 +59,11 @@ fn sockaddr(addr: SocketAddr) -> (libc::sockaddr_storage, libc::socklen_t) {
     }
 }
 
-/// A socket bound to `source`, which need not be an address of the place.
-pub fn bound(kind: libc::c_int, six: bool, source: Option<IpAddr>) -> OwnedFd {
+/// A socket bound to this port of `source`, which need not be an address of the place; `None`: the kernel's choice.
+pub fn bound(kind: libc::c_int, six: bool, source: Option<IpAddr>, port: u16) -> OwnedFd {
     let socket = open(six, kind, 0);
-    if let Some(source) = source {
-        bind(socket.as_fd(), source, 0);
-    }
+    let any = if six { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+    bind(socket.as_fd(), source.unwrap_or(any), port);
     socket
 }
 
@@ -85,10 +83,6 @@ pub fn connect(socket: BorrowedFd<'_>, to: SocketAddr) {
     let (addr, size) = sockaddr(to);
     // SAFETY: the pointer is to a live address of the size that is told.
     unsafe { libc::connect(socket.as_raw_fd(), (&raw const addr).cast(), size) };
-}
-
-pub fn local_port(socket: BorrowedFd<'_>) -> u16 {
-    rustix::net::getsockname(socket).ok().and_then(|addr| SocketAddr::try_from(addr).ok()).map_or(0, |addr| addr.port())
 }
 
 /// The error that waits at a socket, 0 if there is none.
@@ -155,10 +149,8 @@ fn without_header(bytes: &[u8], six: bool) -> &[u8] {
     &bytes[skip..]
 }
 
-/// Sends an INIT from a port that no other probe has.
-pub fn send_init(source: Option<IpAddr>, to: SocketAddr) -> (OwnedFd, u16) {
-    static NEXT: AtomicU16 = AtomicU16::new(20000);
-    let port = NEXT.fetch_add(1, Ordering::Relaxed);
+/// Sends an INIT from a port.
+pub fn send_init(source: Option<IpAddr>, port: u16, to: SocketAddr) -> OwnedFd {
     let socket = open(to.is_ipv6(), libc::SOCK_RAW, libc::IPPROTO_SCTP);
     if let Some(source) = source {
         bind(socket.as_fd(), source, 0);
@@ -175,7 +167,7 @@ pub fn send_init(source: Option<IpAddr>, to: SocketAddr) -> (OwnedFd, u16) {
     packet[8..12].copy_from_slice(&sum);
     // A packet that a rule stops on its way out is an error at once; its fate is told by what follows.
     let _ = rustix::net::send(&socket, &packet, rustix::net::SendFlags::empty());
-    (socket, port)
+    socket
 }
 
 /// CRC32c as RFC 9260 appendix A has it.

@@ -147,7 +147,8 @@ impl World {
 
 impl Service {
     fn any(dice: &mut Dice) -> Service {
-        let endpoints = (0..dice.below(6)).map(|_| (2 + dice.below(usize::from(ENDPOINTS)) as u16, any_state(dice)));
+        let most = if dice.one_in(5) { 40 } else { 6 };
+        let endpoints = (0..dice.below(most)).map(|_| (2 + dice.below(usize::from(ENDPOINTS)) as u16, any_state(dice)));
         Service {
             endpoints: endpoints.collect(),
             kind: [Kind::ClusterIp, Kind::NodePort, Kind::LoadBalancer][dice.below(3)],

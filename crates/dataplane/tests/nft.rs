@@ -197,3 +197,38 @@ fn the_monitor_tells_of_others_and_not_of_us() {
     assert_eq!((tables, change.process.as_str()), (vec![(2, "portolan"), (10, "other")], "nft"));
     assert_eq!(change.generation, generation);
 }
+
+/// The tables of iptables-nft are nf_tables too: who edits them is told of.
+#[test]
+fn the_monitor_tells_of_iptables_and_of_what_it_could_not_keep() {
+    let space = netns::create().expect("as root");
+    netns::run_in(space.as_fd(), || {
+        let mut monitor = NftMonitor::open(&[]).expect("a monitor");
+        let iptables = nft().with_file_name("iptables-nft");
+        let args = ["-t", "nat", "-A", "OUTPUT", "-d", "192.0.2.1", "-j", "ACCEPT"];
+        assert!(Command::new(iptables).args(args).status().expect("iptables-nft is there").success());
+        let events = monitor.read().expect("readable");
+        let changed: Vec<(Vec<(u8, String)>, &str)> = events
+            .iter()
+            .map(|event| match event {
+                NftEvent::Changed(change) => (change.tables.iter().cloned().collect(), change.process.as_str()),
+                NftEvent::Lost => panic!("{events:?}"),
+            })
+            .collect();
+        assert!(changed.contains(&(vec![(2, "nat".to_owned())], "xtables-nft-mul")), "{changed:?}");
+        let mut other = Nft::open().expect("a socket");
+        let planned = table(Family::V4, Extent::Everything);
+        other.transact(&wire::transaction(Family::V4, TABLE, &wire::steps_of(&planned))).expect("taken");
+        let many = |n: u32| Element {
+            key: Key::Addr(std::net::Ipv4Addr::from(0x0a00_0000 + n).into()),
+            data: None,
+            comment: None,
+        };
+        let flood = Step::AddElements("cluster-ips".into(), (0..200_000).map(many).collect());
+        other.transact(&wire::transaction(Family::V4, TABLE, &[flood])).expect("taken");
+        assert!(monitor.read().expect("readable").contains(&NftEvent::Lost), "more than a socket holds");
+        other.transact(&wire::transaction(Family::V4, TABLE, &[Step::AddChain("late".into(), None)])).expect("taken");
+        assert!(matches!(&monitor.read().expect("readable")[..], [NftEvent::Changed(_)]), "and it goes on");
+    })
+    .expect("the namespace is there");
+}

@@ -42,7 +42,7 @@ pub struct Change {
     pub tables: BTreeSet<(u8, String)>,
     /// The process, as the machine's first PID namespace numbers it.
     pub pid: u32,
-    /// Its name, at most 15 bytes: `nft`, `iptables-restor`.
+    /// Its name, at most 15 bytes: `nft`; `xtables-nft-mul` is iptables-nft under any of its names.
     pub process: String,
     /// The generation it made.
     pub generation: u32,

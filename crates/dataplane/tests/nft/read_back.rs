@@ -173,6 +173,46 @@ fn nft_lists_it_as_json_with_every_element() {
     }
 }
 
+/// Two sets of which at any moment exactly one holds a mark: a dump of two moments would show none, or two.
+#[test]
+fn a_dump_is_of_one_moment() {
+    const ROUNDS: usize = 100;
+    const CHANGES: usize = 80; // a round; fewer than a dump has tries, and each try that fails takes a change
+    let family = Family::V4;
+    let space = loaded(&table(family, Extent::WhatNftLoads));
+    let (pair, dest) =
+        (Key::Pair(addr(family, 9, 9, 9), addr(family, 9, 9, 9)), Key::Dest(addr(family, 9, 9, 9), Proto::Tcp, 9));
+    let put = |set: &str, key| Step::AddElements(set.into(), vec![Element { key, data: None, comment: None }]);
+    let take = |set: &str, key| Step::DeleteElements(set.into(), vec![key]);
+    let batch = |steps: [Step; 2]| wire::transaction(family, TABLE, &steps);
+    let there = batch([take("hairpin", pair), put("cluster-ips-2", dest)]);
+    let back = batch([take("cluster-ips-2", dest), put("hairpin", pair)]);
+    transact(&space, family, &[put("hairpin", pair)]).expect("taken");
+    let marks = |dump: Vec<Vec<u8>>| {
+        let table = read(family, &dump).expect("it is there").table;
+        let held = |set: &str, key| usize::from(table.sets[set].elements.contains_key(&key));
+        held("hairpin", pair) + held("cluster-ips-2", dest)
+    };
+    netns::run_in(space.as_fd(), || {
+        let mut reader = Nft::open().expect("a socket");
+        for _ in 0..ROUNDS {
+            std::thread::scope(|scope| {
+                let writer = scope.spawn(|| {
+                    let mut writer = Nft::open().expect("a socket");
+                    for change in 0..CHANGES {
+                        writer.transact(if change % 2 == 0 { &there } else { &back }).expect("taken");
+                    }
+                });
+                while !writer.is_finished() {
+                    let dump = reader.dump(kernel_family(family), TABLE).expect("a dump");
+                    assert_eq!(marks(dump), 1);
+                }
+            });
+        }
+    })
+    .expect("the namespace is there");
+}
+
 fn any_family() -> impl Strategy<Value = Family> {
     prop_oneof![Just(Family::V4), Just(Family::V6)]
 }

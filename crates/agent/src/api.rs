@@ -28,6 +28,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::drain::{self, Programmed};
 use crate::node::NODE_API_PORT;
+use crate::proxy::ServiceMetrics;
 use crate::status::Progress;
 use crate::{AgentError, Config, bgp, dns, remote};
 
@@ -40,6 +41,7 @@ const NODE_GROUP: &str = "system:nodes";
 pub(crate) struct NodeApi {
     pub(crate) kubelet: Arc<Kubelet>,
     pub(crate) progress: Arc<Progress>,
+    pub(crate) services: ServiceMetrics,
     pub(crate) to_dns: mpsc::UnboundedSender<dns::Told>,
     pub(crate) to_bgp: mpsc::UnboundedSender<bgp::Command>,
 }
@@ -213,7 +215,7 @@ async fn programmed(State(api): State<Arc<NodeApi>>, Query(query): Query<Program
 }
 
 async fn metrics(State(api): State<Arc<NodeApi>>) -> String {
-    api.progress.metrics()
+    api.progress.metrics() + &api.services.text()
 }
 
 async fn status(State(api): State<Arc<NodeApi>>) -> axum::Json<Value> {

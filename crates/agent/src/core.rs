@@ -18,8 +18,10 @@ use std::time::{Duration, Instant, SystemTime};
 use ipnet::IpNet;
 use portolan_dataplane::iptables::DnsPath;
 use portolan_ingest::{Event, ingest};
+use portolan_kernel::nft_monitor::NftEvent;
 use portolan_model::{
-    Attachment, Delta, Fact, Facts, LearnedRoute, NsName, ObjectKind, ServiceView, Settings, Snapshot, Touched, resolve,
+    Attachment, Delta, Fact, Facts, Family, LearnedRoute, NsName, ObjectKind, ServiceView, Settings, Snapshot, Touched,
+    resolve,
 };
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{oneshot, watch};
@@ -28,7 +30,7 @@ use tracing::{info, warn};
 use crate::announce::Answers;
 use crate::dns::Told;
 use crate::drain::Applied;
-use crate::proxy::Writer;
+use crate::proxy::Programmer;
 use crate::routes::RouteWriter;
 use crate::status::{Change, Progress};
 
@@ -50,6 +52,10 @@ pub(crate) enum Input {
     Attachment(NsName, Option<Attachment>, Option<oneshot::Sender<()>>),
     /// The best path to a prefix changed.
     Learned(IpNet, Option<LearnedRoute>),
+    /// Another hand may have been in the rules of this family.
+    Doubt(Family),
+    /// Somebody changed nf_tables.
+    Edited(Vec<NftEvent>),
     /// Routes of a former agent that nobody claimed until now may go.
     RoutesSettled,
     /// This node's DNS answers at the cluster address, or does not. The sender hears when the rules say so, and whether
@@ -74,7 +80,7 @@ pub(crate) struct Core {
     facts: Facts,
     snapshot: Arc<Snapshot>,
     synced: BTreeSet<ObjectKind>,
-    rules: Vec<Box<dyn Writer>>,
+    proxy: Programmer,
     routes: RouteWriter,
     listeners: Listeners,
     progress: Arc<Progress>,
@@ -86,7 +92,7 @@ pub(crate) struct Core {
 impl Core {
     pub(crate) fn new(
         settings: Arc<Settings>,
-        rules: Vec<Box<dyn Writer>>,
+        proxy: Programmer,
         routes: RouteWriter,
         listeners: Listeners,
         progress: Arc<Progress>,
@@ -95,7 +101,7 @@ impl Core {
             facts: Facts::default(),
             snapshot: Arc::new(Snapshot::empty(settings)),
             synced: BTreeSet::new(),
-            rules,
+            proxy,
             routes,
             listeners,
             progress,
@@ -109,7 +115,8 @@ impl Core {
     pub(crate) fn run(mut self, inputs: &Receiver<Input>) {
         let mut retry_at: Option<Instant> = None;
         loop {
-            let first = match retry_at {
+            let wake_at = retry_at.into_iter().chain(self.proxy.deadline()).min();
+            let first = match wake_at {
                 Some(at) => inputs.recv_timeout(at.saturating_duration_since(Instant::now())),
                 None => inputs.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
@@ -122,6 +129,7 @@ impl Core {
             let written = self.take(batch);
             self.progress.batch(began.elapsed());
             retry_at = (!written).then(|| Instant::now() + RETRY);
+            std::thread::sleep(self.proxy.pause());
         }
     }
 
@@ -133,6 +141,7 @@ impl Core {
             match input {
                 Input::Cluster(event, seen) => {
                     self.progress.saw(Change::of(&event, seen));
+                    self.proxy.saw(&event, seen);
                     let (found, complaints) = ingest(&mut self.facts, [event]);
                     complaints.iter().for_each(|c| warn!(object = %c.object, reason = %c.reason, "{}", c.message));
                     touched.merge(found);
@@ -145,6 +154,8 @@ impl Core {
                 Input::Synced(kind) => drop(self.synced.insert(kind)),
                 Input::SlicesSeen(version) => self.slices_seen = self.slices_seen.max(version),
                 Input::RoutesSettled => self.routes.settled(),
+                Input::Doubt(family) => self.proxy.doubt(family),
+                Input::Edited(events) => self.proxy.edited(&events),
                 Input::DnsPath(path, written) => {
                     paths.push(path);
                     waiting_for_dns.extend(written);
@@ -154,7 +165,7 @@ impl Core {
         let (after, delta) = resolve(&self.facts, &self.snapshot, &touched);
         self.snapshot = Arc::new(after);
         self.tell(&delta);
-        paths.into_iter().for_each(|path| self.rules.iter_mut().for_each(|rules| rules.set_dns(path)));
+        paths.into_iter().for_each(|path| self.proxy.set_dns(path));
         let written = self.write(&delta);
         if written && self.programmed {
             self.progress.settled(SystemTime::now());
@@ -220,10 +231,7 @@ impl Core {
         if !self.is_told_whole() {
             return routed;
         }
-        let mut ruled = true;
-        for rules in &mut self.rules {
-            ruled &= rules.update(&self.snapshot, delta);
-        }
+        let ruled = self.proxy.update(&self.snapshot, delta);
         if ruled {
             self.progress.applied(Applied { facts: self.facts.clone(), slices: self.slices_seen });
         }

@@ -1,7 +1,7 @@
 //! The core over a kernel in memory: what is written when, what a restart costs, and the law.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use portolan_dataplane::iptables::{DnsPath, Options};
 use portolan_ingest::{Event, Object};
@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::{Core, Input, Listeners};
 use crate::announce::Answers;
+use crate::proxy::{Pace, Programmer, Shared};
 use crate::routes::RouteWriter;
 use crate::rules::RuleWriter;
 use crate::status::Progress;
@@ -72,12 +73,12 @@ impl Agent {
         let (bgp, bgp_end) = mpsc::unbounded_channel();
         let listeners =
             Listeners { dns, bgp, blocks: watch::channel(Vec::new()).0, answers: Answers::new(Vec::new()).0 };
-        let rules = RuleWriter::new(Family::V4, Options::default(), Arc::new(kernel.rules.clone()), progress.clone());
+        let (shared, _notices) = Shared::new(&[Family::V4], Duration::from_secs(60));
+        let rules = Arc::new(kernel.rules.clone());
+        let rules = RuleWriter::new(Family::V4, Options::default(), rules, progress.clone(), shared.metrics.clone());
+        let proxy = Programmer::new(vec![Box::new(rules)], shared, Pace::default());
         let routes = RouteWriter::open(Box::new(kernel.network.clone()), "eth0", progress.clone()).expect("in memory");
-        Self {
-            core: Core::new(settings, vec![Box::new(rules)], routes, listeners, progress),
-            _ends: (dns_end, bgp_end),
-        }
+        Self { core: Core::new(settings, proxy, routes, listeners, progress), _ends: (dns_end, bgp_end) }
     }
 
     fn take(&mut self, batch: impl IntoIterator<Item = Input>) -> bool {
@@ -143,20 +144,6 @@ fn cluster() -> Vec<Input> {
 }
 
 #[test]
-fn no_rule_is_written_while_one_kind_is_not_told_whole() {
-    for missing in told_whole() {
-        let kernel = Kernel::new();
-        let mut agent = Agent::start(&kernel);
-        agent.take([value(service("web", 20)), value(slice("web", &[1]))]);
-        let is_missing = |input: &Input| format!("{input:?}") == format!("{missing:?}");
-        agent.take(told_whole().into_iter().filter(|input| !is_missing(input)));
-        assert_eq!(kernel.rules.restores().len(), 0, "{missing:?}");
-        agent.take([missing]);
-        assert_eq!(kernel.rules.restores().len(), 1);
-    }
-}
-
-#[test]
 fn no_rule_is_written_before_the_cluster_was_told_whole() {
     let kernel = Kernel::new();
     let mut agent = Agent::start(&kernel);
@@ -201,7 +188,7 @@ fn a_refused_write_is_made_good_and_nothing_is_lost() {
     let kernel = Kernel::new();
     let mut agent = Agent::start(&kernel);
     agent.take(cluster());
-    kernel.rules.refuse_next("iptables-restore: line 3 failed");
+    kernel.rules.refuse_next("Another app is currently holding the xtables lock");
     assert!(!agent.take([value(slice("web", &[1, 2, 3]))]), "the core is told to try again");
     assert!(agent.take([]), "and then it is as wanted");
     let scratch = Kernel::new();
@@ -221,7 +208,7 @@ fn a_version_counts_as_applied_when_the_kernel_has_its_rules() {
     assert_eq!(version(), 0, "nothing is written before the cluster was told whole");
     agent.take(told_whole());
     assert_eq!(version(), 7);
-    kernel.rules.refuse_next("iptables-restore: line 3 failed");
+    kernel.rules.refuse_next("Another app is currently holding the xtables lock");
     agent.take([value(slice("web", &[1, 2])), Input::SlicesSeen(9)]);
     assert_eq!(version(), 7, "the kernel refused it");
     agent.take([]);
@@ -255,7 +242,7 @@ fn dns_is_left_when_the_rules_send_queries_to_other_nodes_only() {
     agent.take([value(service("kube-dns", 10)), endpoints(&["node-1", "node-2"])]);
     assert!(!leave(&mut agent), "this node is an endpoint");
     agent.take([endpoints(&["node-2"])]);
-    kernel.rules.refuse_next("iptables-restore: line 3 failed");
+    kernel.rules.refuse_next("Another app is currently holding the xtables lock");
     agent.take([endpoints(&["node-2", "node-3"])]);
     assert!(leave(&mut agent), "tried again, and taken");
     agent.take([endpoints(&["node-1"])]);
@@ -312,6 +299,8 @@ fn copy(input: &Input) -> Input {
         Input::Attachment(key, value, _) => Input::Attachment(key.clone(), value.clone(), None),
         Input::Learned(prefix, route) => Input::Learned(*prefix, route.clone()),
         Input::RoutesSettled => Input::RoutesSettled,
+        Input::Doubt(family) => Input::Doubt(*family),
+        Input::Edited(events) => Input::Edited(events.clone()),
         Input::DnsPath(path, _) => Input::DnsPath(*path, None),
     }
 }

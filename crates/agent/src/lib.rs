@@ -45,10 +45,9 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Client;
 use kube::runtime::watcher;
 use portolan_bgp::{NextHops, SpeakerConfig};
-use portolan_dataplane::iptables::Options;
+use portolan_dataplane::conntrack::ConntrackSettings;
 use portolan_dns::records::Records;
 use portolan_ingest::Object;
-use portolan_kernel::iptables::Tool;
 use portolan_kernel::sysctl::{self, Key};
 use portolan_kernel::{Netlink, Network};
 use portolan_model::{Family, ObjectKind, Settings, Snapshot};
@@ -61,8 +60,8 @@ use crate::core::{Core, Listeners, ToCore};
 use crate::drain::{Drain, Peers, ServiceSink};
 use crate::network::ClusterNetwork;
 use crate::node::NodeIdentity;
+use crate::proxy::{Backend, HealthPage, Pace, Programmer, Recorder, ServiceMetrics, Shared};
 use crate::routes::RouteWriter;
-use crate::rules::RuleWriter;
 use crate::status::Progress;
 
 /// What an operator sets for a node.
@@ -72,6 +71,8 @@ pub struct Config {
     pub settings: Settings,
     /// This node's addresses on the LAN, one per family.
     pub addresses: Vec<IpAddr>,
+    /// How rules of Services are written.
+    pub proxy_mode: proxy::Mode,
     /// Where pods, leases and sockets are kept; survives the agent, not the machine.
     pub state_dir: PathBuf,
     /// The store of container images.
@@ -133,6 +134,12 @@ pub enum AgentError {
     /// The kernel refused something basic.
     #[error("the kernel: {0}")]
     Kernel(#[from] portolan_kernel::NetlinkError),
+    /// nf_tables cannot be reached.
+    #[error(transparent)]
+    Nft(#[from] portolan_kernel::nft::NftError),
+    /// The service proxy cannot run.
+    #[error(transparent)]
+    Proxy(#[from] proxy::ProxyError),
     /// The link to the LAN is not there.
     #[error("there is no link {name}; name the link to the other nodes with --lan-interface")]
     NoLan {
@@ -156,6 +163,13 @@ pub enum AgentError {
 /// How long routes outlive a BGP session that broke without a word: an agent is back by then.
 const STALE_GRACE: Duration = Duration::from_secs(8);
 
+/// kube-proxy's bit 14: asks for masquerade.
+const MASQUERADE_MARK: u32 = 0x4000;
+/// Where a node answers `/healthz`, as kube-proxy does.
+const HEALTHZ_PORT: u16 = 10256;
+/// How long a change may wait for being programmed in a healthy node.
+const HEALTHY_WITHIN: Duration = Duration::from_secs(60);
+
 /// Runs the node until `stop`. Rules, routes and pods stay; cluster DNS is left to other nodes.
 pub fn run(
     client: Client,
@@ -175,6 +189,7 @@ struct Agent {
     to_dns: mpsc::UnboundedSender<dns::Told>,
     to_bgp: mpsc::UnboundedSender<bgp::Command>,
     network: Arc<ClusterNetwork>,
+    services: ServiceMetrics,
 }
 
 impl Agent {
@@ -198,7 +213,7 @@ impl Agent {
             announce::start(&config.lan_interface, elected).map_err(AgentError::Lan)?;
         }
         let listeners = Listeners { dns: to_dns.clone(), bgp: to_bgp.clone(), blocks: blocks_sender, answers };
-        spawn_core(&config, &progress, listeners, inputs)?;
+        let services = spawn_core(&client, &config, &progress, listeners, (core.clone(), inputs))?;
         start_dns(&config, from_others).await?;
         if let Some(bgp) = bgp_config(&config) {
             tokio::spawn(bgp::run(bgp, commands, core.clone()));
@@ -218,7 +233,7 @@ impl Agent {
             heartbeat: config.heartbeat,
             limits: config.limits.clone(),
         };
-        Ok(Self { client, config, identity, core, progress, to_dns, to_bgp, network: Arc::new(network) })
+        Ok(Self { client, config, identity, core, progress, to_dns, to_bgp, network: Arc::new(network), services })
     }
 
     /// Everything that follows the cluster.
@@ -236,9 +251,10 @@ impl Agent {
         });
         let answering = dns.clone();
         let answering = tokio::spawn(async move { answering.answer_at_cluster_address().await });
-        let api = api::NodeApi { kubelet, progress: self.progress, to_dns: self.to_dns, to_bgp: self.to_bgp };
+        let Self { config, progress, to_dns, to_bgp, services, .. } = self;
+        let api = api::NodeApi { kubelet, progress, services, to_dns, to_bgp };
         tokio::select! {
-            ended = api::serve(api, &self.config) => ended,
+            ended = api::serve(api, &config) => ended,
             () = stop => {
                 answering.abort();
                 dns.leave().await;
@@ -275,30 +291,51 @@ impl Agent {
 }
 
 fn spawn_core(
+    client: &Client,
     config: &Config,
     progress: &Arc<Progress>,
     listeners: Listeners,
-    inputs: std::sync::mpsc::Receiver<core::Input>,
-) -> Result<(), AgentError> {
+    (to_core, inputs): (ToCore, std::sync::mpsc::Receiver<core::Input>),
+) -> Result<ServiceMetrics, AgentError> {
     let settings = Arc::new(config.settings.clone());
-    let tool = Arc::new(Tool::from_environment());
     let mut families: Vec<Family> = settings.cluster_cidrs.iter().map(|net| Family::of(net.addr())).collect();
     families.sort();
     families.dedup();
     let mut network: Box<dyn Network> = Box::new(Netlink::open()?);
-    let options =
-        Options { dns: cluster_dns::path_at_start(&mut *network, &settings.cluster_dns)?, ..Options::default() };
-    let writer = |family| -> Box<dyn proxy::Writer> {
-        Box::new(RuleWriter::new(family, options.clone(), tool.clone(), progress.clone()))
-    };
-    let rules = families.into_iter().map(writer).collect();
+    let dns = cluster_dns::path_at_start(&mut *network, &settings.cluster_dns)?;
+    let backend = Backend { mode: config.proxy_mode, masquerade_mark: MASQUERADE_MARK, dns };
+    let (shared, notices) = Shared::new(&families, HEALTHY_WITHIN);
+    let (writers, ports) = proxy::writers(&families, &backend, &shared, progress)?;
+    let mut programmer = Programmer::new(writers, shared.clone(), Pace::default());
+    programmer.take_charge(backend.mode.other());
+    let (edited, flushed) = (to_core.clone(), to_core);
+    let heard = move |events| edited.0.send(core::Input::Edited(events)).is_ok();
+    let flushed = move |family| flushed.0.send(core::Input::Doubt(family)).is_ok();
+    proxy::watch_rules(&backend, &families, &ports, heard, flushed)?;
     let routes = RouteWriter::open(network, &config.lan_interface, progress.clone())?;
-    let core = Core::new(settings, rules, routes, listeners, progress.clone());
+    let core = Core::new(settings, programmer, routes, listeners, progress.clone());
+    answer_about_services(client, config, &shared, notices);
     std::thread::Builder::new()
         .name("core".to_owned())
         .spawn(move || core.run(&inputs))
         .map_err(|source| AgentError::File { what: "cannot start a thread for", path: "core".into(), source })?;
-    Ok(())
+    Ok(ServiceMetrics { metrics: shared.metrics, families })
+}
+
+/// What a node answers to balancers and supervisors, and what it tells those who look after Services.
+fn answer_about_services(
+    client: &Client,
+    config: &Config,
+    shared: &Shared,
+    notices: mpsc::UnboundedReceiver<proxy::Notice>,
+) {
+    let Shared { health, metrics, .. } = shared.clone();
+    for addr in &config.addresses {
+        let page = HealthPage { health: health.clone(), metrics: metrics.clone() };
+        proxy::serve_patiently("health checks", (*addr, HEALTHZ_PORT).into(), proxy::health_router(page));
+    }
+    tokio::spawn(proxy::serve_checks(shared.asked.subscribe(), health, shared.notices.clone()));
+    tokio::spawn(proxy::record(notices, Recorder::Cluster(client.clone(), config.settings.node.clone())));
 }
 
 async fn start_dns(config: &Config, told: mpsc::UnboundedReceiver<dns::Told>) -> Result<(), AgentError> {
@@ -335,6 +372,7 @@ fn prepare_node() {
             warn!(%error, "a setting of the node was not written");
         }
     }
+    proxy::set_conntrack(&ConntrackSettings::default());
 }
 
 fn lan_mtu(config: &Config) -> Result<u32, AgentError> {

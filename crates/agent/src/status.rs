@@ -21,6 +21,8 @@ pub(crate) struct Progress {
     last_batch_micros: AtomicU64,
     restores: AtomicU64,
     chains_written: AtomicU64,
+    transactions: AtomicU64,
+    steps_written: AtomicU64,
     routes_written: AtomicU64,
     failures: AtomicU64,
     last_change: Mutex<Option<LastChange>>,
@@ -107,6 +109,12 @@ impl Progress {
         self.chains_written.fetch_add(chains as u64, Ordering::Relaxed);
     }
 
+    /// nf_tables took a transaction.
+    pub(crate) fn transacted(&self, steps: usize) {
+        self.transactions.fetch_add(1, Ordering::Relaxed);
+        self.steps_written.fetch_add(steps as u64, Ordering::Relaxed);
+    }
+
     pub(crate) fn routes(&self, written: usize) {
         self.routes_written.fetch_add(written as u64, Ordering::Relaxed);
     }
@@ -123,6 +131,8 @@ impl Progress {
             "lastBatchMicros": self.last_batch_micros.load(Ordering::Relaxed),
             "iptablesRestores": self.restores.load(Ordering::Relaxed),
             "chainsWritten": self.chains_written.load(Ordering::Relaxed),
+            "nftablesTransactions": self.transactions.load(Ordering::Relaxed),
+            "nftablesStepsWritten": self.steps_written.load(Ordering::Relaxed),
             "routesWritten": self.routes_written.load(Ordering::Relaxed),
             "writeFailures": self.failures.load(Ordering::Relaxed),
             "answersFor": *self.answers_for.lock().unwrap_or_else(PoisonError::into_inner),
@@ -136,6 +146,8 @@ impl Progress {
             ("portolan_core_batches_total", "Batches of events taken in.", &self.batches),
             ("portolan_iptables_restores_total", "Runs of iptables-restore.", &self.restores),
             ("portolan_iptables_chains_written_total", "Chains written or removed.", &self.chains_written),
+            ("portolan_nftables_transactions_total", "Transactions of nf_tables.", &self.transactions),
+            ("portolan_nftables_steps_written_total", "Steps in them.", &self.steps_written),
             ("portolan_routes_written_total", "Routes added, changed or removed.", &self.routes_written),
             ("portolan_write_failures_total", "Kernel writes that failed.", &self.failures),
         ];

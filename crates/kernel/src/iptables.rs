@@ -83,6 +83,16 @@ impl Tool {
         self.run(program(family, "-save"), &["-t", table], "").map(text_of)
     }
 
+    /// Whether there is a chain of this name, rules or not.
+    pub fn has_chain(&self, family: Family, table: &str, chain: &str) -> Result<bool, IptablesError> {
+        let args = ["-w", LOCK_WAIT_SECS, "-t", table, "-S", chain, "1"];
+        match self.run(program(family, ""), &args, "") {
+            Ok(_) => Ok(true),
+            Err(IptablesError::Refused { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The program's version line: `iptables v1.8.9 (nf_tables)`.
     pub fn version(&self, family: Family) -> Result<String, IptablesError> {
         self.run(program(family, ""), &["--version"], "").map(|o| text_of(o).trim().to_owned())

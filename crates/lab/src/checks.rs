@@ -12,10 +12,11 @@ use std::process::{Command, ExitCode, Stdio};
 use portolan_kernel::iptables::{Family, Flush, IptablesError, Tool};
 use portolan_kernel::netlink::{Netlink, VethSpec};
 use portolan_kernel::netns;
+use portolan_kernel::nft::Nft;
 use rustix::pipe::{PipeFlags, pipe_with};
 use serde::{Deserialize, Serialize};
 
-use crate::config::LabConfig;
+use crate::config::{LabConfig, ProxyMode};
 use crate::error::{LabError, system};
 use crate::etc;
 use crate::identity::{self, Candidate, Facts, Identity};
@@ -29,7 +30,7 @@ pub(crate) fn machine(config: &LabConfig) -> Result<(Identity, Option<String>), 
     let mut last = None;
     for Candidate { identity, instead_because } in identity::candidates(config.rootless, &facts())? {
         if identity == Identity::Root {
-            return features(config.iptables_dir.as_deref()).map(|()| (identity, None));
+            return features(config.proxy_mode, config.iptables_dir.as_deref()).map(|()| (identity, None));
         }
         let refused = match try_as_user(config, &identity)? {
             Outcome::Fine => return Ok((identity, instead_because.or(last.as_ref().map(one_line)))),
@@ -91,6 +92,7 @@ fn on_path(name: &str) -> Option<PathBuf> {
 struct Asked {
     identity: Identity,
     iptables_dir: Option<PathBuf>,
+    proxy_mode: ProxyMode,
 }
 
 /// What it answers.
@@ -103,7 +105,8 @@ enum Outcome {
 }
 
 fn try_as_user(config: &LabConfig, identity: &Identity) -> Result<Outcome, LabError> {
-    let asked = Asked { identity: identity.clone(), iptables_dir: config.iptables_dir.clone() };
+    let asked =
+        Asked { identity: identity.clone(), iptables_dir: config.iptables_dir.clone(), proxy_mode: config.proxy_mode };
     let text = serde_json::to_string(&asked).expect("the question has text keys only");
     let mut command = Command::new(&config.exe);
     command.args(["lab-check", &text]).stdin(Stdio::null()).stderr(Stdio::inherit());
@@ -169,21 +172,21 @@ fn inside(asked: &Asked) -> Outcome {
     if let Err(error) = place::make_mounts_private().and_then(|()| place::mount_proc()) {
         return refused(error);
     }
-    match features(asked.iptables_dir.as_deref()).and_then(|()| etc::attempt()) {
+    match features(asked.proxy_mode, asked.iptables_dir.as_deref()).and_then(|()| etc::attempt()) {
         Ok(()) => Outcome::Fine,
         Err(error @ (LabError::System { .. } | LabError::File { .. })) => refused(error),
         Err(error) => Outcome::Lacks(error.to_string()),
     }
 }
 
-fn features(iptables_dir: Option<&Path>) -> Result<(), LabError> {
+fn features(mode: ProxyMode, iptables_dir: Option<&Path>) -> Result<(), LabError> {
     let near = netns::create().map_err(|e| LabError::Missing {
         feature: "the right to make network namespaces",
         detail: e.to_string(),
         remedy: "run it outside a restricted container, or give that container CAP_SYS_ADMIN",
     })?;
     let far = netns::create()?;
-    netns::run_in(near.as_fd(), || links(far.as_fd()).and_then(|()| nat(iptables_dir)))?
+    netns::run_in(near.as_fd(), || links(far.as_fd()).and_then(|()| rules(mode, iptables_dir)))?
 }
 
 fn links(far: std::os::fd::BorrowedFd<'_>) -> Result<(), LabError> {
@@ -208,6 +211,28 @@ fn links(far: std::os::fd::BorrowedFd<'_>) -> Result<(), LabError> {
         .map_err(missing("the kernel's veth device", "load it with `modprobe veth` or take a kernel with CONFIG_VETH"))
 }
 
+/// What the nodes' mode needs; without a word of the mode, nf_tables does where there is no iptables.
+fn rules(mode: ProxyMode, iptables_dir: Option<&Path>) -> Result<(), LabError> {
+    match mode {
+        ProxyMode::Iptables => nat(iptables_dir),
+        ProxyMode::Nftables => nf_tables(),
+        ProxyMode::Auto => nat(iptables_dir).or_else(|error| match error {
+            LabError::Missing { feature: NO_IPTABLES, .. } => nf_tables(),
+            other => Err(other),
+        }),
+    }
+}
+
+fn nf_tables() -> Result<(), LabError> {
+    let asked = Nft::open().and_then(|mut nft| nft.generation());
+    asked.map(drop).map_err(|e| LabError::Missing {
+        feature: "nf_tables",
+        detail: e.to_string(),
+        remedy: "load `nf_tables`, or take a kernel with CONFIG_NF_TABLES",
+    })
+}
+
+const NO_IPTABLES: &str = "iptables";
 const NAT_RULE: &str = "*nat\n-A POSTROUTING -m comment --comment portolan-check -j MASQUERADE\nCOMMIT\n";
 
 fn nat(iptables_dir: Option<&Path>) -> Result<(), LabError> {
@@ -215,7 +240,7 @@ fn nat(iptables_dir: Option<&Path>) -> Result<(), LabError> {
         iptables_dir.map_or_else(Tool::from_environment, |dir| Tool { dir: Some(dir.to_owned()), env: Vec::new() });
     tool.restore(Family::V4, NAT_RULE, Flush::Keep).map_err(|e| match e {
         IptablesError::Start { .. } => LabError::Missing {
-            feature: "iptables",
+            feature: NO_IPTABLES,
             detail: e.to_string(),
             remedy: "`scripts/fetch-debs.sh` brings it without installing anything",
         },

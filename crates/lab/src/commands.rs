@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::config::{Files, LabConfig};
+use crate::config::{Files, LabConfig, ProxyMode};
 use crate::topology::{API_PORT, HostSpec, node_name};
 
 /// Where a place sees its own folder of the lab's files.
@@ -80,10 +80,20 @@ pub(crate) fn agent(config: &LabConfig, host: &HostSpec) -> Vec<String> {
         ("--heartbeat-secs", HEARTBEAT_SECS.to_string()),
         ("--bgp-hold-secs", BGP_HOLD_SECS.to_string()),
     ]);
+    line.extend(proxy_mode(config.proxy_mode));
     line.extend(image_sources(config));
     line.extend(config.limit_flags.clone());
     line.extend(pools(config));
     line
+}
+
+/// An agent that is told nothing looks for itself, with the lab's own programs on its PATH.
+fn proxy_mode(mode: ProxyMode) -> Vec<String> {
+    match mode {
+        ProxyMode::Auto => Vec::new(),
+        ProxyMode::Iptables => words(&[("--proxy-mode", "iptables".to_owned())]),
+        ProxyMode::Nftables => words(&[("--proxy-mode", "nftables".to_owned())]),
+    }
 }
 
 /// The upstream resolver and web echo on `outside`.
@@ -116,7 +126,7 @@ mod tests {
                         --state-dir /run/portolan --image-store /images --cluster-cidr 10.244.0.0/16 \
                         --service-cidr 10.96.0.0/12 --cluster-dns 10.96.0.10 --cluster-domain cluster.local \
                         --lan-interface eth0 --tls-cert /run/lab/tls.crt --tls-key /run/lab/tls.key \
-                        --client-ca /run/lab/ca.crt --heartbeat-secs 2 --bgp-hold-secs 9";
+                        --client-ca /run/lab/ca.crt --heartbeat-secs 2 --bgp-hold-secs 9 --proxy-mode iptables";
         assert_eq!(line, expected);
     }
 

@@ -38,6 +38,18 @@ pub enum Attachment {
     Detached,
 }
 
+/// How nodes write the rules of Services.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ProxyMode {
+    /// iptables where its programs are at hand, else nftables.
+    Auto,
+    /// kube-proxy's chains, by the iptables programs.
+    #[default]
+    Iptables,
+    /// Our own tables, by netlink alone.
+    Nftables,
+}
+
 /// One lab.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct LabConfig {
@@ -65,6 +77,8 @@ pub struct LabConfig {
     pub limit_flags: Vec<String>,
     /// Folder of the iptables programs; put in front of PATH in the lab. `None`: the machine's PATH.
     pub iptables_dir: Option<PathBuf>,
+    #[serde(default)]
+    pub proxy_mode: ProxyMode,
     pub service_cidr: IpNet,
     pub cluster_cidr: IpNet,
     pub cluster_dns: IpAddr,
@@ -94,6 +108,7 @@ impl LabConfig {
             pod_pids: DEFAULT_POD_PIDS,
             limit_flags: Vec::new(),
             iptables_dir: None,
+            proxy_mode: ProxyMode::default(),
             service_cidr: "10.96.0.0/12".parse().expect("a CIDR"),
             cluster_cidr: "10.244.0.0/16".parse().expect("a CIDR"),
             cluster_dns: "10.96.0.10".parse().expect("an address"),

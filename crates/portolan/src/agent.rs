@@ -44,6 +44,9 @@ pub struct AgentArgs {
     /// The node's resolv.conf: upstreams of its DNS
     #[arg(long, value_name = "FILE", default_value = "/etc/resolv.conf")]
     resolv_conf: PathBuf,
+    /// How rules of Services are written
+    #[arg(long, value_enum, default_value_t = crate::proxy::ModeArg::Auto)]
+    proxy_mode: crate::proxy::ModeArg,
     /// Seconds between two renewals of the node's Lease
     #[arg(long, value_name = "SECS", default_value_t = 10)]
     heartbeat_secs: u64,
@@ -85,8 +88,10 @@ pub async fn run(args: AgentArgs) -> Result<(), Failure> {
     args.balancer.check(&args.cluster)?;
     let client = crate::client::connect_from_afar(args.kubeconfig).await?;
     let exe = std::env::current_exe().map_err(|e| Failure::machine(format!("cannot find this program: {e}")))?;
+    let proxy_mode = crate::proxy::in_force(args.proxy_mode.wanted());
     let config = portolan_agent::Config {
-        settings: args.cluster.settings(&args.node),
+        settings: crate::proxy::settings_of(args.cluster.settings(&args.node), proxy_mode),
+        proxy_mode,
         addresses: args.node_ip,
         state_dir: args.state_dir,
         image_store: args.image_store,

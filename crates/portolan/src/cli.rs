@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use portolan_agent::proxy::Mode;
+use portolan_model::Settings;
 
 use crate::failure::Failure;
 use crate::lab::{LabArgs, LabName};
@@ -67,6 +69,9 @@ struct DownArgs {
 struct UpArgs {
     #[command(flatten)]
     lab: LabArgs,
+    /// How nodes write the rules of Services
+    #[arg(long, value_enum, default_value_t = crate::proxy::ModeArg::Auto)]
+    proxy_mode: crate::proxy::ModeArg,
     /// Return when the nodes are Ready and leave the lab running
     #[arg(long)]
     detach: bool,
@@ -116,6 +121,9 @@ struct RenderArgs {
     /// Kubernetes objects: a file, a folder, or -; repeats
     #[arg(short = 'f', long = "filename", value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
+    /// A KubeProxyConfiguration (iptables and nftables only), in place of the ranges below
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Output of iptables-save to compare with instead of printing (iptables only); 1 if they differ
     #[arg(long, value_name = "FILE")]
     compare: Option<PathBuf>,
@@ -127,6 +135,8 @@ struct RenderArgs {
 enum Rendered {
     /// Input of iptables-restore
     Iptables,
+    /// Input of nft -f
+    Nftables,
     /// A zone file
     Dns,
     /// Routes of the main table
@@ -174,7 +184,7 @@ pub fn run() -> Result<(), Failure> {
     };
     log(&cli.command);
     match cli.command {
-        Command::Up(args) => crate::lab::up(&args.lab, args.detach),
+        Command::Up(args) => crate::lab::up(&args.lab, args.proxy_mode, args.detach),
         Command::Down(args) if args.all => crate::lab::down_all(),
         Command::Down(args) => crate::lab::down(&args.lab),
         Command::Status(args) => crate::lab::status(&args.lab, args.output),
@@ -213,18 +223,37 @@ fn apply(args: &ApplyArgs) -> Result<(), Failure> {
 }
 
 fn render(args: &RenderArgs) -> Result<(), Failure> {
-    let snapshot = crate::render::snapshot(&args.files, args.cluster.settings(&args.node))?;
+    let (settings, mark) = render_settings(args)?;
+    let snapshot = crate::render::snapshot(&args.files, settings)?;
     crate::render::warn_of_unknown_node(&snapshot);
     match (args.what, &args.compare) {
         (Rendered::Iptables, Some(saved)) => {
             let text = std::fs::read_to_string(saved)
                 .map_err(|e| Failure::input(format!("--compare: cannot read {}: {e}", saved.display())))?;
-            return crate::render::compare_with(&snapshot, &text);
+            return crate::render::compare_with(&snapshot, mark, &text);
         }
         (_, Some(_)) => return Err(Failure::input("--compare goes with `render iptables` only")),
-        (Rendered::Iptables, None) => print!("{}", crate::render::iptables(&snapshot)),
+        (Rendered::Iptables, None) => print!("{}", crate::render::iptables(&snapshot, mark)),
+        (Rendered::Nftables, None) => print!("{}", crate::render::nftables(&snapshot, mark)),
         (Rendered::Dns, None) => print!("{}", crate::render::dns(&snapshot, crate::settings::DNS_TTL_SECS)?),
         (Rendered::Routes, None) => print!("{}", crate::render::routes(&snapshot)),
     }
     Ok(())
+}
+
+/// The node's settings and the mark that asks for masquerade: an agent's, or as a configuration file of kube-proxy says.
+fn render_settings(args: &RenderArgs) -> Result<(Settings, u32), Failure> {
+    let mode = match args.what {
+        Rendered::Iptables => Mode::Iptables,
+        Rendered::Nftables => Mode::Nftables,
+        _ if args.config.is_some() => return Err(Failure::input("--config goes with `render iptables|nftables` only")),
+        _ => Mode::Iptables,
+    };
+    let Some(path) = &args.config else {
+        let settings = crate::proxy::settings_of(args.cluster.settings(&args.node), mode);
+        return Ok((settings, 1 << crate::proxy::Wanted::default().masquerade_bit));
+    };
+    let mut wanted = crate::proxy::read_for(path, mode)?;
+    wanted.node = Some(args.node.clone());
+    Ok((wanted.settings(mode), 1 << wanted.masquerade_bit))
 }

@@ -139,11 +139,13 @@ fn ensure_nginx(args: &LabArgs) -> Result<(), Failure> {
 }
 
 /// Brings a lab up; detached, it goes on after this process.
-pub fn up(args: &LabArgs, detach: bool) -> Result<(), Failure> {
+pub fn up(args: &LabArgs, proxy_mode: crate::proxy::ModeArg, detach: bool) -> Result<(), Failure> {
     sweep();
     ensure_nginx(args)?;
     let attachment = if detach { Attachment::Detached } else { Attachment::Attached };
-    let lab = portolan_lab::up(&args.config()?, attachment).map_err(failed)?;
+    let mut config = args.config()?;
+    config.proxy_mode = proxy_mode.into();
+    let lab = portolan_lab::up(&config, attachment).map_err(failed)?;
     if let portolan_lab::Limits::Refused(reason) = lab.limits() {
         eprintln!(
             "portolan: limits of containers are not enforced: {reason}; the nodes' condition LimitsEnforced says so"

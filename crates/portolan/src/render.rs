@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use portolan_dataplane::iptables::{Desired, DnsPath, Options, compare, parse, render};
+use portolan_dataplane::nftables;
 use portolan_dns::records::Records;
 use portolan_dns::zone::ZoneConfig;
 use portolan_ingest::{Event, Object, host_ports, ingest};
@@ -89,15 +90,31 @@ pub fn derived(facts: &Facts, node: &Text, host_ports: impl Fn(&NsName) -> Vec<H
     attachments.chain(learned).chain(namespaces).collect()
 }
 
-/// The rules of `snapshot`'s node in both families that the cluster has.
-pub fn iptables(snapshot: &Snapshot) -> String {
-    let families = snapshot.settings.cluster_cidrs.iter().map(|net| Family::of(net.addr()));
-    families.map(|family| render::full(&desired(snapshot, family).with_hooks())).collect()
+/// The rules of `snapshot`'s node in iptables mode, in the families of the cluster's ranges.
+pub fn iptables(snapshot: &Snapshot, masquerade_mark: u32) -> String {
+    let one = |family: Family| render::full(&desired(snapshot, family, masquerade_mark).with_hooks());
+    families(snapshot).into_iter().map(one).collect()
 }
 
-fn desired(snapshot: &Snapshot, family: Family) -> Desired {
-    let dns = if snapshot.settings.cluster_dns.is_empty() { DnsPath::Service } else { DnsPath::ThisNode };
-    let options = Options { dns, ..Options::default() };
+/// The same in nftables mode, for `nft -f`.
+pub fn nftables(snapshot: &Snapshot, masquerade_mark: u32) -> String {
+    let one = |family: Family| {
+        let options = nftables::Options { dns: dns_path(snapshot), masquerade_mark, ..nftables::Options::default() };
+        nftables::render::full(&nftables::Desired::of(family, options, snapshot).table())
+    };
+    families(snapshot).into_iter().map(one).collect()
+}
+
+fn families(snapshot: &Snapshot) -> Vec<Family> {
+    crate::proxy::families(&snapshot.settings.cluster_cidrs, &snapshot.settings.service_cidrs)
+}
+
+fn dns_path(snapshot: &Snapshot) -> DnsPath {
+    if snapshot.settings.cluster_dns.is_empty() { DnsPath::Service } else { DnsPath::ThisNode }
+}
+
+fn desired(snapshot: &Snapshot, family: Family, masquerade_mark: u32) -> Desired {
+    let options = Options { dns: dns_path(snapshot), masquerade_mark, ..Options::default() };
     Desired::of(family, options, snapshot)
 }
 
@@ -105,10 +122,10 @@ fn desired(snapshot: &Snapshot, family: Family) -> Desired {
 ///
 /// # Errors
 /// They differ (exit code 1), or the file is not the output of `iptables-save`.
-pub fn compare_with(snapshot: &Snapshot, saved: &str) -> Result<(), Failure> {
+pub fn compare_with(snapshot: &Snapshot, masquerade_mark: u32, saved: &str) -> Result<(), Failure> {
     let saved =
         parse::parse(saved).map_err(|e| Failure::input(format!("--compare: not the output of iptables-save: {e}")))?;
-    let planned = desired(snapshot, Family::V4).chains();
+    let planned = desired(snapshot, Family::V4, masquerade_mark).chains();
     let differences = compare(&planned, &saved.chains);
     differences.iter().for_each(|d| println!("{d}"));
     match differences.len() {

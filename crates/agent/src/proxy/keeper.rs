@@ -10,16 +10,15 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime};
 
 use portolan_ingest::{Event, ingest};
-use portolan_model::{Delta, Fact, Facts, ObjectKind, Settings, Snapshot, Touched, resolve};
+use portolan_kernel::nft_monitor::NftEvent;
+use portolan_model::{Delta, Fact, Facts, Family, ObjectKind, Settings, Snapshot, Touched, resolve};
 use tracing::{info, warn};
 
-use crate::proxy::Writer;
+use crate::proxy::Programmer;
 use crate::status::{Change, Progress};
 
 /// How long a write that failed waits before everything is compared and written again.
 const RETRY: Duration = Duration::from_secs(1);
-/// Writes follow each other at this distance at the least; what comes meanwhile is taken together.
-const MIN_INTERVAL: Duration = Duration::from_millis(10);
 /// Kinds that must have been told whole before the first write.
 const NEEDED: [ObjectKind; 2] = [ObjectKind::Service, ObjectKind::EndpointSlice];
 
@@ -32,6 +31,10 @@ pub enum Input {
     Fact(Fact),
     /// All objects of a kind have been told.
     Synced(ObjectKind),
+    /// Another hand may have been in the rules of this family.
+    Doubt(Family),
+    /// Somebody changed nf_tables.
+    Edited(Vec<NftEvent>),
 }
 
 /// Keeps the rules of a network namespace as the cluster says.
@@ -39,17 +42,17 @@ pub struct Keeper {
     facts: Facts,
     snapshot: Arc<Snapshot>,
     synced: BTreeSet<ObjectKind>,
-    writers: Vec<Box<dyn Writer>>,
+    programmer: Programmer,
     progress: Arc<Progress>,
 }
 
 impl Keeper {
-    pub(crate) fn new(settings: Settings, writers: Vec<Box<dyn Writer>>, progress: Arc<Progress>) -> Self {
+    pub(crate) fn new(settings: Settings, programmer: Programmer, progress: Arc<Progress>) -> Self {
         Self {
             facts: Facts::default(),
             snapshot: Arc::new(Snapshot::empty(Arc::new(settings))),
             synced: BTreeSet::new(),
-            writers,
+            programmer,
             progress,
         }
     }
@@ -63,7 +66,8 @@ impl Keeper {
     pub fn run(mut self, inputs: &Receiver<Input>) {
         let mut retry_at: Option<Instant> = None;
         loop {
-            let first = match retry_at {
+            let wake_at = retry_at.into_iter().chain(self.programmer.deadline()).min();
+            let first = match wake_at {
                 Some(at) => inputs.recv_timeout(at.saturating_duration_since(Instant::now())),
                 None => inputs.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
@@ -76,7 +80,7 @@ impl Keeper {
             let written = self.take(batch);
             self.progress.batch(began.elapsed());
             retry_at = (!written).then(|| Instant::now() + RETRY);
-            std::thread::sleep(MIN_INTERVAL.saturating_sub(began.elapsed()));
+            std::thread::sleep(self.programmer.pause());
         }
     }
 
@@ -87,12 +91,15 @@ impl Keeper {
             match input {
                 Input::Cluster(event, seen) => {
                     self.progress.saw(Change::of(&event, seen));
+                    self.programmer.saw(&event, seen);
                     let (found, complaints) = ingest(&mut self.facts, [event]);
                     complaints.iter().for_each(|c| warn!(object = %c.object, reason = %c.reason, "{}", c.message));
                     touched.merge(found);
                 }
                 Input::Fact(fact) => touched.merge(self.facts.apply(fact)),
                 Input::Synced(kind) => drop(self.synced.insert(kind)),
+                Input::Doubt(family) => self.programmer.doubt(family),
+                Input::Edited(events) => self.programmer.edited(&events),
             }
         }
         let (after, delta) = resolve(&self.facts, &self.snapshot, &touched);
@@ -104,10 +111,7 @@ impl Keeper {
         if !NEEDED.iter().all(|kind| self.synced.contains(kind)) {
             return true;
         }
-        let mut written = true;
-        for writer in &mut self.writers {
-            written &= writer.update(&self.snapshot, delta);
-        }
+        let written = self.programmer.update(&self.snapshot, delta);
         if written && !self.progress.is_programmed() {
             info!(services = self.snapshot.services.len(), "the proxy is programmed");
             self.progress.programmed();

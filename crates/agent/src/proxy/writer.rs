@@ -1,12 +1,57 @@
 //! What brings one family's rules into the kernel, whatever the backend.
 
 use portolan_dataplane::iptables::DnsPath;
-use portolan_model::{Delta, Snapshot};
+use portolan_kernel::nft_monitor::NftEvent;
+use portolan_model::{Delta, Family, NsName, Snapshot};
 
 /// Writes the rules of one family and remembers what the kernel took.
 pub(crate) trait Writer: Send {
+    /// Whose rules these are.
+    fn family(&self) -> Family;
+
     /// Says who answers at the cluster DNS address; written with the next update.
     fn set_dns(&mut self, path: DnsPath);
-    /// Writes what changed. `false` if the kernel refused: the next call compares everything and writes again.
-    fn update(&mut self, snapshot: &Snapshot, delta: &Delta) -> bool;
+
+    /// Another hand may have been in the rules: the next update compares everything.
+    fn doubt(&mut self);
+
+    /// Was this another hand in the rules of this family?
+    fn concerns(&mut self, event: &NftEvent) -> bool;
+
+    /// Writes what changed. After an error the next call compares everything and writes again.
+    fn update(&mut self, snapshot: &Snapshot, delta: &Delta) -> Result<Wrote, WriteError>;
+}
+
+/// What an update came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wrote {
+    /// Everything was compared with the kernel.
+    Compared,
+    /// Only what changed was looked at.
+    Changes,
+}
+
+/// Why the kernel does not hold what it should.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum WriteError {
+    /// It refused what one Service needs.
+    #[error("refused for Service {service}: {reason}")]
+    Culprit {
+        /// Whose rules it refused.
+        service: NsName,
+        /// Its words.
+        reason: String,
+    },
+    /// It refused something, and does not say what.
+    #[error("refused: {reason}")]
+    Refused {
+        /// Its words.
+        reason: String,
+    },
+    /// It could not be asked: a program is missing, a lock is held.
+    #[error("{reason}")]
+    Unreached {
+        /// What stands in the way.
+        reason: String,
+    },
 }

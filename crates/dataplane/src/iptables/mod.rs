@@ -12,6 +12,7 @@
 //! This room must never know how rules get into a kernel. Rules for nfacct counters are left out: they fail in a fresh
 //! network namespace.
 
+pub mod cleanup;
 mod fixed;
 pub mod hooks;
 pub mod host_ports;
@@ -29,6 +30,7 @@ pub mod trace;
 #[cfg(test)]
 mod tests;
 
+pub use cleanup::cleanup;
 pub use hooks::Hook;
 pub use options::{DnsPath, Options};
 pub use parse::{Difference, ParseError, Saved, compare, parse};

@@ -1,0 +1,242 @@
+//! Rules of one family in nftables mode: our own table, by netlink alone.
+//!
+//! ```text
+//!  Desired ─► Changes ─► chunks ─► bytes ─► kernel      start, error, another hand: dump ─► adopt ─► Repair ─► chunks
+//!                 └─► clients bound to endpoints that left ─► swept after the transaction
+//! ```
+//!
+//! A start over a kernel that is as planned writes nothing. A cold one goes in by chunks, cluster DNS and the API server's
+//! Service first.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use portolan_dataplane::nftables::lang::{Data, Element, Key, Step, Table};
+use portolan_dataplane::nftables::names::{CLIENTS, TABLE, clients_shape};
+use portolan_dataplane::nftables::{Changes, Desired, DnsPath, Options, Repair, Target, Transaction, parse, wire};
+use portolan_kernel::iptables::Family as ToolFamily;
+use portolan_kernel::nft::{Nft, NftError};
+use portolan_kernel::nft_monitor::NftEvent;
+use portolan_model::{Delta, Family, Snapshot};
+use tracing::{debug, info, warn};
+
+use crate::proxy::{Metrics, WriteError, Writer, Wrote};
+use crate::status::Progress;
+
+/// Elements in one transaction of many: some tens of milliseconds of the kernel's time, in which nobody else changes rules.
+const CHUNK_ELEMENTS: usize = 8192;
+
+/// What carries transactions out: the kernel, or a test's.
+pub(crate) trait Tables: Send {
+    fn transact(&mut self, batch: &[u8]) -> Result<(), NftError>;
+    fn dump(&mut self, family: ToolFamily, table: &str) -> Result<Vec<Vec<u8>>, NftError>;
+    fn elements(&mut self, family: ToolFamily, table: &str, set: &str) -> Result<Vec<Vec<u8>>, NftError>;
+}
+
+impl Tables for Nft {
+    fn transact(&mut self, batch: &[u8]) -> Result<(), NftError> {
+        Nft::transact(self, batch)
+    }
+
+    fn dump(&mut self, family: ToolFamily, table: &str) -> Result<Vec<Vec<u8>>, NftError> {
+        Nft::dump(self, family, table)
+    }
+
+    fn elements(&mut self, family: ToolFamily, table: &str, set: &str) -> Result<Vec<Vec<u8>>, NftError> {
+        Nft::elements(self, family, table, set)
+    }
+}
+
+/// Writes the table of one family, and remembers what the kernel took.
+pub(crate) struct NftWriter {
+    desired: Desired,
+    family: Family,
+    tables: Box<dyn Tables>,
+    progress: Arc<Progress>,
+    metrics: Arc<Metrics>,
+    /// The planner has seen a snapshot: from then on it needs to hear only of what changed.
+    begun: bool,
+    /// The kernel's table is not known: it is read and compared before the next write.
+    unknown: bool,
+    /// Changes from outside the snapshot (who answers DNS), not yet written.
+    pending: Vec<Changes>,
+    /// Bindings whose clients must be let go once the kernel has the rest.
+    left: BTreeSet<(u32, Target)>,
+}
+
+impl NftWriter {
+    pub(crate) fn new(
+        family: Family,
+        options: Options,
+        tables: Box<dyn Tables>,
+        progress: Arc<Progress>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            desired: Desired::new(family, options),
+            family,
+            tables,
+            progress,
+            metrics,
+            begun: false,
+            unknown: true,
+            pending: Vec::new(),
+            left: BTreeSet::new(),
+        }
+    }
+}
+
+impl Writer for NftWriter {
+    fn family(&self) -> Family {
+        self.family
+    }
+
+    fn set_dns(&mut self, path: DnsPath) {
+        let changes = self.desired.set_dns(path);
+        self.pending.push(changes);
+    }
+
+    fn doubt(&mut self) {
+        self.unknown = true;
+    }
+
+    fn concerns(&mut self, event: &NftEvent) -> bool {
+        let number = match self.family {
+            Family::V4 => libc::NFPROTO_IPV4 as u8,
+            Family::V6 => libc::NFPROTO_IPV6 as u8,
+        };
+        match event {
+            NftEvent::Lost => true,
+            NftEvent::Changed(change) => change.tables.contains(&(number, TABLE.to_owned())),
+        }
+    }
+
+    fn update(&mut self, snapshot: &Snapshot, delta: &Delta) -> Result<Wrote, WriteError> {
+        let planned = match self.begun {
+            true => self.desired.update(snapshot, delta),
+            false => self.desired.update(snapshot, &Delta::all(snapshot)),
+        };
+        self.begun = true;
+        planned.complaints.iter().for_each(|c| warn!(object = %c.object, reason = %c.reason, "{}", c.message));
+        let mut changes = std::mem::take(&mut self.pending);
+        changes.push(planned);
+        self.left.extend(changes.iter().flat_map(|changes| changes.left.iter().copied()));
+        let kind = if self.unknown { Wrote::Compared } else { Wrote::Changes };
+        let written = match kind {
+            Wrote::Compared => self.reconcile(),
+            Wrote::Changes => changes.into_iter().try_for_each(|changes| self.send(changes)),
+        };
+        let written = written.and_then(|()| self.sweep(kind));
+        self.unknown = written.is_err();
+        if written.is_err() {
+            self.progress.failed();
+            self.metrics.of(self.family).nftables_failures.fetch_add(1, Ordering::Relaxed);
+        }
+        written.map(|()| kind)
+    }
+}
+
+impl NftWriter {
+    /// Reads what the kernel has and writes what differs: nothing, after a restart that found all as wanted.
+    fn reconcile(&mut self) -> Result<(), WriteError> {
+        let kernel = self.read()?;
+        self.desired.adopt(&kernel);
+        let Repair { transaction } = Repair::of(&self.desired, &kernel);
+        info!(steps = transaction.steps().len(), family = ?self.family, "rules compared with the kernel's");
+        self.send(Changes { transaction, left: Vec::new(), complaints: Vec::new() })
+    }
+
+    /// Our table as the kernel holds it; an empty one if it has none, or one in which a foreign hand left what has no
+    /// words here: that is made anew.
+    fn read(&mut self) -> Result<Table, WriteError> {
+        let empty = Table { family: self.family, name: TABLE.into(), chains: BTreeMap::new(), sets: BTreeMap::new() };
+        let messages = self.tables.dump(self.tool_family(), TABLE).map_err(unreached)?;
+        let read = parse::table(self.family, TABLE, messages.iter().map(Vec::as_slice));
+        match read.map_err(|error| WriteError::Unreached { reason: error.to_string() })? {
+            None => Ok(empty),
+            Some(read) if read.unread.is_empty() => Ok(read.table),
+            Some(read) => {
+                for unread in &read.unread {
+                    warn!(place = ?unread.place, why = %unread.why, "something foreign in our table; it is made anew");
+                }
+                Ok(empty)
+            }
+        }
+    }
+
+    fn send(&mut self, changes: Changes) -> Result<(), WriteError> {
+        for chunk in changes.in_chunks(CHUNK_ELEMENTS) {
+            let batch = wire::transaction(self.family, TABLE, chunk.steps());
+            self.tables.transact(&batch).map_err(|error| blame(&chunk, error))?;
+            debug!(steps = chunk.steps().len(), family = ?self.family, "rules written");
+            self.progress.transacted(chunk.steps().len());
+        }
+        Ok(())
+    }
+
+    /// Lets go of clients that are bound to endpoints which left: their next connection chooses anew.
+    fn sweep(&mut self, kind: Wrote) -> Result<(), WriteError> {
+        if self.left.is_empty() && kind == Wrote::Changes {
+            return Ok(());
+        }
+        let messages = self.tables.elements(self.tool_family(), TABLE, CLIENTS).map_err(unreached)?;
+        let messages = messages.iter().map(Vec::as_slice);
+        let (elements, _) = parse::elements(self.family, &clients_shape(), messages)
+            .map_err(|error| WriteError::Unreached { reason: error.to_string() })?;
+        let keys: Vec<Key> =
+            elements.iter().filter(|element| self.is_stale(element)).map(|element| element.key).collect();
+        for some in keys.chunks(CHUNK_ELEMENTS) {
+            let steps = [Step::DeleteElements(CLIENTS.into(), some.to_vec())];
+            let swept = self.tables.transact(&wire::transaction(self.family, TABLE, &steps));
+            // One that timed out meanwhile refuses them all; they are looked for again.
+            swept.map_err(unreached)?;
+        }
+        self.left.clear();
+        Ok(())
+    }
+
+    fn is_stale(&self, element: &Element) -> bool {
+        match (element.key, element.data) {
+            (Key::Client(_, _, id), Some(Data::Endpoint(addr, port))) => !self.desired.binds(id, Target { addr, port }),
+            _ => false,
+        }
+    }
+
+    fn tool_family(&self) -> ToolFamily {
+        match self.family {
+            Family::V4 => ToolFamily::V4,
+            Family::V6 => ToolFamily::V6,
+        }
+    }
+}
+
+/// Removes the table of a family that another mode does not need any more; nothing is written if there is none.
+pub(crate) fn remove_table(nft: &mut Nft, family: Family) -> Result<bool, NftError> {
+    let tool_family = match family {
+        Family::V4 => ToolFamily::V4,
+        Family::V6 => ToolFamily::V6,
+    };
+    if nft.dump(tool_family, TABLE)?.is_empty() {
+        return Ok(false);
+    }
+    nft.transact(&wire::transaction(family, TABLE, &[Step::DeleteTable])).map(|()| true)
+}
+
+fn unreached(error: NftError) -> WriteError {
+    WriteError::Unreached { reason: error.to_string() }
+}
+
+/// Whose step it was that the kernel refused.
+fn blame(chunk: &Transaction, error: NftError) -> WriteError {
+    let reason = error.to_string();
+    let NftError::Refused(refused) = error else { return WriteError::Unreached { reason } };
+    match refused.step.and_then(|step| chunk.owner(step)) {
+        Some(owner) => WriteError::Culprit { service: owner.service.clone(), reason },
+        None => WriteError::Refused { reason },
+    }
+}
+
+#[cfg(test)]
+#[path = "nft_tests.rs"]
+mod tests;

@@ -58,6 +58,32 @@ impl Transaction {
         self.owners.push(owner);
     }
 
+    /// The same as several of about `most` elements each, to be sent in order. The first makes the table whole and carries
+    /// cluster DNS and the API server's Service; each leaves whole Services behind it. A Service that also loses elements
+    /// goes with the first, so that what moves from one to another is out before it is in.
+    pub fn in_chunks(self, most: usize) -> Vec<Transaction> {
+        let Parts { mut first, services, last } = Parts::of(self);
+        let mut chunks = Vec::new();
+        let mut size = first.element_count();
+        for (service, steps) in services {
+            let more: usize = steps.iter().map(|(step, _)| elements_in(step)).sum();
+            if size > 0 && size + more > most && !is_first(&service) {
+                chunks.push(std::mem::take(&mut first));
+                size = 0;
+            }
+            size += more;
+            for (step, owner) in steps {
+                first.push(step, Some(owner));
+            }
+        }
+        for step in last {
+            first.push(step, None);
+        }
+        chunks.push(first);
+        chunks.retain(|chunk| !chunk.is_empty());
+        chunks
+    }
+
     fn parts(self) -> impl Iterator<Item = (Step, Option<Owner>)> {
         self.steps.into_iter().zip(self.owners)
     }
@@ -69,30 +95,9 @@ impl Changes {
         self.transaction.is_empty()
     }
 
-    /// The transaction as several of about `most` elements each, to be sent in order. The first makes the table whole
-    /// and carries cluster DNS and the API server's Service; each leaves whole Services behind it. A Service that also
-    /// loses elements goes with the first, so that what moves from one to another is out before it is in.
+    /// The transaction in portions: see [`Transaction::in_chunks`].
     pub fn in_chunks(self, most: usize) -> Vec<Transaction> {
-        let Parts { mut first, services, last } = Parts::of(self.transaction);
-        let mut chunks = Vec::new();
-        let mut size = first.element_count();
-        for (owner, steps) in services {
-            let more: usize = steps.iter().map(elements_in).sum();
-            if size > 0 && size + more > most && !is_first(&owner.service) {
-                chunks.push(std::mem::take(&mut first));
-                size = 0;
-            }
-            size += more;
-            for step in steps {
-                first.push(step, Some(owner.clone()));
-            }
-        }
-        for step in last {
-            first.push(step, None);
-        }
-        chunks.push(first);
-        chunks.retain(|chunk| !chunk.is_empty());
-        chunks
+        self.transaction.in_chunks(most)
     }
 }
 
@@ -100,21 +105,21 @@ impl Changes {
 #[derive(Default)]
 struct Parts {
     first: Transaction,
-    services: Vec<(Owner, Vec<Step>)>,
+    services: Vec<(NsName, Vec<(Step, Owner)>)>,
     last: Vec<Step>,
 }
 
 impl Parts {
     fn of(transaction: Transaction) -> Self {
         let is_loser = |(step, owner): (&Step, &Option<Owner>)| match (step, owner) {
-            (Step::DeleteElements(..), Some(owner)) => Some(owner.clone()),
+            (Step::DeleteElements(..), Some(owner)) => Some(owner.service.clone()),
             _ => None,
         };
-        let losers: BTreeSet<Owner> = transaction.steps.iter().zip(&transaction.owners).filter_map(is_loser).collect();
+        let losers: BTreeSet<NsName> = transaction.steps.iter().zip(&transaction.owners).filter_map(is_loser).collect();
         let mut parts = Self::default();
         for (step, owner) in transaction.parts() {
             match owner {
-                Some(owner) if !losers.contains(&owner) => parts.gain(owner, step),
+                Some(owner) if !losers.contains(&owner.service) => parts.gain(owner, step),
                 owner => match step {
                     Step::DeleteSet(_) | Step::DeleteChain(_) => parts.last.push(step),
                     step => parts.first.push(step, owner),
@@ -126,8 +131,8 @@ impl Parts {
 
     fn gain(&mut self, owner: Owner, step: Step) {
         match self.services.last_mut() {
-            Some((same, steps)) if *same == owner => steps.push(step),
-            _ => self.services.push((owner, vec![step])),
+            Some((service, steps)) if *service == owner.service => steps.push((step, owner)),
+            _ => self.services.push((owner.service.clone(), vec![(step, owner)])),
         }
     }
 }

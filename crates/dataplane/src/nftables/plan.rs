@@ -53,6 +53,13 @@ pub(super) struct Wanted {
     pub(super) owner: Option<Owner>,
 }
 
+impl Wanted {
+    /// What the kernel holds is just this.
+    pub(super) fn is(&self, held: &(Option<Data>, Option<Text>)) -> bool {
+        (self.data, &self.comment) == (held.0, &held.1)
+    }
+}
+
 impl Desired {
     /// Nothing planned yet: the first update gives the whole table.
     pub fn new(family: Family, options: Options) -> Self {
@@ -149,7 +156,9 @@ impl Desired {
             let wanted = Wanted { data: elem.data, comment: ground.comment(&elem), owner: None };
             all.entry(elem.set).or_default().insert(elem.key, wanted);
         }
-        for (owner, standing) in &self.standing {
+        let (first, others): (Vec<_>, Vec<_>) =
+            self.standing.iter().partition(|(owner, _)| changes::is_first(&owner.service));
+        for (owner, standing) in first.into_iter().chain(others) {
             for elem in standing.elements() {
                 let comment = standing.comment(elem.set);
                 let wanted = Wanted { data: elem.data, comment, owner: Some(owner.clone()) };

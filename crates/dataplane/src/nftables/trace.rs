@@ -11,11 +11,12 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 
 use portolan_model::verdict::{Outcome, Packet};
 use portolan_model::{Snapshot, Text};
 
-use crate::nftables::lang::{Chain, ChainKind, Data, Field, HookPoint, Key, Rule, Sign, Statement, Table};
+use crate::nftables::lang::{Base, ChainKind, Data, Field, HookPoint, Key, Rule, Sign, Statement, Table};
 use crate::nftables::options::DnsPath;
 use crate::nftables::plan::Desired;
 
@@ -76,30 +77,16 @@ pub fn chances(ways: &[Way]) -> BTreeMap<Outcome, f64> {
 
 /// All ways of `packet` through `table`, as planned or as the kernel holds it.
 pub fn walk(table: &Table, world: &World, packet: &Packet) -> Vec<Way> {
-    let tracer = Tracer { table, world };
-    let is_sent = packet.is_sent();
-    let mut ended = Vec::new();
-    let first = if is_sent { HookPoint::Output } else { HookPoint::Prerouting };
-    let live = tracer.pass(vec![Branch::new(packet)], first, &mut ended);
-    let (here, mut on): (Vec<Branch>, Vec<Branch>) = live.into_iter().partition(|branch| world.holds(branch.to.ip()));
-    let mut here = tracer.pass(here, HookPoint::Input, &mut ended);
-    if is_sent {
-        // What the node sends to itself passes postrouting on its way out; what comes in for it never does.
-        on.append(&mut here);
-    } else {
-        // Forwarding sets the priority by the packet's TOS.
-        on.iter_mut().for_each(|branch| branch.priority = 0);
-        on = tracer.pass(on, HookPoint::Forward, &mut ended);
-    }
-    let out = tracer.pass(on, HookPoint::Postrouting, &mut ended);
-    ended.extend(out);
-    ended.append(&mut here);
-    ended.into_iter().map(Branch::way).collect()
+    Tracer::new(table, world).walk(packet)
 }
 
-struct Tracer<'a> {
+/// A table made ready for many packets.
+pub struct Tracer<'a> {
     table: &'a Table,
     world: &'a World,
+    clients: &'a BTreeMap<Key, Data>,
+    /// Base chains by hook and priority.
+    bases: Rc<[(Base, &'a Text)]>,
 }
 
 /// One possible state of the packet.
@@ -201,18 +188,53 @@ impl Branch {
     }
 }
 
-impl Tracer<'_> {
+impl<'a> Tracer<'a> {
+    /// Of this table at this node.
+    pub fn new(table: &'a Table, world: &'a World) -> Self {
+        let bases = table.chains.iter().filter_map(|(name, chain)| chain.base.map(|base| (base, name)));
+        let mut bases: Vec<(Base, &Text)> = bases.collect();
+        bases.sort_by_key(|(base, _)| (base.hook, base.priority));
+        Self { table, world, clients: &world.clients, bases: bases.into() }
+    }
+
+    /// All ways of `packet`.
+    pub fn walk(&self, packet: &Packet) -> Vec<Way> {
+        self.walk_of_clients(packet, &self.world.clients)
+    }
+
+    /// The same while the kernel remembers these clients.
+    pub fn walk_of_clients(&self, packet: &Packet, clients: &BTreeMap<Key, Data>) -> Vec<Way> {
+        Tracer { clients, bases: self.bases.clone(), ..*self }.all_ways(packet)
+    }
+
+    fn all_ways(&self, packet: &Packet) -> Vec<Way> {
+        let is_sent = packet.is_sent();
+        let mut ended = Vec::new();
+        let first = if is_sent { HookPoint::Output } else { HookPoint::Prerouting };
+        let live = self.pass(vec![Branch::new(packet)], first, &mut ended);
+        let (here, mut on): (Vec<Branch>, Vec<Branch>) =
+            live.into_iter().partition(|branch| self.world.holds(branch.to.ip()));
+        let mut here = self.pass(here, HookPoint::Input, &mut ended);
+        if is_sent {
+            // What the node sends to itself passes postrouting on its way out; what comes in for it never does.
+            on.append(&mut here);
+        } else {
+            // Forwarding sets the priority by the packet's TOS.
+            on.iter_mut().for_each(|branch| branch.priority = 0);
+            on = self.pass(on, HookPoint::Forward, &mut ended);
+        }
+        let out = self.pass(on, HookPoint::Postrouting, &mut ended);
+        ended.extend(out);
+        ended.append(&mut here);
+        ended.into_iter().map(Branch::way).collect()
+    }
+
     /// Sends branches through the base chains of a hook: what a verdict ended has ended, the others go on.
     fn pass(&self, mut live: Vec<Branch>, hook: HookPoint, ended: &mut Vec<Branch>) -> Vec<Branch> {
-        let mut bases: Vec<(i32, &Chain, &Text, ChainKind)> = Vec::new();
-        for (name, chain) in &self.table.chains {
-            bases.extend(chain.base.filter(|b| b.hook == hook).map(|base| (base.priority, chain, name, base.kind)));
-        }
-        bases.sort_by_key(|(priority, ..)| *priority);
-        for (_, _, name, kind) in bases {
+        for (base, name) in self.bases.iter().filter(|(base, _)| base.hook == hook) {
             let mut on = Vec::new();
             for branch in live {
-                if kind == ChainKind::Nat && !branch.tracked {
+                if base.kind == ChainKind::Nat && !branch.tracked {
                     on.push(branch);
                     continue;
                 }
@@ -312,7 +334,7 @@ impl Tracer<'_> {
     fn lookup(&self, map: &Text, key: &Key) -> Option<Data> {
         let set = self.table.sets.get(map)?;
         match set.shape.dynamic {
-            Some(_) => self.world.clients.get(key).copied(),
+            Some(_) => self.clients.get(key).copied(),
             None => set.elements.get(key)?.0,
         }
     }

@@ -103,6 +103,17 @@ impl Lan {
         self.known(address)
     }
 
+    /// Whether the node's link hears what is sent to the group: where a switch looks at groups, nobody else does.
+    #[track_caller]
+    fn await_group(&self, group: &str, node: usize, is_joined: bool) {
+        let listed = || {
+            let ask = || Command::new("ip").args(["-6", "maddr", "show", "dev", "eth0"]).output().expect("ip runs");
+            String::from_utf8_lossy(&inside(&self.nodes[node].place, ask).stdout).into_owned()
+        };
+        let holds = |said: &str| said.split_whitespace().any(|word| word == group) == is_joined;
+        wait(&format!("{group} at node-{}, joined: {is_joined}", node + 1), listed, holds);
+    }
+
     #[track_caller]
     fn await_at(&self, address: &str, node: usize) {
         let mac = &self.nodes[node].mac;
@@ -179,11 +190,13 @@ fn the_elected_node_answers_takes_over_and_stops() {
     let lan = Lan::new();
     lan.elect([&VIPS, &[]]);
     VIPS.iter().for_each(|vip| lan.await_at(vip, 0));
+    lan.await_group("ff02::1:ff00:1", 0, true);
     // Its announcement alone moves the client, which has no reason to ask while it knows an answer.
     lan.elect([&[], &VIPS]);
     for vip in VIPS {
         wait(vip, || lan.known(vip), |known| known.contains(&lan.nodes[1].mac));
     }
+    lan.await_group("ff02::1:ff00:1", 0, false);
     // Neither answers now.
     lan.elect([&[], &[]]);
     for vip in VIPS {

@@ -144,6 +144,20 @@ fn cluster() -> Vec<Input> {
 }
 
 #[test]
+fn no_rule_is_written_while_one_kind_is_not_told_whole() {
+    for missing in told_whole() {
+        let kernel = Kernel::new();
+        let mut agent = Agent::start(&kernel);
+        agent.take([value(service("web", 20)), value(slice("web", &[1]))]);
+        let is_missing = |input: &Input| format!("{input:?}") == format!("{missing:?}");
+        agent.take(told_whole().into_iter().filter(|input| !is_missing(input)));
+        assert_eq!(kernel.rules.restores().len(), 0, "{missing:?}");
+        agent.take([missing]);
+        assert_eq!(kernel.rules.restores().len(), 1);
+    }
+}
+
+#[test]
 fn no_rule_is_written_before_the_cluster_was_told_whole() {
     let kernel = Kernel::new();
     let mut agent = Agent::start(&kernel);

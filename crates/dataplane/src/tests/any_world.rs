@@ -30,8 +30,9 @@ const CLAIMED: [&str; 6] =
 /// claim one external destination together.
 pub(crate) fn any_whole_world() -> impl Strategy<Value = Vec<Fact>> {
     let claims = (subsequence(CLAIMED.map(ip).to_vec(), 0..=2), any::<bool>());
-    let addresses = ["172.18.0.11", "172.19.0.11", "fd00:18::11", "fd00:19::11"].map(on_interface).to_vec();
-    let node = (any_host_ports(5), any_host_ports(77), subsequence(addresses, 0..=4));
+    let addresses = ["172.18.0.11", "172.19.0.11", "10.244.0.1", "fd00:18::11", "fd00:19::11", "fd00:10:244::1"];
+    let addresses = addresses.map(on_interface).to_vec();
+    let node = (any_host_ports(5), any_host_ports(77), subsequence(addresses, 0..=6));
     (any_world(), proptest::collection::vec(claims, 4), node).prop_map(|(mut facts, claims, node)| {
         let services =
             facts.iter_mut().filter_map(|fact| if let Fact::Service(_, spec) = fact { spec.as_mut() } else { None });

@@ -24,11 +24,17 @@ pub(crate) fn packets(snapshot: &Snapshot, family: Family) -> Vec<Packet> {
     packets
 }
 
+/// Every third packet, beginning at another for each `turn`: three turns ask about all.
+pub(crate) fn every_third(snapshot: &Snapshot, family: Family, turn: usize) -> Vec<Packet> {
+    packets(snapshot, family).into_iter().skip(turn % 3).step_by(3).collect()
+}
+
 /// Sources with the ways they come: the node's own addresses are sent, a local pod's come by its link or a bridge, others
 /// from the LAN; and one stranger comes by a pod's link.
 fn sources(snapshot: &Snapshot, family: Family) -> BTreeSet<(IpAddr, Arrival)> {
     let mut sources = vec!["10.244.0.5", "10.244.0.77", "10.244.1.6", "172.18.0.11", "172.18.0.12", "192.0.2.7"];
     sources.extend(["198.51.100.1", "fd00:10:244::5", "fd00:10:244::4d", "fd00:10:244:1::6"]);
+    sources.extend(["10.244.0.1", "fd00:10:244::1"]);
     sources.extend(["fd00:18::11", "fd00:18::12", "2001:db8:1::7"]);
     let mut sources: Vec<IpAddr> = sources.into_iter().map(ip).collect();
     sources.extend(snapshot.services.values().flat_map(|view| view.spec.load_balancer_ips.clone()));

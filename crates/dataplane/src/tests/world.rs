@@ -184,6 +184,7 @@ pub(crate) fn rich() -> Vec<Fact> {
 pub(crate) fn whole() -> Vec<Fact> {
     let mut facts = rich();
     facts.extend(["172.18.0.11", "172.19.0.11", "fd00:18::11", "fd00:19::11"].map(on_interface));
+    facts.extend(["10.244.0.1", "fd00:10:244::1"].map(on_interface));
     facts
         .push(attachment(5, vec![host_port(Proto::Tcp, 9090, None), host_port(Proto::Udp, 9090, Some("172.18.0.11"))]));
     facts.push(attachment(77, vec![host_port(Proto::Sctp, 9090, None), host_port(Proto::Tcp, 30007, None)]));

@@ -42,10 +42,12 @@ impl<'a> Scene<'a> {
     /// tier may be heard too: a refusal is no redirection, so a backend may go on looking.
     pub(super) fn judge(&self) -> Allowed {
         let mut allowed = Allowed::new();
-        let tiers = [Tier::ClusterIp, Tier::External, Tier::NodePort].map(|tier| self.of_tier(tier));
-        for found in tiers.into_iter().chain([host_ports::outcomes(self)]) {
+        let later = [self.of_node_port(), host_ports::outcomes(self)];
+        for found in self.of_address().into_iter().chain(later) {
             let is_sent_on = found.iter().any(|outcome| matches!(outcome, Outcome::Dnat { .. }));
+            let turned_away: Vec<Outcome> = found.iter().flat_map(|outcome| self.turned_away_at(*outcome)).collect();
             allowed.extend(found);
+            allowed.extend(turned_away);
             if is_sent_on {
                 break;
             }
@@ -59,17 +61,54 @@ impl<'a> Scene<'a> {
         allowed
     }
 
-    fn of_tier(&self, tier: Tier) -> Allowed {
-        let mut claims: Vec<(Case, Vec<Entry>)> = Vec::new();
+    /// A refusal looks at where a packet goes, also after it was sent on. So an endpoint whose own address and port some
+    /// Service claims from outside, and refuses there, may be refused to all.
+    fn turned_away_at(&self, outcome: Outcome) -> Vec<Outcome> {
+        let Outcome::Dnat { to, .. } = outcome else { return Vec::new() };
+        if !self.is_claimed_from_outside(to.ip()) {
+            return Vec::new();
+        }
+        let packet = Packet { dst: to.ip(), dport: to.port(), ..*self.packet };
+        let there = Scene { packet: &packet, bound: None, ..*self };
+        let outcomes = there.of_address().into_iter().flatten().chain(there.of_node_port());
+        outcomes.filter(|outcome| matches!(outcome, Outcome::Reject | Outcome::Drop)).collect()
+    }
+
+    fn is_claimed_from_outside(&self, addr: IpAddr) -> bool {
+        let claims =
+            |view: &ServiceView| view.spec.external_ips.contains(&addr) || view.spec.load_balancer_ips.contains(&addr);
+        is_node_address(self.snapshot, addr) || proxied(self.snapshot, self.packet.family()).any(claims)
+    }
+
+    /// What the owner of the destination address makes of it, as its ClusterIP and as its external address. Who has it as
+    /// ClusterIP owns it before all that claim it from outside.
+    fn of_address(&self) -> [Allowed; 2] {
+        let claims = self.claims(|tier| tier != Tier::NodePort);
+        let has_cluster_ip = |entries: &[Entry]| entries.iter().any(|entry| entry.tier() == Tier::ClusterIp);
+        let rank = |(case, entries): &(Case<'a>, Vec<Entry>)| (!has_cluster_ip(entries), case.port.key.clone());
+        let Some((case, entries)) = claims.into_iter().min_by_key(rank) else { return Default::default() };
+        [Tier::ClusterIp, Tier::External].map(|tier| {
+            let of_tier = entries.iter().filter(|entry| entry.tier() == tier);
+            of_tier.flat_map(|entry| case.outcomes(*entry)).collect()
+        })
+    }
+
+    fn of_node_port(&self) -> Allowed {
+        let claims = self.claims(|tier| tier == Tier::NodePort);
+        let owner = claims.into_iter().min_by_key(|(case, _)| case.port.key.clone());
+        owner.into_iter().flat_map(|(case, entries)| entries.into_iter().flat_map(move |e| case.outcomes(e))).collect()
+    }
+
+    fn claims(&self, is_asked_for: fn(Tier) -> bool) -> Vec<(Case<'a>, Vec<Entry>)> {
+        let mut claims = Vec::new();
         for (view, port) in self.service_ports() {
             let case = Case { scene: *self, view, port };
-            let entries: Vec<Entry> = case.entries().into_iter().filter(|entry| entry.tier() == tier).collect();
+            let entries: Vec<Entry> = case.entries().into_iter().filter(|entry| is_asked_for(entry.tier())).collect();
             if !entries.is_empty() {
                 claims.push((case, entries));
             }
         }
-        let owner = claims.into_iter().min_by(|(a, _), (b, _)| a.port.key.cmp(&b.port.key));
-        owner.into_iter().flat_map(|(case, entries)| entries.into_iter().flat_map(move |e| case.outcomes(e))).collect()
+        claims
     }
 
     /// Service ports of the packet's protocol that this proxy programs in its family.

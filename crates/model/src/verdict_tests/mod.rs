@@ -349,6 +349,21 @@ fn an_endpoint_on_this_nodes_own_network_sees_the_client() {
     world.check(NODE, CLUSTER_IP, 80, &[Masqueraded(NODE)]);
 }
 
+/// An external IP may be a node's own address, where another Service's endpoint listens on the host network.
+#[test]
+fn an_endpoint_whose_address_another_service_refuses_may_be_refused_with_it() {
+    let port = ServicePortFact { name: "".into(), proto: Proto::Tcp, port: 8080, node_port: 0 };
+    let external_ips = both(NODE);
+    let cluster_ips = both(["10.96.0.30", "fd00:10:96::30"]);
+    let other = Service { cluster_ips, external_ips, ports: vec![port], ..Service::default() };
+    let world = World::new().with(|w| {
+        w.endpoints = on(NODE, "node-1");
+        w.others = vec![Fact::Service(NsName::new("default", "other"), Some(other))];
+    });
+    world.check(OUTSIDE, CLUSTER_IP, 80, &[To(NODE), Refused]);
+    world.check(OUTSIDE, NODE, 8080, &[Refused]);
+}
+
 #[test]
 fn a_pod_reaches_an_endpoint_outside_the_pods_range_masqueraded() {
     let world = World::new().with(|w| w.endpoints = on(OUTSIDE, "node-2"));

@@ -51,6 +51,19 @@ fn each_detector_tells_pods_by_its_own_sign() {
     }
 }
 
+/// As with a bridge that has the first address of the node's range.
+#[test]
+fn an_address_of_the_node_that_the_detector_takes_for_a_pods_is_a_pods() {
+    let bridge = ["10.244.0.1", "fd00:10:244::1"];
+    let world = set(|p| p.detect_local = DetectLocal::NodeCidr).with(|w| {
+        w.service.external_policy = ExternalPolicy::Local;
+        w.others = both(bridge).into_iter().map(|addr| Fact::InterfaceAddress(addr, Some(()))).collect();
+    });
+    world.check(bridge, NODE, 30080, &[To(HERE), To(THERE)]);
+    world.check(bridge, CLUSTER_IP, 80, &[To(HERE), To(THERE)]);
+    world.check(NODE, NODE, 30080, &[Masqueraded(HERE), Masqueraded(THERE)]);
+}
+
 #[test]
 fn a_detector_whose_datum_is_missing_detects_nothing() {
     let world = set(|p| p.detect_local = DetectLocal::NodeCidr).with(|w| w.node.pod_cidrs.clear());
@@ -204,6 +217,22 @@ fn the_smallest_key_owns_an_external_destination_that_two_claim_and_a_cluster_ip
     first.check(OUTSIDE, EXTERNAL_IP, 80, &[Masqueraded(OTHER_POD)]);
     let last = World::new().with(|w| w.others = other("zzz", elsewhere, both(BALANCER_IP)));
     last.check(OUTSIDE, BALANCER_IP, 80, &own);
+    let refused = World::new().with(|w| {
+        w.others = other("aaa", elsewhere, vec![]);
+        w.others.retain(|fact| !matches!(fact, Fact::Slice(..)));
+        let Some(Fact::Service(_, Some(service))) = w.others.first_mut() else { panic!("the Service stands first") };
+        service.external_ips = both(EXTERNAL_IP);
+    });
+    for (mode, from) in [(Mode::Iptables, OUTSIDE), (Mode::Nftables, OUTSIDE), (Mode::Nftables, NODE)] {
+        refused.check_in(mode, from, EXTERNAL_IP, 80, &[Refused]);
+    }
     let thief = World::new().with(|w| w.others = other("aaa", elsewhere, both(CLUSTER_IP)));
     thief.check(OUTSIDE, CLUSTER_IP, 80, &own);
+    // Its own claim from outside counts, the other's does not, where the ClusterIP itself has no endpoint.
+    let again = thief.with(|w| {
+        w.service.internal_local = true;
+        w.service.external_ips = both(CLUSTER_IP);
+        w.endpoints = on(THERE, "node-2");
+    });
+    again.check(OUTSIDE, CLUSTER_IP, 80, &[Dropped, Masqueraded(THERE)]);
 }

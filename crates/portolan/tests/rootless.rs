@@ -113,7 +113,7 @@ struct Running<'user> {
 
 impl<'user> Running<'user> {
     fn up(user: &'user User<'user>, name: &'static str) -> Running<'user> {
-        let said = user.portolan(&format!("up --detach --name {name}")).done();
+        let said = user.portolan(&format!("up --detach --lb-pool 172.18.100.0/28 --name {name}")).done();
         let path =
             said.lines().find_map(|line| line.strip_prefix("export KUBECONFIG=")).expect("it says where").to_owned();
         assert!(Path::new(&path).starts_with(user.labs()), "{path}");
@@ -172,7 +172,7 @@ fn owned_image(dir: &Path) -> PathBuf {
 const PODS: &str = r#"
 apiVersion: v1
 kind: Pod
-metadata: { name: web }
+metadata: { name: web, labels: { app: web } }
 spec: { containers: [{ name: main, image: "nginx:latest" }] }
 ---
 apiVersion: v1
@@ -203,6 +203,13 @@ fn cables_and_power(lab: &Running<'_>) {
     wait_for("node-2 to answer again", 30, || reaches().then_some(()));
 }
 
+/// A Service's address of the pool is answered for on the lab's LAN: packet sockets are the lab's own to open.
+fn balancer(lab: &Running<'_>) {
+    lab.kubectl("expose pod web --port=80 --type=LoadBalancer").done();
+    let ask = format!("shell --name {} outside -- curl -sf -o /dev/null --max-time 2 http://172.18.100.1/", lab.name);
+    wait_for("the balancer's address to answer", 30, || lab.user.portolan(&ask).ok().then_some(()));
+}
+
 /// Runs nginx and an image of user 1234, gives back what nginx' processes are and what the image's says; then kills.
 fn users_of_pods(user: &User<'_>, name: &'static str, doomed: fn(&Running<'_>) -> i32) -> (BTreeSet<u32>, String) {
     let scratch = tempfile::Builder::new().prefix("ptl-t-").tempdir().expect("a folder");
@@ -215,6 +222,7 @@ fn users_of_pods(user: &User<'_>, name: &'static str, doomed: fn(&Running<'_>) -
     fs::write(&manifest, PODS).expect("written");
     lab.kubectl(&format!("apply -f {}", manifest.display())).done();
     lab.kubectl("wait --for=condition=Ready pod/web pod/owned --timeout=60s").done();
+    balancer(&lab);
     let said = wait_for("what the image's program says", 20, || {
         let said = lab.kubectl("logs owned").out;
         (said.lines().count() >= 3).then_some(said)

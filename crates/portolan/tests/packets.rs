@@ -21,6 +21,8 @@ mod probe;
 mod raw;
 #[path = "packets/run.rs"]
 mod run;
+#[path = "packets/strangers.rs"]
+mod strangers;
 
 use case::Backend;
 use ground::Ground;
@@ -43,6 +45,12 @@ fn over_time(backend: Backend) {
     over_time::clients_stay(&field);
     over_time::stays_end(&field);
     over_time::datagrams_stay(&field);
+}
+
+/// Strangers' programs, on a ground where nobody else listens.
+fn strangers(backend: Backend) {
+    let ground = Ground::lay();
+    strangers::strangers_understand(&Field::quiet(&ground, backend));
 }
 
 #[test]
@@ -72,4 +80,14 @@ fn clients_and_flows_fare_well_over_time_in_iptables_mode_over_nf_tables() {
 #[test]
 fn clients_and_flows_fare_well_over_time_in_iptables_mode_over_the_legacy_kernel_interface() {
     over_time(Backend::IptablesLegacy);
+}
+
+#[test]
+fn strangers_programs_understand_the_rules_in_iptables_mode_over_nf_tables() {
+    strangers(Backend::IptablesNft);
+}
+
+#[test]
+fn strangers_programs_understand_the_rules_in_iptables_mode_over_the_legacy_kernel_interface() {
+    strangers(Backend::IptablesLegacy);
 }

@@ -74,6 +74,11 @@ impl<'a> Range<'a> {
         Range { ground, at, next_port: Cell::new(CLIENT_PORTS.start) }
     }
 
+    /// Nobody listens.
+    pub fn closed(ground: &'a Ground) -> Range<'a> {
+        Range { ground, at: BTreeMap::new(), next_port: Cell::new(CLIENT_PORTS.start) }
+    }
+
     /// A client's port, used by nobody for long: the kernel remembers flows for a while, and where they went.
     fn fresh_port(&self) -> u16 {
         let port = self.next_port.get();

@@ -30,8 +30,17 @@ pub struct Field<'a> {
 
 impl<'a> Field<'a> {
     pub fn new(ground: &'a Ground, backend: Backend) -> Field<'a> {
+        Field::with(ground, backend, Range::open(ground))
+    }
+
+    /// The same, where no test listens.
+    pub fn quiet(ground: &'a Ground, backend: Backend) -> Field<'a> {
+        Field::with(ground, backend, Range::closed(ground))
+    }
+
+    fn with(ground: &'a Ground, backend: Backend, range: Range<'a>) -> Field<'a> {
         let home = tempfile::Builder::new().prefix("ptl-t-").tempdir().expect("a folder");
-        let field = Field { ground, range: Range::open(ground), backend, home };
+        let field = Field { ground, range, backend, home };
         std::fs::create_dir(field.tools()).expect("a folder");
         std::fs::create_dir(field.objects()).expect("a folder");
         for name in ["iptables", "iptables-save", "iptables-restore"] {

@@ -7,6 +7,8 @@
 mod case;
 #[path = "packets/cases.rs"]
 mod cases;
+#[path = "packets/flows.rs"]
+mod flows;
 #[path = "packets/ground.rs"]
 mod ground;
 #[path = "packets/judge.rs"]
@@ -45,6 +47,8 @@ fn over_time(backend: Backend) {
     over_time::clients_stay(&field);
     over_time::stays_end(&field);
     over_time::datagrams_stay(&field);
+    flows::datagrams_follow(&field);
+    flows::balancers_ask(&field);
 }
 
 /// Strangers' programs, on a ground where nobody else listens.
@@ -80,6 +84,21 @@ fn clients_and_flows_fare_well_over_time_in_iptables_mode_over_nf_tables() {
 #[test]
 fn clients_and_flows_fare_well_over_time_in_iptables_mode_over_the_legacy_kernel_interface() {
     over_time(Backend::IptablesLegacy);
+}
+
+#[test]
+fn every_case_holds_in_nftables_mode() {
+    every_case(Backend::Nftables);
+}
+
+#[test]
+fn clients_and_flows_fare_well_over_time_in_nftables_mode() {
+    over_time(Backend::Nftables);
+}
+
+#[test]
+fn strangers_programs_understand_the_rules_in_nftables_mode() {
+    strangers(Backend::Nftables);
 }
 
 #[test]

@@ -5,6 +5,8 @@
 
 #[path = "soak/iptables.rs"]
 mod iptables;
+#[path = "soak/nftables.rs"]
+mod nftables;
 #[path = "soak/world.rs"]
 mod world;
 
@@ -30,6 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 enum Backend {
     IptablesNft,
     IptablesLegacy,
+    Nftables,
 }
 
 /// A node of its own: a namespace, objects in files, a proxy that follows them.
@@ -77,13 +80,20 @@ impl Node {
 
     /// Runs one of Debian's programs on the node.
     fn run(&self, program: &str, args: &[&str]) -> String {
+        self.says(program, args).unwrap_or_else(|refusal| panic!("{refusal}"))
+    }
+
+    /// The same; what it complains of if it fails.
+    fn says(&self, program: &str, args: &[&str]) -> Result<String, String> {
         let own = self.home.path().join("tools").join(program);
         let path = if own.exists() { own } else { deb_bin().join(program) };
         let mut command = Command::new(path);
         command.args(args);
         let output = netns::run_in(self.netns.as_fd(), || command.output().expect("it runs")).expect("a namespace");
-        assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).expect("text")
+        match output.status.success() {
+            true => Ok(String::from_utf8(output.stdout).expect("text")),
+            false => Err(format!("{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr))),
+        }
     }
 
     fn start(&mut self) {
@@ -102,6 +112,7 @@ impl Node {
     fn mode(&self) -> &'static str {
         match self.backend {
             Backend::IptablesNft | Backend::IptablesLegacy => "iptables",
+            Backend::Nftables => "nftables",
         }
     }
 
@@ -134,6 +145,11 @@ impl Node {
             Backend::IptablesNft | Backend::IptablesLegacy => {
                 let read = |program| iptables::meaning(&self.run(program, &[]));
                 Ok([read("iptables-save")?, read("ip6tables-save")?])
+            }
+            Backend::Nftables => {
+                let list = |how: &str, family| self.says("nft", &[how, "list", "table", family, "portolan"]);
+                let read = |family| nftables::meaning(&list("-j", family)?, &list("-y", family)?);
+                Ok([read("ip")?, read("ip6")?])
             }
         }
     }
@@ -229,4 +245,9 @@ fn the_kernel_follows_random_changes_and_kills_in_iptables_mode_over_nf_tables()
 #[test]
 fn the_kernel_follows_random_changes_and_kills_in_iptables_mode_over_the_legacy_kernel_interface() {
     soak(Backend::IptablesLegacy);
+}
+
+#[test]
+fn the_kernel_follows_random_changes_and_kills_in_nftables_mode() {
+    soak(Backend::Nftables);
 }

@@ -18,16 +18,16 @@ const LONG_SECS: u32 = 600;
 /// As short as a stay can be to be waited for.
 const SHORT_SECS: u32 = 3;
 
-fn flags(ranges: &str) -> [&str; 2] {
+pub fn flags(ranges: &str) -> [&str; 2] {
     ["--cluster-cidr", ranges]
 }
 
-fn with_nodes(services: &[Service]) -> Vec<Value> {
+pub fn with_nodes(services: &[Service]) -> Vec<Value> {
     objects::nodes(Some("east")).into_iter().chain(services.iter().flat_map(Service::objects)).collect()
 }
 
 /// From one of outside's many.
-fn shot(client: u16, proto: Proto, to: To, family: usize) -> Shot {
+pub fn shot(client: u16, proto: Proto, to: To, family: usize) -> Shot {
     let source = Some(crowd(client)[family]);
     Shot { from: OUTSIDE, source, is_borrowed: false, proto, to: to.targets()[family] }
 }

@@ -31,7 +31,7 @@ fn rules_records_and_routes_are_as_written_down() {
     settings.set_prepend_module_to_snapshot(false);
     settings.set_omit_expression(true);
     settings.bind(|| {
-        for what in ["iptables", "dns", "routes"] {
+        for what in ["iptables", "nftables", "dns", "routes"] {
             insta::assert_snapshot!(what, render(what, &[&world()]));
         }
     });
@@ -50,7 +50,7 @@ fn the_same_objects_in_any_order_split_or_doubled_give_the_same_bytes() {
     let reversed = write("reversed.yaml", &documents.iter().rev().copied().collect::<Vec<_>>());
     let (first, second) = documents.split_at(documents.len() / 2);
     let (first, second) = (write("first.yaml", first), write("second.yaml", second));
-    for what in ["iptables", "dns", "routes"] {
+    for what in ["iptables", "nftables", "dns", "routes"] {
         let once = render(what, &[&world()]);
         assert_eq!(render(what, &[&world()]), once, "{what} twice");
         assert_eq!(render(what, &[&reversed]), once, "{what} of the objects reversed");
@@ -95,6 +95,34 @@ fn iptables_restore_takes_the_rules_and_iptables_save_gives_them_back() {
         assert_eq!(said.code, Some(1), "{damage}: {said:?}");
         assert!(said.out.contains(named), "{damage}: {}", said.out);
     }
+}
+
+#[test]
+fn nft_loads_what_is_rendered_for_it() {
+    let dir = folder();
+    let rules = dir.path().join("rules");
+    std::fs::write(&rules, render("nftables", &[&world()])).expect("written");
+    let listed = in_new_netns(&format!("nft -f {}; nft list table ip portolan", rules.display()));
+    for part in ["10.96.10.1 . tcp . 80 comment \"default/web:http\"", ": 10.244.0.66 . 80", "type nat hook prerouting"]
+    {
+        assert!(listed.contains(part), "{part}: {listed}");
+    }
+}
+
+#[test]
+fn a_kube_proxy_configuration_says_how_rules_are_rendered() {
+    let dir = folder();
+    let config = dir.path().join("config.yaml");
+    let text = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n\
+                clusterCIDR: 10.244.0.0/16\niptables: {masqueradeAll: true, masqueradeBit: 15}\n";
+    std::fs::write(&config, text).expect("written");
+    let (world, config) = (world(), config.display().to_string());
+    let with = format!("render iptables --node node-1 -f {} --config {config}", world.display());
+    let rules = portolan_says(&with).done();
+    assert!(rules.contains("--or-mark 0x8000") && !rules.contains("0x4000"), "{rules}");
+    assert!(rules.contains("-d 10.96.10.1 --dport 80 -j KUBE-MARK-MASQ"), "whoever sends it: {rules}");
+    let refused = portolan_says(&format!("render dns --node node-1 -f {} --config {config}", world.display()));
+    assert!(refused.refused(2).contains("--config goes with `render iptables|nftables` only"));
 }
 
 #[test]

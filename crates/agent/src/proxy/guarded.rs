@@ -155,7 +155,7 @@ impl Guarded {
         delta.services.extend(suspects.iter().cloned());
         if let Err(error) = self.try_write(attempt, &delta) {
             warn!(%error, family = ?self.writer.family(), "the rules were not written; all are compared and written again");
-            suspects.iter().for_each(|key| drop(self.left_out.remove(key)));
+            self.left_out.retain(|key, _| !suspects.contains(key));
             return None;
         }
         let mut groups = vec![suspects];
@@ -179,7 +179,7 @@ impl Guarded {
     fn admit(&mut self, attempt: &mut Attempt, group: &[NsName]) -> bool {
         let services: BTreeSet<NsName> = group.iter().cloned().collect();
         let delta = Delta { services, ..Delta::default() };
-        group.iter().for_each(|key| drop(self.left_out.remove(key)));
+        self.left_out.retain(|key, _| !group.contains(key));
         if self.try_write(attempt, &delta).is_ok() {
             return true;
         }

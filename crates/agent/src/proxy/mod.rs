@@ -245,14 +245,17 @@ impl ProxyConfig {
     }
 }
 
+/// One for each family.
+pub(crate) type Writers = Vec<Box<dyn Writer>>;
+
 /// A writer for each family, and the netlink ports they write from.
 pub(crate) fn writers(
     families: &[Family],
     backend: &Backend,
     shared: &Shared,
     progress: &Arc<Progress>,
-) -> Result<(Vec<Box<dyn Writer>>, Vec<u32>), NftError> {
-    let (mut writers, mut ports) = (Vec::<Box<dyn Writer>>::new(), Vec::new());
+) -> Result<(Writers, Vec<u32>), NftError> {
+    let (mut writers, mut ports) = (Writers::new(), Vec::new());
     let Backend { mode, masquerade_mark, dns } = *backend;
     for family in families.iter().copied() {
         let (progress, metrics) = (progress.clone(), shared.metrics.clone());
@@ -309,9 +312,11 @@ fn follow_interfaces(inputs: Sender<Input>) -> Result<(), ProxyError> {
 fn prepare(config: &ProxyConfig) {
     flows::apply_settings(&config.conntrack);
     let has_v4 = config.families.contains(&Family::V4);
-    if has_v4 && config.mode == Mode::Iptables && config.settings.proxy.localhost_node_ports {
-        if let Err(error) = sysctl::set(Key::RouteLocalnet("all"), 1) {
-            tracing::warn!(%error, "node ports do not answer on 127.0.0.1");
-        }
+    if has_v4
+        && config.mode == Mode::Iptables
+        && config.settings.proxy.localhost_node_ports
+        && let Err(error) = sysctl::set(Key::RouteLocalnet("all"), 1)
+    {
+        tracing::warn!(%error, "node ports do not answer on 127.0.0.1");
     }
 }

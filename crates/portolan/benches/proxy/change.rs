@@ -16,6 +16,9 @@ use crate::stats::{Report, Samples, millis, three_digits};
 use crate::world::{Size, fresh_address, service_object, slice_object, thousands};
 use crate::{Outcome, progress};
 
+/// One kind of change, of all that were measured at one size.
+type Pick = fn(&Sized) -> &Samples;
+
 /// Of one size.
 struct Sized {
     size: Size,
@@ -79,7 +82,7 @@ impl Changes {
             let by = (number % 2) as usize;
             rival.endpoint[by].push(theirs.transact(bin, &items, by)?);
             let new = theirs.size.services + number;
-            let addresses = [fresh_address(1 << 20 | number * 2), fresh_address(1 << 20 | number * 2 + 1)];
+            let addresses = [fresh_address((1 << 20) | (number * 2)), fresh_address((1 << 20) | (number * 2 + 1))];
             let items = new_service(theirs.version, new, &addresses)?;
             rival.service[by].push(theirs.transact(bin, &items, by)?);
         }
@@ -93,8 +96,7 @@ impl Changes {
 
     pub fn goals(&self, goals: &mut Goals, few: u32, many: u32) {
         let (Some(few), Some(many)) = (self.at(few), self.at(many)) else { return };
-        let kinds: [(&str, fn(&Sized) -> &Samples); 2] =
-            [("one endpoint change", |s| &s.endpoint), ("one new Service", |s| &s.service)];
+        let kinds: [(&str, Pick); 2] = [("one endpoint change", |s| &s.endpoint), ("one new Service", |s| &s.service)];
         for (what, of) in kinds {
             let at = thousands(many.size.services);
             let p50 = Asked::at_most(" ms", "28 us", 1.0, Some(0.1));
@@ -144,7 +146,7 @@ impl Sized {
 
     fn new_service(&mut self, mine: &mut Mine, number: u32) -> Outcome<()> {
         let new = self.size.services + number;
-        let addresses = [fresh_address(1 << 20 | number * 2), fresh_address(1 << 20 | number * 2 + 1)];
+        let addresses = [fresh_address((1 << 20) | (number * 2)), fresh_address((1 << 20) | (number * 2 + 1))];
         let stages = mine.ours.program(vec![service_object(new)?, slice_object(new, &addresses)?])?;
         self.service.push(stages.whole);
         self.count(&stages)

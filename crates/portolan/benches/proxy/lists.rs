@@ -73,7 +73,7 @@ fn joined<T>(thread: std::thread::ScopedJoinHandle<'_, Outcome<T>>) -> Outcome<T
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-fn load(restore: &PathBuf, text: &str) -> Outcome<Ran> {
+fn load(restore: &Path, text: &str) -> Outcome<Ran> {
     place::run(restore, &["-w", "5", "--noflush"], HOOKS)?;
     place::run(restore, &["-w", "5", "--noflush", "--counters"], text)
 }
@@ -83,7 +83,7 @@ impl Kind {
         &mut self,
         size: Size,
         number: u32,
-        restore: &PathBuf,
+        restore: &Path,
         [theirs, mine]: [&Place; 2],
         ours: &mut Iptables,
     ) -> Outcome<()> {

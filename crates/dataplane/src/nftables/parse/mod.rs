@@ -164,7 +164,7 @@ impl<'a> Iterator for Attributes<'a> {
 }
 
 /// The values of the wanted attributes; the last of a kind counts.
-fn pick<'a, const N: usize>(attributes: &'a [u8], wanted: [u16; N]) -> Result<[Option<&'a [u8]>; N], Cut> {
+fn pick<const N: usize>(attributes: &[u8], wanted: [u16; N]) -> Result<[Option<&[u8]>; N], Cut> {
     let mut found = [None; N];
     for attribute in Attributes(attributes) {
         let (kind, value) = attribute?;

@@ -36,9 +36,12 @@ impl Agent {
     }
 }
 
+/// Endpoints by map and destination.
+type Lists = BTreeMap<(String, Key), BTreeSet<Option<Data>>>;
+
 /// A table without the order of endpoints within their lists.
-fn unordered(mut table: Table) -> (Table, BTreeMap<(String, Key), BTreeSet<Option<Data>>>) {
-    let mut lists: BTreeMap<_, BTreeSet<Option<Data>>> = BTreeMap::new();
+fn unordered(mut table: Table) -> (Table, Lists) {
+    let mut lists = Lists::new();
     for (name, set) in &mut table.sets {
         set.elements.retain(|key, (data, _)| {
             let destination = match *key {

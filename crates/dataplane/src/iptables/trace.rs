@@ -108,6 +108,8 @@ struct Branch {
     mark: u32,
     tracked: bool,
     end: Option<End>,
+    /// Some DNAT had its say, be it for the address that the packet had.
+    sent_on: bool,
     masquerade: bool,
     path: Vec<Step>,
 }
@@ -134,11 +136,13 @@ impl Branch {
             mark: 0,
             tracked: true,
             end: None,
+            sent_on: false,
             masquerade: false,
             path: Vec::new(),
         }
     }
 
+    /// conntrack calls a flow DNAT only if its destination differs.
     fn is_redirected(&self) -> bool {
         self.to != SocketAddr::new(self.packet.dst, self.packet.dport)
     }
@@ -148,7 +152,7 @@ impl Branch {
     }
 
     fn way(self) -> Way {
-        let outcome = match (self.end, self.is_redirected()) {
+        let outcome = match (self.end, self.sent_on) {
             (Some(End::Reject), _) => Outcome::Reject,
             (Some(End::Drop), _) => Outcome::Drop,
             (None, true) => Outcome::Dnat { to: self.to, masquerade: self.masquerade },
@@ -245,7 +249,7 @@ impl Tracer<'_> {
             Some(Target::Drop) => hit.end = Some(End::Drop),
             Some(Target::Reject) => hit.end = Some(End::Reject),
             Some(Target::Masquerade { .. }) => hit.masquerade = true,
-            Some(Target::Dnat(to)) => hit.to = *to,
+            Some(Target::Dnat(to)) => (hit.to, hit.sent_on) = (*to, true),
         }
         let decides =
             matches!(target, Some(Target::Drop | Target::Reject | Target::Masquerade { .. } | Target::Dnat(_)));

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use portolan_model::verdict::{Arrival, Outcome, Packet};
+use portolan_model::verdict::{Allowed, Arrival, Mode, Outcome, Packet, judge};
 use portolan_model::{
     Delta, DetectLocal, Fact, Family, IfName, NodePortAddresses, Proto, ProxySettings, Service, ServiceKind, Settings,
     Snapshot, resolve,
@@ -289,6 +289,25 @@ fn a_query_for_cluster_dns_stays_here_or_goes_to_another_node_as_told() {
         assert_eq!(outcomes(DnsPath::ThisNode, src), [(here, 1.0)].into(), "{src}");
         assert_eq!(outcomes(DnsPath::Service, src), [(other_node, 1.0)].into(), "{src}");
     }
+}
+
+/// As where a node's own address is the external IP of what listens there on the host network.
+#[test]
+fn a_destination_that_is_its_own_endpoint_is_sent_there_all_the_same() {
+    let service = Service {
+        cluster_ips: vec![ip("10.96.0.20")],
+        external_ips: vec![ip("172.18.0.11")],
+        ports: vec![port("http", Proto::Tcp, 8080, 0)],
+        ..Service::default()
+    };
+    let here = slice(&name(0), Family::V4, vec![endpoint("172.18.0.11", "node-1")]);
+    let snapshot = snapshot(&[own_node(), Fact::Service(name(0), Some(service)), here]);
+    let desired = Desired::of(Family::V4, Options::default(), &snapshot);
+    let arrival = Arrival::by("eth0");
+    let packet = Packet { src: ip("192.0.2.7"), dst: ip("172.18.0.11"), proto: Proto::Tcp, dport: 8080, arrival };
+    let found = chances(&walk(&desired.with_hooks(), &World::of(&snapshot, &desired), &packet));
+    let allowed = judge(&snapshot, &packet, Mode::Iptables);
+    assert_eq!(found.into_keys().collect::<Allowed>(), allowed);
 }
 
 #[test]

@@ -8,6 +8,7 @@
 //! What the bytes say is the planners' affair. The kernel works through a batch within the send itself, so all answers
 //! wait when it returns. Spec: `nfnetlink.h` (batches), `nf_tables.h`.
 
+use std::collections::HashSet;
 use std::io;
 use std::os::fd::AsRawFd;
 
@@ -15,7 +16,7 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{Socket, SocketAddr};
 
 use crate::iptables::Family;
-use crate::nfnl::{self, Message};
+use crate::nfnl::{self, Attributes, Message};
 pub use crate::nlsock::Refused as Answer;
 
 const SUBSYSTEM: u16 = 10;
@@ -32,6 +33,8 @@ const TABLE: u16 = 1;
 const SET_NAME: u16 = 2;
 const SET_FLAGS: u16 = 3;
 const ELEMENTS_SET: u16 = 2;
+const ELEMENTS_LIST: u16 = 3;
+const ELEMENT_KEY: u16 = 1;
 const GENERATION_ID: u16 = 1;
 /// `NFT_SET_EVAL`: rules fill it.
 const SET_BY_RULES: u32 = 0x20;
@@ -42,6 +45,7 @@ const RECEIVE_BYTES: usize = 1 << 17;
 const RECEIVE_BUFFER_BYTES: usize = 8 << 20;
 /// Dumps that others' changes broke into, before it is said.
 const TRIES: usize = 100;
+const TRIES_WHILE_RULES_FILL: usize = 4;
 
 /// The kernel refused a batch: nothing of it was carried out.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,7 +80,7 @@ pub enum NftError {
     Read { what: String, answer: Answer },
     #[error("a transaction of {bytes} bytes does not fit the socket's {room}: send it in parts, or as root")]
     TooLong { bytes: usize, room: usize },
-    #[error("nf_tables: the rules changed each of {TRIES} times while they were read")]
+    #[error("nf_tables: the rules changed each of {TRIES} times that they were read")]
     Changing,
 }
 
@@ -145,7 +149,7 @@ impl Nft {
 
     /// A table with all that is in it, as the kernel's messages: table, chains, sets, rules, elements. Empty if there is no such table.
     ///
-    /// All of one moment: where somebody changes something meanwhile, it is read again. Elements of sets that rules
+    /// All of one moment: where somebody changes something meanwhile, or the kernel moves elements, it is read again. Elements of sets that rules
     /// fill are left out ([`Nft::elements`]).
     pub fn dump(&mut self, family: Family, table: &str) -> Result<Vec<Vec<u8>>, NftError> {
         for _ in 0..TRIES {
@@ -159,13 +163,16 @@ impl Nft {
     }
 
     /// The elements of one set, as the kernel's messages; empty if there is no such set.
+    ///
+    /// Of a set that rules fill all the time no dump is of one moment: after a few tries what came is taken, with some
+    /// elements told twice and some not told.
     pub fn elements(&mut self, family: Family, table: &str, set: &str) -> Result<Vec<Vec<u8>>, NftError> {
-        for _ in 0..TRIES {
+        for _ in 1..TRIES_WHILE_RULES_FILL {
             if let Some(messages) = self.try_elements(family, table, set)? {
                 return Ok(messages);
             }
         }
-        Err(NftError::Changing)
+        Ok(self.ask_elements(family, table, set)?.unwrap_or_default())
     }
 
     /// Counts transactions of the namespace, everybody's.
@@ -198,6 +205,11 @@ impl Nft {
     }
 
     fn try_elements(&mut self, family: Family, table: &str, set: &str) -> Result<Option<Vec<Vec<u8>>>, NftError> {
+        let messages = self.ask_elements(family, table, set)?;
+        Ok(messages.filter(|messages| each_is_once(messages)))
+    }
+
+    fn ask_elements(&mut self, family: Family, table: &str, set: &str) -> Result<Option<Vec<Vec<u8>>>, NftError> {
         let mut named = attribute(TABLE, table);
         named.extend(attribute(ELEMENTS_SET, set));
         self.ask(GET_SETELEM, nfnl::DUMP, family_number(family), &named, set)
@@ -282,6 +294,17 @@ fn filled_by_us(dump: &[Vec<u8>]) -> Vec<String> {
     ours.filter_map(|message| message.attributes().find(|(kind, _)| *kind == SET_NAME))
         .map(|(_, name)| nfnl::text(name))
         .collect()
+}
+
+/// The kernel goes through a set's hash table anew for each message of a dump and passes over as many elements as it
+/// has told already. Where it grows the table meanwhile, which it does for a while after many came in, the order is
+/// another: as many elements are told twice as are left out, and no flag says so (seen with Linux 6.18).
+fn each_is_once(messages: &[Vec<u8>]) -> bool {
+    let lists = messages.iter().flat_map(|bytes| nfnl::messages(bytes)).flat_map(|message| message.attributes());
+    let items = lists.filter(|(kind, _)| *kind == ELEMENTS_LIST).flat_map(|(_, list)| Attributes(list));
+    let mut keys = items.filter_map(|(_, item)| Attributes(item).find(|(kind, _)| *kind == ELEMENT_KEY));
+    let mut seen = HashSet::new();
+    keys.all(|(_, key)| seen.insert(key))
 }
 
 fn attribute(kind: u16, text: &str) -> Vec<u8> {

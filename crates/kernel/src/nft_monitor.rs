@@ -1,7 +1,9 @@
 //! Who changed nf_tables: the kernel tells of each transaction, nft's and iptables-nft's alike.
 //!
 //! A transaction comes as one message per object and, last, its generation with the process's id and name. Changes made
-//! through our own sockets are dropped by a filter in the kernel, so that a cold start does not flood the monitor.
+//! through our own sockets are dropped by a filter in the kernel, so that a cold start does not flood the monitor. They
+//! cost the kernel time all the same while anybody listens: transactions of 8,192 elements took twice as long, one of
+//! 100,000 five times. So a monitor is best opened after a cold start; by the generation one sees whether others wrote.
 //! Spec: `nf_tables.h` (`NFTA_GEN_*`), nfnetlink group `NFNLGRP_NFTABLES`.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -184,12 +184,13 @@ impl NftWriter {
         let messages = messages.iter().map(Vec::as_slice);
         let (elements, _) = parse::elements(self.family, &clients_shape(), messages)
             .map_err(|error| WriteError::Unreached { reason: error.to_string() })?;
-        let keys: Vec<Key> =
-            elements.iter().filter(|element| self.is_stale(element)).map(|element| element.key).collect();
-        for some in keys.chunks(CHUNK_ELEMENTS) {
-            let steps = [Step::DeleteElements(CLIENTS.into(), some.to_vec())];
+        let stale: Vec<Element> = elements.into_iter().filter(|element| self.is_stale(element)).collect();
+        for some in stale.chunks(CHUNK_ELEMENTS) {
+            // One that timed out meanwhile would refuse them all, so all are put in before they are taken out.
+            let keys = some.iter().map(|element| element.key).collect();
+            let put_in = Step::AddElements(CLIENTS.into(), some.to_vec());
+            let steps = [put_in, Step::DeleteElements(CLIENTS.into(), keys)];
             let swept = self.tables.transact(&wire::transaction(self.family, TABLE, &steps));
-            // One that timed out meanwhile refuses them all; they are looked for again.
             swept.map_err(unreached)?;
         }
         self.left.clear();

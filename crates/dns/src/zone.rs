@@ -170,7 +170,7 @@ impl Writer<'_> {
         for host in &ready {
             self.add(base, Rtype::of_addr(host.addr), Rdata::addr(host.addr));
             let Some(target) = self.endpoint(base, host) else { continue };
-            for port in &host.ports {
+            for port in host.ports.iter() {
                 self.add(base, Rtype::SRV, srv_to(&target, port, all));
                 let Some(name) = port_name(base, &port.name, port.proto.lower()) else { continue };
                 self.add(&name, Rtype::SRV, srv_to(&target, port, weight(entries(&ready, port))));
@@ -190,7 +190,7 @@ impl Writer<'_> {
             return None;
         };
         self.add(&name, Rtype::of_addr(host.addr), Rdata::addr(host.addr));
-        for port in &host.ports {
+        for port in host.ports.iter() {
             self.add(&name, Rtype::SRV, srv_to(&name, port, weight(host.ports.len())));
         }
         if let (Some(pod), Some(node)) = (&host.pod, self.out.names.get_mut(&name.key())) {
@@ -237,7 +237,7 @@ fn weight(entries: usize) -> u16 {
 
 /// Endpoints that offer a port of this name and transport, port by port.
 fn entries(hosts: &[&Host], port: &SlicePort) -> usize {
-    let ports = hosts.iter().flat_map(|host| &host.ports);
+    let ports = hosts.iter().flat_map(|host| host.ports.iter());
     ports.filter(|p| p.name == port.name && p.proto == port.proto).count()
 }
 

@@ -1,5 +1,7 @@
 //! EndpointSlices (KEP-0752, KEP-1672).
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::api::discovery::v1 as discovery;
 use portolan_model::{EndpointFact, Family, NsName, Proto, Slice, SlicePort, Text};
 
@@ -17,8 +19,26 @@ pub(crate) fn slice(slice: &discovery::EndpointSlice, complaints: &mut Complaint
         "IPv6" => Family::V6,
         _ => return None,
     };
-    let endpoints = slice.endpoints.iter().filter_map(|e| endpoint(e, namespace, family, complaints)).collect();
-    Some(Slice { service: NsName::new(namespace, name.as_str()), family, ports: ports(slice), endpoints })
+    let mut words = Words::default();
+    let service = NsName::new(words.text(namespace), name.as_str());
+    let mut endpoints = Vec::with_capacity(slice.endpoints.len());
+    endpoints.extend(slice.endpoints.iter().filter_map(|e| endpoint(e, namespace, family, &mut words, complaints)));
+    Some(Slice { service, family, ports: ports(slice), endpoints })
+}
+
+/// Names of one slice that its endpoints share: nodes, zones, namespaces. A cluster of 100,000 endpoints has few of them.
+#[derive(Default)]
+struct Words(BTreeSet<Text>);
+
+impl Words {
+    fn text(&mut self, word: &str) -> Text {
+        if let Some(known) = self.0.get(word) {
+            return known.clone();
+        }
+        let new = Text::from(word);
+        self.0.insert(new.clone());
+        new
+    }
 }
 
 /// A port without a number means "all ports" to no consumer of ours: it is skipped, as kube-proxy does.
@@ -39,6 +59,7 @@ fn endpoint(
     endpoint: &discovery::Endpoint,
     namespace: &str,
     family: Family,
+    words: &mut Words,
     complaints: &mut Complaints,
 ) -> Option<EndpointFact> {
     let text = endpoint.addresses.first()?;
@@ -50,26 +71,23 @@ fn endpoint(
         return None;
     };
     let conditions = endpoint.conditions.clone().unwrap_or_default();
-    let hints = endpoint.hints.clone().unwrap_or_default();
+    let hints = endpoint.hints.as_ref();
     Some(EndpointFact {
         addr,
         ready: conditions.ready.unwrap_or(true),
         serving: conditions.serving.unwrap_or(true),
         terminating: conditions.terminating.unwrap_or(false),
-        node: endpoint.node_name.as_deref().map(Into::into),
-        zone: endpoint.zone.as_deref().map(Into::into),
+        node: endpoint.node_name.as_deref().map(|name| words.text(name)),
+        zone: endpoint.zone.as_deref().map(|name| words.text(name)),
         hostname: endpoint.hostname.as_deref().filter(|h| !h.is_empty()).map(Into::into),
-        pod: pod(endpoint, namespace),
-        zone_hints: texts(hints.for_zones.into_iter().flatten().map(|z| z.name)),
-        node_hints: texts(hints.for_nodes.into_iter().flatten().map(|n| n.name)),
+        pod: pod(endpoint, namespace, words),
+        zone_hints: hints.and_then(|h| h.for_zones.as_ref()).into_iter().flatten().map(|z| words.text(&z.name)).collect(),
+        node_hints: hints.and_then(|h| h.for_nodes.as_ref()).into_iter().flatten().map(|n| words.text(&n.name)).collect(),
     })
 }
 
-fn pod(endpoint: &discovery::Endpoint, namespace: &str) -> Option<NsName> {
+fn pod(endpoint: &discovery::Endpoint, namespace: &str, words: &mut Words) -> Option<NsName> {
     let target = endpoint.target_ref.as_ref().filter(|t| t.kind.as_deref() == Some("Pod"))?;
-    Some(NsName::new(target.namespace.as_deref().unwrap_or(namespace), target.name.as_deref()?))
-}
-
-fn texts(names: impl Iterator<Item = String>) -> Vec<Text> {
-    names.map(Text::from).collect()
+    let namespace = target.namespace.as_deref().unwrap_or(namespace);
+    Some(NsName::new(words.text(namespace), target.name.as_deref()?))
 }

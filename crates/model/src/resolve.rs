@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use crate::facts::{EndpointFact, Facts, Service, ServicePortFact, Slice, Touched};
+use crate::facts::{EndpointFact, Facts, Service, ServicePortFact, Slice, SlicePort, Touched};
 use crate::names::{Family, NsName, ObjectKind, ObjectRef, Text};
 use crate::snapshot::{
     Delta, Endpoint, Host, Route, RouteCause, RouteKind, ServicePort, ServicePortKey, ServiceView, Snapshot,
@@ -98,23 +98,20 @@ fn service_ports(key: &NsName, spec: &Service, slices: &[&Slice]) -> Vec<Service
         .collect()
 }
 
-/// Merges by `ip:port` over all slices. A `BTreeMap` keyed by that text gives kube-proxy's order.
+/// Merges by `ip:port` over all slices, in the order of that text: kube-proxy's. Of equal ones the first that runs counts,
+/// else the first.
 fn endpoints(port: &ServicePortFact, slices: &[&Slice]) -> Vec<Endpoint> {
-    let mut merged: BTreeMap<String, Endpoint> = BTreeMap::new();
+    let mut found: Vec<(String, Endpoint)> = Vec::with_capacity(slices.iter().map(|slice| slice.endpoints.len()).sum());
     for slice in slices {
         let numbers = slice.ports.iter().filter(|p| p.name == port.name && p.proto == port.proto);
         for number in numbers.map(|p| p.port).filter(|n| *n != 0) {
-            for fact in slice.endpoints.iter().filter(|e| Family::of(e.addr) == slice.family) {
-                let endpoint = endpoint(fact, number);
-                let text = endpoint.target();
-                let keep_old = merged.get(&text).is_some_and(|old| endpoint.terminating || !old.terminating);
-                if !keep_old {
-                    merged.insert(text, endpoint);
-                }
-            }
+            let facts = slice.endpoints.iter().filter(|e| Family::of(e.addr) == slice.family);
+            found.extend(facts.map(|fact| endpoint(fact, number)).map(|endpoint| (endpoint.target(), endpoint)));
         }
     }
-    merged.into_values().collect()
+    found.sort_by(|(a, of_a), (b, of_b)| a.cmp(b).then(of_a.terminating.cmp(&of_b.terminating)));
+    found.dedup_by(|(later, _), (first, _)| later == first);
+    found.into_iter().map(|(_, endpoint)| endpoint).collect::<Box<[Endpoint]>>().into_vec()
 }
 
 fn endpoint(fact: &EndpointFact, port: u16) -> Endpoint {
@@ -136,27 +133,31 @@ fn endpoint(fact: &EndpointFact, port: u16) -> Endpoint {
 fn hosts(slices: &[&Slice]) -> Vec<Host> {
     let mut merged: BTreeMap<(IpAddr, Option<Text>), Host> = BTreeMap::new();
     for slice in slices {
+        let ports = sorted(slice.ports.clone());
         for fact in slice.endpoints.iter().filter(|e| Family::of(e.addr) == slice.family) {
             let host = merged.entry((fact.addr, fact.hostname.clone())).or_insert_with(|| Host {
                 addr: fact.addr,
                 hostname: fact.hostname.clone(),
                 ready: false,
                 pod: None,
-                ports: Vec::new(),
+                ports: ports.clone(),
             });
             host.ready |= fact.ready;
             if host.pod.is_none() || (fact.pod.is_some() && fact.pod < host.pod) {
                 host.pod = fact.pod.clone();
             }
-            host.ports.extend(slice.ports.iter().cloned());
+            if host.ports != ports {
+                host.ports = sorted([&host.ports[..], &ports[..]].concat());
+            }
         }
     }
-    let mut hosts: Vec<Host> = merged.into_values().collect();
-    for host in &mut hosts {
-        host.ports.sort();
-        host.ports.dedup();
-    }
-    hosts
+    merged.into_values().collect()
+}
+
+fn sorted(mut ports: Vec<SlicePort>) -> Arc<[SlicePort]> {
+    ports.sort();
+    ports.dedup();
+    ports.into()
 }
 
 /// Destinations whose route may have changed: of touched attachments (before and now), of our own Node's blocks, of

@@ -220,8 +220,8 @@ pub struct Host {
     pub ready: bool,
     /// The Pod behind it.
     pub pod: Option<NsName>,
-    /// Ports it offers: name, transport, number. Sorted.
-    pub ports: Vec<crate::facts::SlicePort>,
+    /// Ports it offers: name, transport, number. Sorted. Hosts of one slice share them.
+    pub ports: Arc<[crate::facts::SlicePort]>,
 }
 
 /// One route of the node's main table.

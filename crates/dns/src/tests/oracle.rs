@@ -79,7 +79,7 @@ impl Flat {
         match view.spec.kind {
             ServiceKind::Headless => {
                 ready.iter().for_each(|host| self.address(&base, host.addr));
-                ports.extend(ready.iter().flat_map(|h| &h.ports).map(|p| format!("_{}._{}", p.name, p.proto)));
+                ports.extend(ready.iter().flat_map(|h| h.ports.iter()).map(|p| format!("_{}._{}", p.name, p.proto)));
                 self.srv(&base, headless_entries(view, &ready, None));
                 for port in ports.iter().filter(|port| !port.starts_with("_.")) {
                     self.srv(&format!("{port}.{base}"), headless_entries(view, &ready, Some(port)));

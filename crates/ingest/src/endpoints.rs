@@ -81,8 +81,18 @@ fn endpoint(
         zone: endpoint.zone.as_deref().map(|name| words.text(name)),
         hostname: endpoint.hostname.as_deref().filter(|h| !h.is_empty()).map(Into::into),
         pod: pod(endpoint, namespace, words),
-        zone_hints: hints.and_then(|h| h.for_zones.as_ref()).into_iter().flatten().map(|z| words.text(&z.name)).collect(),
-        node_hints: hints.and_then(|h| h.for_nodes.as_ref()).into_iter().flatten().map(|n| words.text(&n.name)).collect(),
+        zone_hints: hints
+            .and_then(|h| h.for_zones.as_ref())
+            .into_iter()
+            .flatten()
+            .map(|z| words.text(&z.name))
+            .collect(),
+        node_hints: hints
+            .and_then(|h| h.for_nodes.as_ref())
+            .into_iter()
+            .flatten()
+            .map(|n| words.text(&n.name))
+            .collect(),
     })
 }
 

@@ -168,7 +168,13 @@ impl Writing {
     pub(super) fn put_in(&mut self, set: &Text, element: Element, owner: Option<&Owner>) {
         match self.into.last_mut() {
             Some((same, elements, by)) if same == set && by.as_ref() == owner => elements.push(element),
-            _ => self.into.push((set.clone(), vec![element], owner.cloned())),
+            last => {
+                // A cold start holds a list for each Service and set: room to grow in all of them is megabytes.
+                if let Some((_, whole, _)) = last {
+                    whole.shrink_to_fit();
+                }
+                self.into.push((set.clone(), vec![element], owner.cloned()));
+            }
         }
     }
 

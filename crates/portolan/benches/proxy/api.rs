@@ -20,7 +20,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
 use portolan_kernel::{Netlink, netns};
-use portolan_lab::{Attachment, Lab, LabConfig};
+use portolan_lab::{Attachment, Lab, LabConfig, ProxyMode};
 use rustix::net::sockopt::set_socket_linger;
 use serde_json::json;
 use tokio::runtime::Runtime;
@@ -56,12 +56,14 @@ pub struct Ground<'a> {
 }
 
 impl Ground<'_> {
-    /// A lab of one node whose rules are those of `mode`: `iptables` or `nftables`.
-    pub fn measure(&self, mode: &'static str, count: usize) -> Outcome<ApiToPacket> {
+    /// In a lab of one node.
+    pub fn measure(&self, proxy_mode: ProxyMode, count: usize) -> Outcome<ApiToPacket> {
+        let mode = if proxy_mode == ProxyMode::Nftables { "nftables" } else { "iptables" };
         progress(&format!("API to first packet, {mode} mode, {count} changes"));
         let name = format!("bench-{mode}-{}", std::process::id());
         let mut config = LabConfig::new(&name, 1, self.exe.to_owned(), self.images.clone());
         config.iptables_dir = Some(self.bin.to_owned());
+        config.proxy_mode = proxy_mode;
         let lab = portolan_lab::up(&config, Attachment::Attached)?;
         let measured = in_lab(&lab, mode, count);
         lab.down()?;

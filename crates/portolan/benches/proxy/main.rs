@@ -42,6 +42,8 @@ use std::net::SocketAddrV4;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use portolan_lab::ProxyMode;
+
 use crate::api::ApiToPacket;
 use crate::change::Changes;
 use crate::connect::{Connects, Way};
@@ -140,6 +142,7 @@ struct Measured {
     loads: Loads,
     changes: Changes,
     resync: Resync,
+    programs: Vec<resync::Program>,
     connects: Connects,
     lists: lists::Lists,
     stale: flows::Stale,
@@ -160,16 +163,20 @@ impl Bench {
         drop(loads.ours(Size::new(many, 10), cold)?);
         let mut at_most = loads.ours(Size::new(most, 2), cold)?;
         let resync = Resync::of(&mut at_many)?;
+        let exe = Path::new(env!("CARGO_BIN_EXE_portolan"));
+        let twice = |mode| resync::Program::of(exe, &self.bin, mode, Size::new(few, 2));
+        let programs = ["nftables", "iptables"].map(twice).into_iter().collect::<Outcome<_>>()?;
         let mut changes = Changes::default();
         changes.ours(&mut [&mut at_few, &mut at_most], self.counts.changes)?;
         let rivals = self.rivals(&mut loads, &mut changes)?;
         let connects = self.connects(&only, &at_many, &rivals)?;
         let lists = lists::measure(&self.bin, Size::new(many, 2), self.counts.list_changes)?;
         drop((only, at_few, at_many, at_most, rivals));
-        let ground =
-            api::Ground { exe: Path::new(env!("CARGO_BIN_EXE_portolan")), images: self.images.clone(), bin: &self.bin };
-        let api = vec![ground.measure("iptables", self.counts.api_changes)?];
-        Ok(Measured { loads, changes, resync, connects, lists, stale, peak, api })
+        let ground = api::Ground { exe, images: self.images.clone(), bin: &self.bin };
+        let modes = [ProxyMode::Nftables, ProxyMode::Iptables];
+        let api =
+            modes.map(|mode| ground.measure(mode, self.counts.api_changes)).into_iter().collect::<Outcome<_>>()?;
+        Ok(Measured { loads, changes, resync, programs, connects, lists, stale, peak, api })
     }
 
     fn rivals(&self, loads: &mut Loads, changes: &mut Changes) -> Outcome<Vec<Theirs>> {
@@ -208,6 +215,7 @@ impl Measured {
         self.loads.goals(&mut goals);
         self.changes.goals(&mut goals, counts.few, counts.most);
         self.resync.goals(&mut goals);
+        self.programs.iter().for_each(|program| program.goals(&mut goals));
         self.connect_goals(&mut goals);
         self.lists.goals(&mut goals);
         self.stale.goals(&mut goals);
@@ -217,6 +225,7 @@ impl Measured {
         self.loads.say(report);
         self.changes.say(report);
         self.resync.say(report);
+        self.programs.iter().for_each(|program| program.say(report));
         self.connects.say(report);
         self.lists.say(report);
         self.stale.say(report);

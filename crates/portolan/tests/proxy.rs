@@ -464,6 +464,23 @@ fn a_configuration_file_is_read_as_it_is_and_what_is_not_supported_is_named() {
 }
 
 #[test]
+fn init_only_sets_what_is_this_namespaces_own_and_writes_no_rule() {
+    let node = Node::new("iptables");
+    let mut command = node.proxy(&["--init-only", "--conntrack-udp-timeout", "7s", "--conntrack-tcp-be-liberal"]);
+    let said = Said::from(node.inside(|| command.output().expect("it runs")));
+    assert!(
+        said.ok() && said.err.contains("nf_conntrack_max is the whole machine's and is not written"),
+        "{}",
+        said.err
+    );
+    let settings = node
+        .sh("cd /proc/sys/net; cat netfilter/nf_conntrack_udp_timeout netfilter/nf_conntrack_tcp_be_liberal \
+         netfilter/nf_conntrack_tcp_timeout_close_wait ipv4/conf/all/route_localnet");
+    assert_eq!(settings.split_whitespace().collect::<Vec<_>>(), ["7", "1", "3600", "1"]);
+    assert!(!node.rules().contains("KUBE-"), "{}", node.rules());
+}
+
+#[test]
 fn what_makes_no_sense_is_refused_with_a_way_out() {
     let refused = |args: &[&str]| {
         let mut command = portolan();

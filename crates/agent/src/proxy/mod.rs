@@ -308,8 +308,9 @@ fn follow_interfaces(inputs: Sender<Input>) -> Result<(), ProxyError> {
     Ok(())
 }
 
-/// Settings of this network namespace that the rules rely on.
-fn prepare(config: &ProxyConfig) {
+/// Makes the settings of the calling thread's network namespace that the rules rely on, and those of conntrack; what needs
+/// more rights than the rules do. What cannot be set is logged.
+pub fn prepare(config: &ProxyConfig) {
     flows::apply_settings(&config.conntrack);
     let has_v4 = config.families.contains(&Family::V4);
     if has_v4

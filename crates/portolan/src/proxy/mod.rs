@@ -39,6 +39,9 @@ pub struct ProxyArgs {
     /// Write the rules once and end
     #[arg(long, requires = "files")]
     once: bool,
+    /// Make the settings that need most rights (sysctls of this network namespace), and end
+    #[arg(long)]
+    init_only: bool,
     /// Remove every rule of ours, of all modes, and end
     #[arg(long)]
     cleanup: bool,
@@ -65,6 +68,10 @@ pub fn run(args: &ProxyArgs) -> Result<(), Failure> {
     let mode = in_force(wanted.mode);
     if let Some(path) = &args.write_config_to {
         return write_config(path, &wanted.as_config(mode));
+    }
+    if args.init_only {
+        proxy::prepare(&wanted.proxy_config(mode));
+        return Ok(());
     }
     let kubeconfig = wanted.kubeconfig.clone().filter(|_| args.files.is_empty());
     if args.files.is_empty() && kubeconfig.is_none() {

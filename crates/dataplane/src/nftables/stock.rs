@@ -35,6 +35,8 @@ pub(super) struct Shift<'a> {
     pub(super) writing: Writing,
     /// A set came into use or fell out of it.
     pub(super) redraw: bool,
+    /// The set written last, with its name.
+    last: Option<(SetId, Text)>,
     /// Addresses that one service port reaches no more.
     unreached: Vec<(IpAddr, Option<Owner>)>,
 }
@@ -48,7 +50,7 @@ pub(super) struct Signed<'a> {
 
 impl Stock {
     pub(super) fn shift(&mut self) -> Shift<'_> {
-        Shift { stock: self, writing: Writing::default(), redraw: false, unreached: Vec::new() }
+        Shift { stock: self, writing: Writing::default(), redraw: false, last: None, unreached: Vec::new() }
     }
 
     fn name(&mut self, set: SetId) -> Text {
@@ -57,6 +59,15 @@ impl Stock {
 }
 
 impl Shift<'_> {
+    fn name(&mut self, set: SetId) -> Text {
+        if let Some((_, name)) = self.last.as_ref().filter(|(last, _)| *last == set) {
+            return name.clone();
+        }
+        let name = self.stock.name(set);
+        self.last = Some((set, name.clone()));
+        name
+    }
+
     /// From `old` to `new`, both sorted.
     pub(super) fn replace(&mut self, signed: Signed<'_>, old: &[Elem], new: &[Elem]) {
         let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
@@ -96,7 +107,7 @@ impl Shift<'_> {
             self.redraw |= *count == 1;
         }
         let element = Element { key: elem.key, data: elem.data, comment: (signed.comment)(elem) };
-        let name = self.stock.name(elem.set);
+        let name = self.name(elem.set);
         self.writing.put_in(&name, element, signed.owner);
     }
 
@@ -112,7 +123,7 @@ impl Shift<'_> {
                 self.redraw = true;
             }
         }
-        let name = self.stock.name(elem.set);
+        let name = self.name(elem.set);
         self.writing.take_out(&name, elem.key, signed.owner);
     }
 

@@ -1,10 +1,12 @@
 //! Rules that stand for one thing each: who owns what two claim, whom affinity lets go, DNS of this node, the size of it.
 
+use portolan_model::verdict::{Arrival, Outcome, Packet};
 use portolan_model::{Delta, Fact, Facts, Family, Proto, Service, ServiceKind, Snapshot, resolve};
 
 use super::kernel::Kernel;
 use crate::nftables::lang::{Data, Key, Statement, Step};
 use crate::nftables::names::Door;
+use crate::nftables::trace::{World, chances, walk};
 use crate::nftables::{Changes, Desired, DnsPath, Options, Target};
 use crate::tests::world::{empty, endpoint, ip, name, own_node, port, rich, slice, snapshot, whole};
 
@@ -177,4 +179,27 @@ fn a_new_zone_of_our_node_plans_every_service_again() {
     node.zone = Some("z2".into());
     agent.take(&[Fact::Node(key, Some(node))]);
     assert_eq!(agent.endpoint_of("10.96.0.20", 80), Some(Data::Endpoint(ip("10.244.1.7"), 8080)));
+}
+
+#[test]
+fn who_was_sent_to_an_endpoint_is_not_refused_for_a_service_that_claims_its_address() {
+    let mut facts = claimant(1, "203.0.113.1");
+    facts.extend(claimant(2, "10.244.1.1").into_iter().take(1));
+    let Some(Fact::Service(_, Some(unserved))) = facts.last_mut() else { unreachable!("it was put there") };
+    unserved.ports = vec![port("http", Proto::Tcp, 8080, 0)];
+    let snapshot = snapshot(&facts);
+    let desired = Desired::of(Family::V4, Options::default(), &snapshot);
+    let packet = Packet {
+        src: ip("10.244.0.5"),
+        dst: ip("10.96.0.21"),
+        proto: Proto::Tcp,
+        dport: 80,
+        arrival: Arrival::by("veth1"),
+    };
+    let walk = |dst, dport| {
+        chances(&walk(&desired.table(), &World::of(&snapshot, &desired), &Packet { dst, dport, ..packet }))
+    };
+    let sent = Outcome::Dnat { to: "10.244.1.1:8080".parse().expect("a literal address"), masquerade: false };
+    assert_eq!(walk(packet.dst, 80), [(sent, 1.0)].into());
+    assert_eq!(walk(ip("10.244.1.1"), 8080), [(Outcome::Reject, 1.0)].into());
 }

@@ -27,23 +27,27 @@ pub struct Read {
 impl Read {
     /// The table for a comparison: where something was not read, stands something that nobody plans. So whoever mends
     /// the table by it writes that chain anew, or the whole table where a set or a hook is in doubt.
-    pub fn to_compare(mut self) -> Table {
+    pub fn to_compare(&self) -> Table {
+        let mut table = self.table.clone();
         let nobodys_base = Base { kind: ChainKind::Filter, hook: HookPoint::Prerouting, priority: i32::MIN };
         let nobodys_set = SetShape { key: Vec::new(), data: None, dynamic: None };
-        for unread in self.unread {
-            match unread.place {
-                Place::Chain(name) => self.table.chains.entry(name).or_default().base = Some(nobodys_base),
+        for unread in &self.unread {
+            match &unread.place {
+                Place::Chain(name) => table.chains.entry(name.clone()).or_default().base = Some(nobodys_base),
                 Place::Rule(chain, index) => {
-                    let rules = &mut self.table.chains.entry(chain).or_default().rules;
-                    rules.insert(index.min(rules.len()), Rule { comment: Some(unread.why.into()), ..Rule::default() });
+                    let rules = &mut table.chains.entry(chain.clone()).or_default().rules;
+                    rules.insert(
+                        (*index).min(rules.len()),
+                        Rule { comment: Some(unread.why.as_str().into()), ..Rule::default() },
+                    );
                 }
                 Place::Set(name) | Place::Element(name) => {
                     let elements = BTreeMap::new();
-                    self.table.sets.insert(name, Set { shape: nobodys_set.clone(), elements });
+                    table.sets.insert(name.clone(), Set { shape: nobodys_set.clone(), elements });
                 }
             }
         }
-        self.table
+        table
     }
 }
 
@@ -95,13 +99,16 @@ pub fn table<'a>(
     Ok(reader.is_there.then_some(reader.read))
 }
 
-/// Reads the elements of one set out of the kernel's messages; those of other shapes are named.
+/// Reads the elements of one set out of the kernel's messages, each key once; those of other shapes are named.
+///
+/// Of a set with timeouts some may be gone before they are taken out, and one that is not there refuses a transaction:
+/// a step that puts them in before the one that takes them out makes it hold either way.
 pub fn elements<'a>(
     family: Family,
     shape: &SetShape,
     messages: impl IntoIterator<Item = &'a [u8]>,
 ) -> Result<(Vec<Element>, Vec<String>), Cut> {
-    let (mut read, mut unread) = (Vec::new(), Vec::new());
+    let (mut read, mut unread) = (BTreeMap::new(), Vec::new());
     for bytes in messages {
         let mut left = bytes;
         while !left.is_empty() {
@@ -111,13 +118,13 @@ pub fn elements<'a>(
             }
             for item in items(message.attributes)? {
                 match element(family, shape, item?) {
-                    Ok(element) => read.push(element),
+                    Ok(element) => _ = read.insert(element.key, element),
                     Err(why) => unread.push(why),
                 }
             }
         }
     }
-    Ok((read, unread))
+    Ok((read.into_values().collect(), unread))
 }
 
 struct Message<'a> {

@@ -160,6 +160,8 @@ pub enum AgentError {
     Api(String),
 }
 
+/// How the names of pods' links begin on the node.
+const POD_LINK: &str = "cali";
 /// How long routes outlive a BGP session that broke without a word: an agent is back by then.
 const STALE_GRACE: Duration = Duration::from_secs(8);
 
@@ -200,7 +202,7 @@ impl Agent {
             path: config.state_dir.clone(),
             source,
         })?;
-        prepare_node();
+        prepare_node(&config)?;
         let mtu_bytes = lan_mtu(&config)?;
         let progress = Arc::new(Progress::default());
         let (to_core, inputs) = std::sync::mpsc::channel();
@@ -365,14 +367,19 @@ fn bgp_config(config: &Config) -> Option<bgp::BgpConfig> {
     Some(bgp::BgpConfig { local, speaker, stale_grace: STALE_GRACE })
 }
 
-/// Settings of this network namespace that a node cannot do without.
-fn prepare_node() {
-    for (key, value) in [(Key::Ipv4Forward, 1), (Key::Ipv6Forwarding("all"), 1), (Key::RouteLocalnet("all"), 1)] {
+/// Settings of this network namespace that a node cannot do without. Links of pods that a former agent made follow ours.
+fn prepare_node(config: &Config) -> Result<(), AgentError> {
+    let loopback = u8::from(proxy::opens_loopback(&config.settings, config.proxy_mode));
+    let links = Netlink::open()?.links()?;
+    let of_pods = links.iter().map(|link| link.name.as_str()).filter(|name| name.starts_with(POD_LINK));
+    let routed = of_pods.chain(["all"]).map(|link| (Key::RouteLocalnet(link), loopback));
+    for (key, value) in routed.chain([(Key::Ipv4Forward, 1), (Key::Ipv6Forwarding("all"), 1)]) {
         if let Err(error) = sysctl::set(key, value) {
             warn!(%error, "a setting of the node was not written");
         }
     }
     proxy::set_conntrack(&ConntrackSettings::default());
+    Ok(())
 }
 
 fn lan_mtu(config: &Config) -> Result<u32, AgentError> {

@@ -343,6 +343,10 @@ fn remove_link(netlink: &mut Netlink, name: &str) -> Result<(), String> {
 fn write(setting: &Sysctl) -> Result<(), String> {
     let key = key(&setting.path)
         .ok_or_else(|| format!("{}: not one of the settings that this agent writes", setting.path))?;
+    if matches!(key, Key::RouteLocalnet(_)) && sysctl::get(Key::RouteLocalnet("all")).is_ok_and(|all| all == "0") {
+        // Node ports do not answer on 127.0.0.1 here, and no rule closes it to pods.
+        return Ok(());
+    }
     match sysctl::set(key, setting.value) {
         Ok(()) => Ok(()),
         // A kernel without IPv6 has no such keys, and pods without IPv6 no need of them.

@@ -1,6 +1,6 @@
 //! Rules of one family: planned chains into `iptables-restore`, changed chains only.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
@@ -9,7 +9,7 @@ use portolan_dataplane::iptables::{Chain, Change, Desired, DnsPath, Options, Rep
 use portolan_kernel::Rules;
 use portolan_kernel::iptables::{Family as ToolFamily, Flush, IptablesError};
 use portolan_kernel::nft_monitor::NftEvent;
-use portolan_model::{Delta, Family, NsName, Snapshot};
+use portolan_model::{Complaint, Delta, Family, NsName, Snapshot};
 use tracing::{debug, info, warn};
 
 use crate::proxy::{Metrics, OwnWrites, WriteError, Writer, Wrote};
@@ -28,6 +28,8 @@ pub(crate) struct RuleWriter {
     unknown: bool,
     /// Changes from outside the snapshot (who answers DNS), not yet written.
     pending: Vec<Change>,
+    /// Complaints that were said, until their Services change.
+    told: BTreeSet<Complaint>,
     /// How many rules each of our chains has, as far as written.
     counts: HashMap<Chain, usize>,
     own: OwnWrites,
@@ -51,6 +53,7 @@ impl RuleWriter {
             unknown: true,
             pending: Vec::new(),
             counts: HashMap::new(),
+            told: BTreeSet::new(),
             own: OwnWrites::default(),
         }
     }
@@ -85,6 +88,10 @@ impl Writer for RuleWriter {
             true => self.desired.update(snapshot, delta),
             false => self.desired.update(snapshot, &Delta::all(snapshot)),
         };
+        match self.begun {
+            true => self.complain(&delta.services),
+            false => self.complain(&snapshot.services.keys().cloned().collect()),
+        }
         self.begun = true;
         let mut changes = std::mem::take(&mut self.pending);
         changes.extend(planned);
@@ -101,6 +108,16 @@ impl Writer for RuleWriter {
 }
 
 impl RuleWriter {
+    /// Says once which Services do not get a destination that they claim.
+    fn complain(&mut self, touched: &BTreeSet<NsName>) {
+        let now = self.desired.complaints_over(touched);
+        for complaint in now.iter().filter(|complaint| !self.told.contains(complaint)) {
+            warn!(object = %complaint.object, reason = %complaint.reason, "{}", complaint.message);
+        }
+        self.told.retain(|complaint| !touched.contains(&complaint.object.key));
+        self.told.extend(now);
+    }
+
     /// Reads what the kernel has and writes what differs: nothing, after a restart that found all as wanted.
     fn reconcile(&mut self) -> Result<(), WriteError> {
         let text = self.tool.save_all(self.tool_family()).map_err(|error| {

@@ -82,6 +82,14 @@ impl Claims {
         contested.flat_map(|(at, claims)| complaints_about(*at, claims)).collect()
     }
 
+    /// Those complaints that concern destinations which `services` claim.
+    pub fn complaints_over(&self, services: &BTreeSet<NsName>) -> Vec<Complaint> {
+        let claims = services.iter().filter_map(|service| self.by_service.get(service)).flatten();
+        let destinations: BTreeSet<Destination> = claims.map(|(at, _)| *at).collect();
+        let contested = destinations.iter().filter_map(|at| Some((at, self.by_destination.get(at)?)));
+        contested.flat_map(|(at, claims)| complaints_about(*at, claims)).collect()
+    }
+
     fn add_claim(&mut self, at: Destination, claim: &Claim, disturbed: &mut BTreeSet<NsName>) {
         let claims = self.by_destination.entry(at).or_default();
         let place = claims.partition_point(|other| other < claim);

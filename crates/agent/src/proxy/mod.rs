@@ -38,7 +38,7 @@ use portolan_kernel::nft::{Nft, NftError};
 use portolan_kernel::nft_monitor::NftEvent;
 use portolan_kernel::sysctl::{self, Key};
 use portolan_kernel::{Monitor, Netlink, NetlinkError};
-use portolan_model::{Fact, Family, Settings};
+use portolan_model::{Fact, Family, Settings, Snapshot};
 use serde_json::Value;
 use tokio::sync::mpsc::UnboundedReceiver;
 
@@ -312,12 +312,14 @@ fn follow_interfaces(inputs: Sender<Input>) -> Result<(), ProxyError> {
 /// more rights than the rules do. What cannot be set is logged.
 pub fn prepare(config: &ProxyConfig) {
     flows::apply_settings(&config.conntrack);
-    let has_v4 = config.families.contains(&Family::V4);
-    if has_v4
-        && config.mode == Mode::Iptables
-        && config.settings.proxy.localhost_node_ports
-        && let Err(error) = sysctl::set(Key::RouteLocalnet("all"), 1)
-    {
+    let opens_loopback = config.families.contains(&Family::V4) && opens_loopback(&config.settings, config.mode);
+    if opens_loopback && let Err(error) = sysctl::set(Key::RouteLocalnet("all"), 1) {
         tracing::warn!(%error, "node ports do not answer on 127.0.0.1");
     }
+}
+
+/// Node ports answer on 127.0.0.1, so the kernel must route it. Nowhere else may it: the rule that closes it to strangers
+/// stands exactly then.
+pub(crate) fn opens_loopback(settings: &Settings, mode: Mode) -> bool {
+    mode == Mode::Iptables && Snapshot::empty(Arc::new(settings.clone())).opens_loopback(Family::V4)
 }

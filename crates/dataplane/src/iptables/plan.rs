@@ -118,6 +118,11 @@ impl Desired {
         self.claims.complaints()
     }
 
+    /// Those of them that concern destinations which `services` claim.
+    pub fn complaints_over(&self, services: &BTreeSet<NsName>) -> Vec<Complaint> {
+        self.claims.complaints_over(services)
+    }
+
     /// What they were planned with.
     pub fn options(&self) -> &Options {
         &self.options

@@ -114,19 +114,10 @@ impl Writer for NftWriter {
     }
 
     fn update(&mut self, snapshot: &Snapshot, delta: &Delta) -> Result<Wrote, WriteError> {
-        let planned = match self.begun {
-            true => self.desired.update(snapshot, delta),
-            false => self.desired.update(snapshot, &Delta::all(snapshot)),
-        };
-        self.begun = true;
-        planned.complaints.iter().for_each(|c| warn!(object = %c.object, reason = %c.reason, "{}", c.message));
-        let mut changes = std::mem::take(&mut self.pending);
-        changes.push(planned);
-        self.left.extend(changes.iter().flat_map(|changes| changes.left.iter().copied()));
         let kind = if self.unknown { Wrote::Compared } else { Wrote::Changes };
-        let written = match kind {
-            Wrote::Compared => self.reconcile(),
-            Wrote::Changes => changes.into_iter().try_for_each(|changes| self.send(changes)),
+        let written = match std::mem::replace(&mut self.begun, true) {
+            true => self.go_on(snapshot, delta, kind),
+            false => self.begin(snapshot),
         };
         let written = written.and_then(|()| self.sweep(kind));
         self.unknown = written.is_err();
@@ -139,11 +130,42 @@ impl Writer for NftWriter {
 }
 
 impl NftWriter {
-    /// Reads what the kernel has and writes what differs: nothing, after a restart that found all as wanted.
-    fn reconcile(&mut self) -> Result<(), WriteError> {
-        let kernel = self.read()?;
-        self.desired.adopt(&kernel);
-        let Repair { transaction } = Repair::of(&self.desired, &kernel);
+    /// The first of all writes: in portions into a kernel that has nothing of ours, else only what differs.
+    fn begin(&mut self, snapshot: &Snapshot) -> Result<(), WriteError> {
+        // What was said before is in the plan.
+        self.pending.clear();
+        let found = self.read();
+        if !found.as_ref().is_ok_and(|kernel| kernel.chains.is_empty() && kernel.sets.is_empty()) {
+            let planned = self.desired.update(snapshot, &Delta::all(snapshot));
+            complain(&planned);
+            return found.and_then(|kernel| self.mend(&kernel));
+        }
+        let mut desired = std::mem::replace(&mut self.desired, Desired::new(self.family, Options::default()));
+        let started = desired.start(snapshot, CHUNK_ELEMENTS, |changes| {
+            complain(&changes);
+            self.send(changes)
+        });
+        self.desired = desired;
+        info!(services = snapshot.services.len(), family = ?self.family, "rules written where there were none");
+        started
+    }
+
+    fn go_on(&mut self, snapshot: &Snapshot, delta: &Delta, kind: Wrote) -> Result<(), WriteError> {
+        let planned = self.desired.update(snapshot, delta);
+        complain(&planned);
+        let mut changes = std::mem::take(&mut self.pending);
+        changes.push(planned);
+        self.left.extend(changes.iter().flat_map(|changes| changes.left.iter().copied()));
+        match kind {
+            Wrote::Compared => self.read().and_then(|kernel| self.mend(&kernel)),
+            Wrote::Changes => changes.into_iter().try_for_each(|changes| self.send(changes)),
+        }
+    }
+
+    /// Writes what differs from what was read: nothing, after a restart that found all as wanted.
+    fn mend(&mut self, kernel: &Table) -> Result<(), WriteError> {
+        self.desired.adopt(kernel);
+        let Repair { transaction } = Repair::of(&self.desired, kernel);
         info!(steps = transaction.steps().len(), family = ?self.family, "rules compared with the kernel's");
         self.send(Changes { transaction, left: Vec::new(), complaints: Vec::new() })
     }
@@ -223,6 +245,10 @@ pub(crate) fn remove_table(nft: &mut Nft, family: Family) -> Result<bool, NftErr
         return Ok(false);
     }
     nft.transact(&wire::transaction(family, TABLE, &[Step::DeleteTable])).map(|()| true)
+}
+
+fn complain(changes: &Changes) {
+    changes.complaints.iter().for_each(|c| warn!(object = %c.object, reason = %c.reason, "{}", c.message));
 }
 
 fn unreached(error: NftError) -> WriteError {

@@ -28,6 +28,7 @@ pub mod render;
 pub mod repair;
 pub mod service;
 pub mod slots;
+mod start;
 mod stock;
 pub mod trace;
 pub mod wire;

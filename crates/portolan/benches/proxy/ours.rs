@@ -62,17 +62,19 @@ pub struct Programmed {
 pub struct Nftables {
     known: Known,
     desired: nftables::Desired,
+    /// Something was written.
+    begun: bool,
     kernel: Nft,
 }
 
 /// Elements in one transaction of a cold start.
-const CHUNK: usize = 10_000;
+const CHUNK: usize = 1536;
 
 impl Nftables {
     /// In the network namespace of the calling thread.
     pub fn open() -> Outcome<Self> {
         let desired = nftables::Desired::new(Family::V4, nftables::Options::default());
-        Ok(Self { known: Known::nothing()?, desired, kernel: Nft::open()? })
+        Ok(Self { known: Known::nothing()?, desired, begun: false, kernel: Nft::open()? })
     }
 
     /// From objects to the kernel's acknowledgement.
@@ -87,14 +89,20 @@ impl Nftables {
         let ingested = start.elapsed();
         let delta = self.known.resolve();
         let resolved = start.elapsed();
-        let changes = self.desired.update(&self.known.snapshot, &delta);
-        let planned = start.elapsed();
-        let mut stages =
-            Stages { ingested, resolved: resolved - ingested, planned: planned - resolved, ..Stages::default() };
-        for chunk in changes.in_chunks(CHUNK) {
-            self.send(&chunk, &mut stages)?;
+        let mut stages = Stages { ingested, resolved: resolved - ingested, ..Stages::default() };
+        match std::mem::replace(&mut self.begun, true) {
+            true => {
+                let changes = self.desired.update(&self.known.snapshot, &delta);
+                for chunk in changes.in_chunks(CHUNK) {
+                    send(&mut self.kernel, &chunk, &mut stages)?;
+                }
+            }
+            false => self.desired.start(&self.known.snapshot, CHUNK, |changes| {
+                send(&mut self.kernel, &changes.transaction, &mut stages)
+            })?,
         }
         stages.whole = start.elapsed();
+        stages.planned = stages.whole - resolved - stages.encoded - stages.kernel;
         Ok(stages)
     }
 
@@ -111,19 +119,6 @@ impl Nftables {
     /// Programs what was heard.
     pub fn program_known(&mut self) -> Outcome<Stages> {
         self.write(Instant::now())
-    }
-
-    fn send(&mut self, chunk: &nftables::Transaction, stages: &mut Stages) -> Outcome<()> {
-        let start = Instant::now();
-        let batch = wire::transaction(Family::V4, TABLE, chunk.steps());
-        let encoded = start.elapsed();
-        self.kernel.transact(&batch)?;
-        stages.encoded += encoded;
-        stages.kernel += start.elapsed() - encoded;
-        stages.transactions += 1;
-        stages.elements += chunk.element_count();
-        stages.bytes += batch.len();
-        Ok(())
     }
 
     /// What a restart over this kernel would write: nothing known, everything read back and compared.
@@ -144,6 +139,19 @@ impl Nftables {
     pub fn generation(&mut self) -> Outcome<u32> {
         Ok(self.kernel.generation()?)
     }
+}
+
+fn send(kernel: &mut Nft, chunk: &nftables::Transaction, stages: &mut Stages) -> Outcome<()> {
+    let start = Instant::now();
+    let batch = wire::transaction(Family::V4, TABLE, chunk.steps());
+    let encoded = start.elapsed();
+    kernel.transact(&batch)?;
+    stages.encoded += encoded;
+    stages.kernel += start.elapsed() - encoded;
+    stages.transactions += 1;
+    stages.elements += chunk.element_count();
+    stages.bytes += batch.len();
+    Ok(())
 }
 
 /// What one programming took, stage by stage.

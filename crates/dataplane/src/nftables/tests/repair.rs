@@ -74,6 +74,31 @@ proptest! {
         }
         prop_assert_eq!(kernel.dump(), desired.table());
     }
+
+    #[test]
+    fn a_cold_start_planned_in_portions_leaves_a_kernel_that_is_right(facts in any_whole_world(), most in 1usize..40) {
+        let snapshot = snapshot(&facts);
+        for family in Family::BOTH {
+            let mut kernel = Kernel::new(family);
+            let mut desired = Desired::new(family, Options::default());
+            let sent: Result<(), ()> = desired.start(&snapshot, most, |changes| {
+                kernel.apply(&changes.transaction);
+                Ok(())
+            });
+            prop_assert_eq!(sent, Ok(()));
+            prop_assert_eq!(kernel.dump(), desired.table());
+            let (_, repair) = start_over(&kernel, &snapshot);
+            prop_assert_eq!(repair, Repair::default());
+            let mut refused = Desired::new(family, Options::default());
+            let mut asked = 0;
+            let sent = refused.start(&snapshot, most, |_| {
+                asked += 1;
+                Err("refused")
+            });
+            prop_assert_eq!((sent, asked), (Err("refused"), 1));
+            prop_assert_eq!(refused.table(), desired.table());
+        }
+    }
 }
 
 /// The kernel of the whole world with something done to it by another hand, and what the repair does about it.

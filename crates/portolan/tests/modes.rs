@@ -31,6 +31,8 @@ fn a_lab_in_nftables_mode_serves_and_has_no_chain_of_iptables() {
     let rules = world.at("node-1", &TABLE).done();
     assert!(rules.contains(&format!("{ip} . tcp . 80 comment \"serve/web\"")), "{rules}");
     assert!(!world.at("node-1", &["iptables-save"]).out.contains("KUBE-"), "no chain of the other mode");
+    let loopback = world.at("node-1", &["sh", "-c", "cat /proc/sys/net/ipv4/conf/*/route_localnet"]).done();
+    assert!(loopback.lines().all(|link| link == "0"), "nothing closes 127.0.0.0/8 to pods here: {loopback}");
     let health = world
         .at("node-1", &["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "http://172.18.0.11:10256/healthz"]);
     assert_eq!(health.out, "200", "{}", health.err);

@@ -500,3 +500,22 @@ fn what_makes_no_sense_is_refused_with_a_way_out() {
         assert!(said.contains(expected), "{args:?}: {said}");
     }
 }
+
+#[test]
+fn without_a_mode_it_is_nftables_exactly_where_the_iptables_programs_are_not_at_hand() {
+    let empty = tempfile::Builder::new().prefix("ptl-t-").tempdir().expect("a folder");
+    for (programs, expected) in [(deb_bin(), "iptables"), (empty.path().to_owned(), "nftables")] {
+        let node = Node::new("auto");
+        node.put("web.json", &[]);
+        let mut command = node.proxy(&["--once"]);
+        command.env("PORTOLAN_IPTABLES_DIR", &programs).env("PATH", empty.path());
+        let said = Said::from(node.inside(|| command.output().expect("it runs")));
+        assert!(said.ok(), "{expected}: {}", said.err);
+        let found = match node.sh("nft list tables").contains("table ip portolan") {
+            true => "nftables",
+            false if node.sh("iptables-save -t nat").contains("KUBE-SERVICES") => "iptables",
+            false => "neither",
+        };
+        assert_eq!(found, expected, "{}", said.err);
+    }
+}

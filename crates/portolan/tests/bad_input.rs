@@ -228,17 +228,33 @@ fn a_lab_that_cannot_be_is_refused_and_nothing_is_half_made() {
     assert!(world.kubectl("get nodes").ok(), "the lab whose name was asked for goes on");
 }
 
-#[test]
-fn a_machine_without_iptables_is_told_how_to_get_it() {
-    let _up = world();
-    let before = labs();
+/// `portolan up` of the lab `t-lacking` where no program is at hand.
+fn up_without_programs(flags: &[&str]) -> support::Said {
     let empty = tempfile::tempdir().expect("a folder");
     let mut command = portolan();
-    command.args(["up", "--detach", "--name", "t-lacking"]);
+    command.args(["up", "--detach", "--nodes", "1", "--name", "t-lacking"]).args(flags);
     command.env("PATH", empty.path()).env("PORTOLAN_DEB_BIN", empty.path());
-    let said = support::Said::from(command.output().expect("it runs")).refused(3);
+    command.env_remove("PORTOLAN_IPTABLES_DIR");
+    support::Said::from(command.output().expect("it runs"))
+}
+
+#[test]
+fn a_machine_without_iptables_is_told_how_to_get_it_where_that_mode_is_asked_for() {
+    let _up = world();
+    let before = labs();
+    let said = up_without_programs(&["--proxy-mode", "iptables"]).refused(3);
     assert!(said.contains("iptables is missing") && said.contains("scripts/fetch-debs.sh"), "{said}");
     assert_eq!(labs(), before);
+}
+
+#[test]
+fn a_machine_without_iptables_gets_a_lab_in_nftables_mode() {
+    let _up = world();
+    up_without_programs(&[]).done();
+    let nft = support::deb_bin().join("nft");
+    let tables = portolan_says(&format!("shell --name t-lacking node-1 -- {} list tables", nft.display()));
+    portolan_says("down --name t-lacking").done();
+    assert!(tables.done().contains("table ip portolan"));
 }
 
 #[test]
@@ -248,7 +264,7 @@ fn wrong_use_is_code_2_and_says_what_is_right() {
         ("up --no-des 2", "unexpected argument '--no-des'"),
         ("up --nodes many", "invalid value 'many' for '--nodes <N>'"),
         ("render iptables --node a", "--filename <FILE>"),
-        ("render ipvs --node a -f x", "[possible values: iptables, dns, routes]"),
+        ("render ipvs --node a -f x", "[possible values: iptables, nftables, dns, routes]"),
         ("render iptables --node a -f /nowhere.yaml", "cannot read /nowhere.yaml: No such file"),
         ("dns --listen 127.0.0.1:0 -f /nowhere.yaml", "cannot read /nowhere.yaml: No such file"),
         ("dns --listen here -f /nowhere.yaml", "invalid value 'here' for '--listen <ADDR:PORT>'"),

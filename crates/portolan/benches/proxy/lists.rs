@@ -3,7 +3,7 @@
 //! kube-proxy's text is ready when its clock starts; ours counts from the objects on. Each side has a namespace of its
 //! own, loaded by itself, since a chain written over another costs more than one in an empty table.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use crate::goals::{Asked, Goals};

@@ -12,6 +12,9 @@ pub const MAX_BYTES: usize = 16 * 1024 * 1024;
 /// Deepest nesting. A level costs the parser about 20 KB of stack in an unoptimised build, and a
 /// server's threads have 2 MB; Kubernetes' own kinds nest less than 20 deep.
 const MAX_DEPTH: usize = 40;
+/// Most documents, and most values, of one file: what fits its bytes in honest manifests (kubectl takes any number).
+const MAX_DOCUMENTS: usize = 1_000_000;
+const MAX_VALUES: usize = 4_000_000;
 /// Most parser events that aliases may repeat in one file.
 const MAX_REPLAYED_EVENTS: usize = 100_000;
 
@@ -63,6 +66,9 @@ fn options() -> serde_saphyr::Options {
     if let Some(budget) = &mut options.budget {
         budget.max_depth = MAX_DEPTH;
         budget.flow_nesting_limit = MAX_DEPTH;
+        budget.max_documents = MAX_DOCUMENTS;
+        budget.max_nodes = MAX_VALUES;
+        budget.max_events = 2 * MAX_VALUES;
     }
     options
 }
@@ -153,6 +159,13 @@ mod tests {
         let error = documents(b"a:\n  b: 1\n c: 2\n").expect_err("bad indentation");
         assert!(error.to_string().starts_with("error converting YAML to JSON: yaml: line "), "{error}");
         assert!(!error.to_string().contains('\n'));
+    }
+
+    #[test]
+    fn a_file_of_many_documents_is_read_whole() {
+        let text = "apiVersion: v1\nkind: Service\nmetadata: { name: a }\nspec: { ports: [{ port: 80 }] }\n---\n"
+            .repeat(20_000);
+        assert_eq!(documents(text.as_bytes()).map(|all| all.len()), Ok(20_000));
     }
 
     #[test]

@@ -5,8 +5,8 @@
 //! ```
 //!
 //! Each step shows its commands and their real output and checks what they must say. A claim that fails ends the walk
-//! with exit code 1. `--sabotage N` takes away step N's rule, record or route just before its check: for tests, which
-//! hold that every check can fail.
+//! with exit code 1. `--sabotage N` takes away step N's record or route, or keeps packets from its rule, just before its
+//! check: for tests, which hold that every check can fail.
 
 mod choice;
 mod cluster;
@@ -45,7 +45,7 @@ pub struct Options {
     /// How to tell it; json is one object a line, as it happens
     #[arg(long, value_enum, default_value_t = OutputFormat::Text)]
     output: OutputFormat,
-    /// Take away this step's rule, record or route just before its check: the walk must fail (for tests)
+    /// Take away this step's record or route, or bypass its rule, just before its check: the walk must fail (for tests)
     #[arg(long, value_name = "STEP", value_parser = clap::value_parser!(u8).range(1..=i64::from(LAST)))]
     sabotage: Option<u8>,
     /// Take the walk's manifests from this folder instead of the built-in ones

@@ -63,7 +63,7 @@ fn node_port(stage: &mut Stage) -> Result<(), StepError> {
     settled(stage, &pod.ip)?;
     if stage.sabotaged() {
         let without = if pod.node == "node-1" { "node-2" } else { "node-1" };
-        stage.run_at(&Place::node(without), &["iptables", "-w", "-t", "nat", "-F", "KUBE-NODEPORTS"])?;
+        stage.bypass(without, "PREROUTING")?;
     }
     for node in ["node-1", "node-2"] {
         let url = format!("http://{}:{port}/?walk-5-{node}", stage.lab.node_address(node));

@@ -25,7 +25,7 @@ pub struct Peak {
     /// VmHWM before the first object and at the end.
     before: f64,
     whole: f64,
-    /// Heap of facts and snapshot; with the plan; at the peak of planning, encoding and sending.
+    /// Heap of facts; with snapshot and plan; at the peak of planning, encoding and sending.
     known: f64,
     planned: f64,
     peak: f64,
@@ -72,8 +72,8 @@ impl Peak {
     pub fn say(&self, report: &mut Report) {
         let Some(size) = self.size else { return };
         report.line(&format!(
-            "\nMemory, {size} (MiB): {} before the first object, {} at the peak (VmHWM). Of the heap: {} for facts and snapshot, \
-             {} with the plan, {} while it was planned, encoded and sent.",
+            "\nMemory, {size} (MiB): {} before the first object, {} at the peak (VmHWM). Of the heap: {} for facts, \
+             {} with snapshot and plan, {} while it was planned, encoded and sent.",
             three_digits(self.before),
             three_digits(self.whole),
             three_digits(self.known),

@@ -1,6 +1,7 @@
 //! What the tests of both backends share, and what must hold of it.
 
 pub(crate) mod any_world;
+pub(crate) mod history;
 pub(crate) mod packets;
 pub(crate) mod world;
 

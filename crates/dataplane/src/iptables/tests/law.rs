@@ -10,6 +10,7 @@ use proptest::prelude::*;
 
 use crate::iptables::{Chain, Change, Desired, Options, RuleSet, names};
 use crate::tests::any_world::{any_settings, any_whole_world};
+use crate::tests::history::any_history;
 use crate::tests::world::{
     attachment, endpoint, host_port, ip, name, own_node, port, slice, snapshot, snapshot_with, whole,
 };
@@ -58,53 +59,8 @@ impl Agent {
     }
 }
 
-/// Facts with their opposites and repetitions among them, ending in `last`.
-fn any_history() -> impl Strategy<Value = (Vec<Vec<Fact>>, Vec<Fact>)> {
-    let worlds = proptest::collection::vec(any_whole_world(), 1..3);
-    let order = (worlds, any_whole_world().prop_shuffle(), any::<u64>());
-    order.prop_map(|(before, last, seed)| {
-        let mut steps: Vec<Fact> = before.concat();
-        let kept: Vec<Fact> = last.iter().map(undone).collect();
-        let stale: Vec<Fact> = steps.iter().map(undone).filter(|fact| !kept.contains(fact)).collect();
-        steps.extend(last.iter().cloned());
-        steps.extend(stale);
-        (split(steps, seed), last)
-    })
-}
-
-/// The fact that takes this one back: equal for facts of one key.
-fn undone(fact: &Fact) -> Fact {
-    match fact.clone() {
-        Fact::Namespace(key, _) => Fact::Namespace(key, None),
-        Fact::Node(key, _) => Fact::Node(key, None),
-        Fact::Service(key, _) => Fact::Service(key, None),
-        Fact::Slice(key, _) => Fact::Slice(key, None),
-        Fact::Pod(key, _) => Fact::Pod(key, None),
-        Fact::Attachment(key, _) => Fact::Attachment(key, None),
-        Fact::Learned(key, _) => Fact::Learned(key, None),
-        Fact::InterfaceAddress(key, _) => Fact::InterfaceAddress(key, None),
-    }
-}
-
 fn services(facts: &[Fact]) -> BTreeSet<NsName> {
     facts.iter().filter_map(|f| if let Fact::Service(key, _) = f { Some(key.clone()) } else { None }).collect()
-}
-
-/// Cuts the list into portions of 0 to 3 facts, some of them twice.
-fn split(facts: Vec<Fact>, mut seed: u64) -> Vec<Vec<Fact>> {
-    let mut portions = Vec::new();
-    let mut rest = facts.as_slice();
-    while !rest.is_empty() {
-        seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        let size = ((seed >> 33) % 4) as usize;
-        let (portion, after) = rest.split_at(size.min(rest.len()));
-        portions.push(portion.to_vec());
-        if (seed >> 40).is_multiple_of(3) {
-            portions.push(portion.to_vec());
-        }
-        rest = after;
-    }
-    portions
 }
 
 proptest! {
@@ -112,7 +68,7 @@ proptest! {
 
     #[test]
     fn any_order_split_and_doubling_ends_as_from_scratch(
-        (portions, last) in any_history(),
+        (portions, last) in any_history(any_whole_world),
         proxy in any_settings(),
         limit in 0usize..12,
     ) {

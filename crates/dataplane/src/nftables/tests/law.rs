@@ -3,13 +3,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use portolan_model::{Delta, Fact, Facts, Family, NsName, Proto, Service, ServiceKind, Snapshot, resolve};
+use portolan_model::{Delta, Fact, Facts, Family, Proto, Service, ServiceKind, Snapshot, resolve};
 use proptest::prelude::*;
 
 use super::kernel::Kernel;
 use crate::nftables::lang::{Data, Key, Step, Table};
 use crate::nftables::{Changes, Desired, Options};
 use crate::tests::any_world::any_world;
+use crate::tests::history::any_history;
 use crate::tests::world::{empty, endpoint, ip, name, own_node, port, slice, snapshot};
 
 /// An agent: facts come in portions, steps go out.
@@ -56,55 +57,11 @@ fn unordered(mut table: Table) -> (Table, Lists) {
     (table, lists)
 }
 
-/// Facts with their opposites and repetitions among them, ending in `last`.
-fn any_history() -> impl Strategy<Value = (Vec<Vec<Fact>>, Vec<Fact>)> {
-    let worlds = proptest::collection::vec(any_world(), 1..3);
-    let order = (worlds, any_world().prop_shuffle(), any::<u64>());
-    order.prop_map(|(before, last, seed)| {
-        let mut steps: Vec<Fact> = before.concat();
-        let gone: BTreeSet<NsName> = services(&steps).difference(&services(&last)).cloned().collect();
-        let kept = slices(&last);
-        steps.extend(last.iter().cloned());
-        steps.extend(gone.into_iter().map(|key| Fact::Service(key, None)));
-        let stale: BTreeSet<NsName> = slices(&steps).difference(&kept).cloned().collect();
-        steps.extend(stale.into_iter().map(|key| Fact::Slice(key, None)));
-        if !last.iter().any(|fact| matches!(fact, Fact::Node(..))) {
-            steps.push(Fact::Node("node-1".into(), None));
-        }
-        (split(steps, seed), last)
-    })
-}
-
-fn services(facts: &[Fact]) -> BTreeSet<NsName> {
-    facts.iter().filter_map(|f| if let Fact::Service(key, _) = f { Some(key.clone()) } else { None }).collect()
-}
-
-fn slices(facts: &[Fact]) -> BTreeSet<NsName> {
-    facts.iter().filter_map(|f| if let Fact::Slice(key, _) = f { Some(key.clone()) } else { None }).collect()
-}
-
-/// Cuts the list into portions of 0 to 3 facts, some of them twice.
-fn split(facts: Vec<Fact>, mut seed: u64) -> Vec<Vec<Fact>> {
-    let mut portions = Vec::new();
-    let mut rest = facts.as_slice();
-    while !rest.is_empty() {
-        seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        let size = ((seed >> 33) % 4) as usize;
-        let (portion, after) = rest.split_at(size.min(rest.len()));
-        portions.push(portion.to_vec());
-        if (seed >> 40).is_multiple_of(3) {
-            portions.push(portion.to_vec());
-        }
-        rest = after;
-    }
-    portions
-}
-
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_order_split_and_doubling_ends_as_from_scratch((portions, last) in any_history()) {
+    fn any_order_split_and_doubling_ends_as_from_scratch((portions, last) in any_history(any_world)) {
         let scratch = snapshot(&last);
         for family in Family::BOTH {
             let mut agent = Agent::new(family);

@@ -28,6 +28,7 @@ pub mod choose;
 pub mod claims;
 pub mod conntrack;
 pub mod iptables;
+pub mod meaning;
 pub mod nftables;
 pub mod routes;
 

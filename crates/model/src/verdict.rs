@@ -19,6 +19,8 @@ mod scene;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
+use serde::{Deserialize, Serialize};
+
 use crate::names::{Family, Proto};
 use crate::snapshot::Snapshot;
 
@@ -66,7 +68,8 @@ pub enum Mode {
 }
 
 /// What may become of a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum Outcome {
     /// Sent to an endpoint.
     Dnat {

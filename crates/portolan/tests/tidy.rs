@@ -14,13 +14,14 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("bgp", &["model"]),
     ("cni", &["model"]),
     ("ingest", &["model"]),
+    ("story", &["model", "dataplane"]),
     ("kinds", &[]),
     ("kernel", &[]),
     ("store", &[]),
     ("apiserver", &["store", "kinds"]),
     ("controllers", &["kinds"]),
     ("pods", &[]),
-    ("agent", &["model", "ingest", "kernel", "dataplane", "dns", "bgp", "cni", "pods"]),
+    ("agent", &["model", "ingest", "kernel", "dataplane", "dns", "bgp", "cni", "story", "pods"]),
     ("lab", &["apiserver", "kernel"]),
     (
         "portolan",
@@ -29,6 +30,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "dataplane",
             "dns",
             "cni",
+            "story",
             "kinds",
             "ingest",
             "kernel",
@@ -42,7 +44,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// Rooms that decide and never act.
-const PURE: &[&str] = &["model", "dataplane", "dns", "bgp", "cni", "kinds", "ingest"];
+const PURE: &[&str] = &["model", "dataplane", "dns", "bgp", "cni", "story", "kinds", "ingest"];
 
 /// What a pure room may not depend on.
 const IMPURE_CRATES: &[&str] = &[

@@ -1,0 +1,15 @@
+//! A packet's story in the words of Kubernetes: what agents saw, or planners foresee, told as hops with their causes.
+//!
+//! ```text
+//!  agents: Evidence (what the kernel did) ──┐
+//!                                           ├─► tell ─► Story ─► text, JSON
+//!  plans, by a walk: Evidence (what it would)┘     ▲
+//!  API objects: Objects (why an endpoint is not ready, what a selector asks) ──┘
+//! ```
+//!
+//! One way of telling for `trace` and `explain`, so that they cannot differ in words where they agree in fact. This room
+//! knows no socket, clock or Kubernetes type; what happened comes in as values, and `now` as one of them.
+
+pub mod evidence;
+pub mod objects;
+pub mod story;

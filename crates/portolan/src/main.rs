@@ -7,6 +7,8 @@ mod client;
 mod dns;
 mod exec;
 mod failure;
+#[allow(dead_code)] // until `trace` and `explain` gather
+mod gather;
 mod image;
 mod lab;
 mod lan;

@@ -41,6 +41,19 @@ pub struct Entry {
     pub mark: u32,
     /// Seconds until the entry is forgotten.
     pub timeout_secs: u32,
+    /// Of TCP and SCTP, in the words of `conntrack -L`: `ESTABLISHED`.
+    pub state: Option<&'static str>,
+    /// What was carried; `None` unless the namespace's `nf_conntrack_acct` is on.
+    pub carried: Option<Carried>,
+    /// Nanoseconds since 1970; `None` unless `nf_conntrack_timestamp` is on.
+    pub began_ns: Option<u64>,
+}
+
+/// What a flow carried, from client to server and back.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Carried {
+    pub original_bytes: u64,
+    pub reply_bytes: u64,
 }
 
 /// `IPS_SEEN_REPLY`, `IPS_SRC_NAT`, `IPS_DST_NAT`.
@@ -109,10 +122,14 @@ const DELETE: u16 = SUBSYSTEM | 2;
 const TUPLE_ORIGINAL: u16 = 1;
 const TUPLE_REPLY: u16 = 2;
 const STATUS: u16 = 3;
+const PROTOINFO: u16 = 4;
 const TIMEOUT: u16 = 7;
 const MARK: u16 = 8;
+const COUNTERS_ORIGINAL: u16 = 9;
+const COUNTERS_REPLY: u16 = 10;
 const ID: u16 = 12;
 const ZONE: u16 = 18;
+const TIMESTAMP: u16 = 20;
 const FILTER: u16 = 25;
 /// `CTA_TUPLE_*`, `CTA_IP_*`, `CTA_PROTO_*`.
 const TUPLE_IP: u16 = 1;
@@ -124,6 +141,36 @@ const PROTO_DST_PORT: u16 = 3;
 const FILTER_ORIGINAL: u16 = 1;
 const FILTER_REPLY: u16 = 2;
 const FILTER_BY_PROTOCOL: u32 = 1 << 3;
+/// `CTA_PROTOINFO_TCP`, `_SCTP`, and the state in each; `CTA_COUNTERS_BYTES`; `CTA_TIMESTAMP_START`.
+const PROTOINFO_TCP: u16 = 1;
+const PROTOINFO_SCTP: u16 = 3;
+const PROTOINFO_STATE: u16 = 1;
+const COUNTERS_BYTES: u16 = 2;
+const TIMESTAMP_START: u16 = 1;
+/// `enum tcp_conntrack` and `enum sctp_conntrack`, as `conntrack -L` prints them.
+const TCP_STATES: [&str; 10] = [
+    "NONE",
+    "SYN_SENT",
+    "SYN_RECV",
+    "ESTABLISHED",
+    "FIN_WAIT",
+    "CLOSE_WAIT",
+    "LAST_ACK",
+    "TIME_WAIT",
+    "CLOSE",
+    "SYN_SENT2",
+];
+const SCTP_STATES: [&str; 9] = [
+    "NONE",
+    "CLOSED",
+    "COOKIE_WAIT",
+    "COOKIE_ECHOED",
+    "ESTABLISHED",
+    "SHUTDOWN_SENT",
+    "SHUTDOWN_RECD",
+    "SHUTDOWN_ACK_SENT",
+    "HEARTBEAT_SENT",
+];
 
 const RECEIVE_BYTES: usize = 1 << 16;
 /// Deletions in one send: below the 208 KiB that any socket may send.
@@ -297,6 +344,8 @@ fn append_deletion(to: &mut Vec<u8>, message: Message<'_>) {
 fn entry_of(message: Message<'_>) -> Option<Entry> {
     let (mut original, mut reply) = (None, None);
     let (mut status, mut mark, mut timeout_secs) = (0, 0, 0);
+    let (mut state, mut began_ns) = (None, None);
+    let (mut sent, mut answered) = (None, None);
     for (kind, value) in message.attributes() {
         match kind {
             TUPLE_ORIGINAL => original = tuple_of(value),
@@ -304,12 +353,33 @@ fn entry_of(message: Message<'_>) -> Option<Entry> {
             STATUS => status = nfnl::number(value),
             MARK => mark = nfnl::number(value),
             TIMEOUT => timeout_secs = nfnl::number(value),
+            PROTOINFO => state = state_of(value),
+            COUNTERS_ORIGINAL => sent = long_in(value, COUNTERS_BYTES),
+            COUNTERS_REPLY => answered = long_in(value, COUNTERS_BYTES),
+            TIMESTAMP => began_ns = long_in(value, TIMESTAMP_START),
             _ => {}
         }
     }
     let (protocol, original) = original?;
     let (_, reply) = reply?;
-    Some(Entry { protocol, original, reply, status, mark, timeout_secs })
+    let carried = sent.zip(answered).map(|(original_bytes, reply_bytes)| Carried { original_bytes, reply_bytes });
+    Some(Entry { protocol, original, reply, status, mark, timeout_secs, state, carried, began_ns })
+}
+
+fn state_of(value: &[u8]) -> Option<&'static str> {
+    let (kind, info) = Attributes(value).next()?;
+    let number = usize::from(*Attributes(info).find(|(kind, _)| *kind == PROTOINFO_STATE)?.1.first()?);
+    match kind {
+        PROTOINFO_TCP => TCP_STATES.get(number).copied(),
+        PROTOINFO_SCTP => SCTP_STATES.get(number).copied(),
+        _ => None,
+    }
+}
+
+/// 64 bits in network order in one of these attributes.
+fn long_in(value: &[u8], wanted: u16) -> Option<u64> {
+    let (_, value) = Attributes(value).find(|(kind, _)| *kind == wanted)?;
+    value.try_into().ok().map(u64::from_be_bytes)
 }
 
 fn tuple_of(value: &[u8]) -> Option<(u8, Tuple)> {

@@ -58,6 +58,51 @@ fn a_rewritten_flow_shows_both_tuples_and_can_be_deleted() {
     assert_eq!((deleted, left), (1, 0));
 }
 
+#[test]
+fn a_connection_tells_its_state_and_what_it_carried_where_that_is_counted() {
+    use std::io::{Read, Write};
+    let made = netns::create().unwrap();
+    let (uncounted, counted, closed) = netns::run_in(made.as_fd(), || {
+        let mut netlink = Netlink::open().unwrap();
+        let lo = netlink.link("lo").unwrap().index;
+        netlink.set_up(lo).unwrap();
+        tool()
+            .restore(Family::V4, "*filter\n-A OUTPUT -m conntrack --ctstate NEW -j ACCEPT\nCOMMIT\n", Flush::Keep)
+            .unwrap();
+        let mut table = Conntrack::open().unwrap();
+        let mut of = |port: u16| {
+            let listed = table.list().unwrap();
+            *listed.iter().find(|e| e.original.src_port == port).expect("the connection is tracked")
+        };
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let connect = || {
+            let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let port = client.local_addr().unwrap().port();
+            (client, listener.accept().unwrap().0, port)
+        };
+        let (_client, _server, port) = connect();
+        let uncounted = of(port);
+        // Of this namespace alone; of new flows alone.
+        for name in ["acct", "timestamp"] {
+            std::fs::write(format!("/proc/sys/net/netfilter/nf_conntrack_{name}"), "1").unwrap();
+        }
+        let (mut client, mut server, port) = connect();
+        client.write_all(&[7; 1000]).unwrap();
+        server.read_exact(&mut [0; 1000]).unwrap();
+        let counted = of(port);
+        drop((client, server));
+        (uncounted, counted, of(port))
+    })
+    .unwrap();
+    assert_eq!((uncounted.state, uncounted.carried, uncounted.began_ns), (Some("ESTABLISHED"), None, None));
+    assert_eq!(counted.state, Some("ESTABLISHED"));
+    let carried = counted.carried.expect("it is counted");
+    assert!(carried.original_bytes > 1000 && (1..1000).contains(&carried.reply_bytes), "{carried:?}");
+    let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos();
+    assert!(since_1970 - u128::from(counted.began_ns.expect("it is timed")) < 600_000_000_000);
+    assert_eq!(closed.state, Some("TIME_WAIT"));
+}
+
 /// Puts flows into the table as a process that restores it would: no packet is sent.
 fn insert(table: &Conntrack, flows: &[(u8, Tuple, Tuple)]) {
     const CREATE: u16 = 0x400;

@@ -1,5 +1,6 @@
 //! Meaning: what a rule is there for, in the words of Kubernetes. Each backend says it of its own rules.
 
+use std::fmt;
 use std::net::SocketAddr;
 
 use portolan_model::{NsName, ObjectRef, Proto, ServicePortKey, Text};
@@ -36,6 +37,9 @@ pub enum Meaning {
         service: ServicePortKey,
         /// Which.
         endpoint: SocketAddr,
+        /// This rule chose it too, since the client had it before; false where a rule before it chose.
+        #[serde(default)]
+        bound: bool,
     },
     /// The destination becomes a local pod's address: a host port.
     HostPort {
@@ -112,6 +116,8 @@ pub enum Masqueraded {
     NotFromPod,
     /// It came by an external door with policy Cluster: the answer must pass this node again.
     External,
+    /// The node itself sends to an external door of policy Local: it may be sent on to any node, and must be answered here.
+    FromNode,
     /// A pod reaches itself and must not see its own address.
     Hairpin,
     /// `--masquerade-all`.
@@ -183,4 +189,28 @@ pub struct RuleTold {
     pub meaning: Meaning,
     /// Objects that caused it, nearest first: the Service, the EndpointSlice, the Pod.
     pub objects: Vec<ObjectRef>,
+}
+
+/// A rule, or an element of a set or map, where it stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InPlace {
+    /// `nat`, `filter`, `raw` of iptables; `ip portolan`, `ip6 portolan` of nf_tables.
+    pub table: Text,
+    /// The chain, the set or the map.
+    pub name: Text,
+    /// A rule's place in its chain from 1, as `iptables -L --line-numbers` counts; `None`: an element.
+    pub number: Option<usize>,
+    /// What it says and what it is there for.
+    pub told: RuleTold,
+}
+
+/// `nat KUBE-SEP-… 2`, or `ip portolan endpoints { 10.96.0.20 . tcp . 80 . 0 … }`.
+impl fmt::Display for InPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.number {
+            Some(number) => write!(f, "{} {} {number}", self.table, self.name),
+            None => write!(f, "{} {} {{ {} }}", self.table, self.name, self.told.text),
+        }
+    }
 }

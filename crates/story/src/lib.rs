@@ -11,5 +11,6 @@
 //! knows no socket, clock or Kubernetes type; what happened comes in as values, and `now` as one of them.
 
 pub mod evidence;
+pub mod knows;
 pub mod objects;
 pub mod story;

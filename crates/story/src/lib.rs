@@ -13,4 +13,5 @@
 pub mod evidence;
 pub mod knows;
 pub mod objects;
+pub mod place;
 pub mod story;

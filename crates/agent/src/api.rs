@@ -26,11 +26,12 @@ use tokio_rustls::TlsAcceptor;
 use tracing::{debug, info};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use crate::core::ToCore;
 use crate::drain::{self, Programmed};
 use crate::node::NODE_API_PORT;
 use crate::proxy::ServiceMetrics;
 use crate::status::Progress;
-use crate::{AgentError, Config, bgp, dns, remote};
+use crate::{AgentError, Config, bgp, dns, remote, trace};
 
 /// Organisation of the certificates that may ask for everything.
 const ADMIN_GROUP: &str = "system:masters";
@@ -44,6 +45,8 @@ pub(crate) struct NodeApi {
     pub(crate) services: ServiceMetrics,
     pub(crate) to_dns: mpsc::UnboundedSender<dns::Told>,
     pub(crate) to_bgp: mpsc::UnboundedSender<bgp::Command>,
+    pub(crate) core: ToCore,
+    pub(crate) fixed: Arc<trace::Fixed>,
 }
 
 /// Whether the caller showed the API server's certificate; put into each request by its connection.
@@ -75,6 +78,7 @@ fn router(api: Arc<NodeApi>) -> Router {
         .route("/metrics", get(metrics))
         .route("/portolan/v1/status", get(status))
         .merge(remote::routes())
+        .merge(trace::routes())
         .layer(from_fn(admins_only))
         .merge(Router::new().route(drain::PROGRAMMED_PATH, get(programmed)).layer(from_fn(nodes_too)))
         .route("/healthz", get(|| async { "ok" }))

@@ -61,6 +61,29 @@ pub(crate) enum Input {
     /// This node's DNS answers at the cluster address, or does not. The sender hears when the rules say so, and whether
     /// they send nobody's queries to this node as one of the Service's endpoints.
     DnsPath(DnsPath, Option<oneshot::Sender<bool>>),
+    /// Somebody asks what this node knows and has planned. Answered after all else that came with it is written.
+    Ask(Question),
+}
+
+/// What this node knows and has planned, at one moment between two writes.
+pub(crate) struct View<'a> {
+    /// As told.
+    #[allow(dead_code)] // for those who tell how things came to be
+    pub(crate) facts: &'a Facts,
+    /// What follows from them.
+    #[allow(dead_code)] // for those who tell a packet's story
+    pub(crate) snapshot: &'a Arc<Snapshot>,
+    /// The rules that follow from that.
+    pub(crate) proxy: &'a Programmer,
+}
+
+/// A question to the core; it takes its answer away itself.
+pub(crate) struct Question(Box<dyn FnOnce(&View<'_>) + Send>);
+
+impl std::fmt::Debug for Question {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Question")
+    }
 }
 
 /// Those who hear of each new snapshot.
@@ -137,6 +160,7 @@ impl Core {
     fn take(&mut self, batch: Vec<Input>) -> bool {
         let mut touched = Touched::default();
         let (mut paths, mut waiting, mut waiting_for_dns) = (Vec::new(), Vec::new(), Vec::new());
+        let mut questions = Vec::new();
         for input in batch {
             match input {
                 Input::Cluster(event, seen) => {
@@ -160,6 +184,7 @@ impl Core {
                     paths.push(path);
                     waiting_for_dns.extend(written);
                 }
+                Input::Ask(question) => questions.push(question),
             }
         }
         let (after, delta) = resolve(&self.facts, &self.snapshot, &touched);
@@ -182,6 +207,8 @@ impl Core {
         for sender in waiting_for_dns {
             let _ = sender.send(is_left);
         }
+        let view = View { facts: &self.facts, snapshot: &self.snapshot, proxy: &self.proxy };
+        questions.into_iter().for_each(|Question(ask)| ask(&view));
         written
     }
 
@@ -253,6 +280,18 @@ impl ToCore {
     pub(crate) fn send(&self, input: Input) {
         // The core ends only with the process.
         let _ = self.0.send(input);
+    }
+
+    /// Has the core answer `question` between two writes; `None` if the core has ended. What is asked holds everything
+    /// else up, so it copies out what it needs and works on that elsewhere.
+    pub(crate) async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&View<'_>) -> T + Send + 'static,
+    ) -> Option<T> {
+        let (sender, answer) = oneshot::channel();
+        // Whoever asked may have given up.
+        self.send(Input::Ask(Question(Box::new(move |view| drop(sender.send(question(view)))))));
+        answer.await.ok()
     }
 }
 

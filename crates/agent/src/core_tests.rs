@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 
-use super::{Core, Input, Listeners};
+use super::{Core, Input, Listeners, Question, View};
 use crate::announce::Answers;
 use crate::proxy::{Pace, Programmer, Shared};
 use crate::routes::RouteWriter;
@@ -316,6 +316,7 @@ fn copy(input: &Input) -> Input {
         Input::Doubt(family) => Input::Doubt(*family),
         Input::Edited(events) => Input::Edited(events.clone()),
         Input::DnsPath(path, _) => Input::DnsPath(*path, None),
+        Input::Ask(_) => Input::Ask(Question(Box::new(|_| ()))),
     }
 }
 
@@ -355,4 +356,20 @@ proptest! {
         }
         prop_assert_eq!(stepwise.state(), whole.state());
     }
+}
+
+#[test]
+fn a_question_is_answered_after_what_came_with_it_was_written() {
+    let kernel = Kernel::new();
+    let mut agent = Agent::start(&kernel);
+    let (sender, mut answer) = tokio::sync::oneshot::channel();
+    let rules = kernel.rules.clone();
+    let ask = Question(Box::new(move |view: &View<'_>| {
+        let written = rules.restores().iter().any(|text| text.contains("--to-destination 10.244.0.1:80"));
+        let planned = view.proxy.plan(Family::V4).map(|plan| plan.dns());
+        let _ = sender.send((view.snapshot.services.len(), view.facts.services.len(), planned, written));
+    }));
+    let events = [value(node("node-1", "10.244.0.0/26")), value(service("web", 1)), value(slice("web", &[1]))];
+    agent.take([Input::Ask(ask)].into_iter().chain(events).chain(told_whole()));
+    assert_eq!(answer.try_recv(), Ok((1, 1, Some(DnsPath::Service), true)));
 }

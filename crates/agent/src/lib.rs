@@ -31,6 +31,7 @@ mod rules;
 mod source;
 mod spdy;
 mod status;
+mod trace;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -253,8 +254,9 @@ impl Agent {
         });
         let answering = dns.clone();
         let answering = tokio::spawn(async move { answering.answer_at_cluster_address().await });
-        let Self { config, progress, to_dns, to_bgp, services, .. } = self;
-        let api = api::NodeApi { kubelet, progress, services, to_dns, to_bgp };
+        let Self { config, core, progress, to_dns, to_bgp, services, .. } = self;
+        let fixed = Arc::new(trace::Fixed::of(&config));
+        let api = api::NodeApi { kubelet, progress, services, to_dns, to_bgp, core, fixed };
         tokio::select! {
             ended = api::serve(api, &config) => ended,
             () = stop => {

@@ -12,7 +12,7 @@ use portolan_kernel::nft_monitor::NftEvent;
 use portolan_model::{Complaint, Delta, Family, NsName, Snapshot};
 use tracing::{debug, info, warn};
 
-use crate::proxy::{Metrics, OwnWrites, WriteError, Writer, Wrote};
+use crate::proxy::{Metrics, OwnWrites, Plan, WriteError, Writer, Wrote};
 use crate::status::Progress;
 
 /// Writes the rules of one family, and remembers what the kernel took.
@@ -81,6 +81,10 @@ impl Writer for RuleWriter {
         };
         let is_of_iptables = |(family, name): &(u8, String)| *family == number && Table::parse(name).is_some();
         change.tables.iter().any(is_of_iptables) && !self.own.take(change, number, Instant::now())
+    }
+
+    fn plan(&self) -> Plan<'_> {
+        Plan::Iptables(&self.desired)
     }
 
     fn update(&mut self, snapshot: &Snapshot, delta: &Delta) -> Result<Wrote, WriteError> {

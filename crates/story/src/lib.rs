@@ -12,6 +12,7 @@
 
 pub mod evidence;
 pub mod knows;
+pub mod node;
 pub mod objects;
 pub mod place;
 pub mod story;

@@ -17,7 +17,7 @@ use portolan_kernel::nft_monitor::NftEvent;
 use portolan_model::{Delta, Family, NsName, Snapshot};
 use tracing::warn;
 
-use crate::proxy::writer::{WriteError, Writer, Wrote};
+use crate::proxy::writer::{Plan, WriteError, Writer, Wrote};
 
 /// A writer with the Services that its kernel refused.
 pub(crate) struct Guarded {
@@ -70,6 +70,10 @@ impl Guarded {
 
     pub(crate) fn concerns(&mut self, event: &NftEvent) -> bool {
         self.writer.concerns(event)
+    }
+
+    pub(crate) fn plan(&self) -> Plan<'_> {
+        self.writer.plan()
     }
 
     /// When a Service that was left out is to be tried again.

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use portolan_dataplane::iptables::{Desired, Options};
 use portolan_kernel::nft_monitor::NftEvent;
 use portolan_model::{ServiceView, Settings};
 use proptest::prelude::*;
@@ -27,6 +28,8 @@ struct State {
 struct FakeWriter {
     kernel: Kernel,
     planned: BTreeSet<NsName>,
+    /// Nothing: what is planned is looked at in `planned`.
+    desired: Desired,
 }
 
 impl Writer for FakeWriter {
@@ -40,6 +43,10 @@ impl Writer for FakeWriter {
 
     fn concerns(&mut self, _: &NftEvent) -> bool {
         false
+    }
+
+    fn plan(&self) -> Plan<'_> {
+        Plan::Iptables(&self.desired)
     }
 
     fn update(&mut self, snapshot: &Snapshot, delta: &Delta) -> Result<Wrote, WriteError> {
@@ -78,7 +85,11 @@ impl World {
     fn new(names: bool) -> Self {
         let kernel = Kernel::default();
         kernel.0.lock().expect("no panics").names = names;
-        let writer = FakeWriter { kernel: kernel.clone(), planned: BTreeSet::new() };
+        let writer = FakeWriter {
+            kernel: kernel.clone(),
+            planned: BTreeSet::new(),
+            desired: Desired::new(Family::V4, Options::default()),
+        };
         let settings = Settings {
             node: "node-1".into(),
             cluster_cidrs: Vec::new(),

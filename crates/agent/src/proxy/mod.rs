@@ -56,7 +56,7 @@ pub(crate) use metrics::{Metrics, ServiceMetrics};
 use nft::NftWriter;
 pub(crate) use programmer::{Pace, Programmer, Shared};
 pub(crate) use watch::OwnWrites;
-pub(crate) use writer::{WriteError, Writer, Wrote};
+pub(crate) use writer::{Plan, WriteError, Writer, Wrote};
 
 /// How rules are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -21,7 +21,7 @@ use portolan_kernel::nft_monitor::NftEvent;
 use portolan_model::{Delta, Family, Snapshot};
 use tracing::{debug, info, warn};
 
-use crate::proxy::{Metrics, WriteError, Writer, Wrote};
+use crate::proxy::{Metrics, Plan, WriteError, Writer, Wrote};
 use crate::status::Progress;
 
 /// Elements in one transaction of many: some milliseconds of the kernel's time, in which nobody else changes rules. With the
@@ -111,6 +111,10 @@ impl Writer for NftWriter {
             NftEvent::Lost => true,
             NftEvent::Changed(change) => change.tables.contains(&(number, TABLE.to_owned())),
         }
+    }
+
+    fn plan(&self) -> Plan<'_> {
+        Plan::Nftables(&self.desired)
     }
 
     fn update(&mut self, snapshot: &Snapshot, delta: &Delta) -> Result<Wrote, WriteError> {

@@ -22,7 +22,7 @@ use crate::proxy::guarded::{Guarded, Outcome};
 use crate::proxy::health::Health;
 use crate::proxy::metrics::{FamilyMetrics, Metrics, micros_of};
 use crate::proxy::tally::Tally;
-use crate::proxy::writer::{Writer, Wrote};
+use crate::proxy::writer::{Plan, Writer, Wrote};
 use crate::proxy::{Mode, leftovers};
 
 /// When the pod or Service behind an EndpointSlice last changed, as its controller noted.
@@ -111,6 +111,11 @@ impl Programmer {
     pub(crate) fn take_charge(&mut self, predecessor: Mode) {
         self.predecessor = Some(predecessor);
         self.flows = Some(FlowKeeper::default());
+    }
+
+    /// The rules of `family` as planned; `None` where there are none.
+    pub(crate) fn plan(&self, family: Family) -> Option<Plan<'_>> {
+        self.writers.iter().find(|writer| writer.family() == family).map(Guarded::plan)
     }
 
     pub(crate) fn set_dns(&mut self, path: DnsPath) {

@@ -1,6 +1,7 @@
 //! What brings one family's rules into the kernel, whatever the backend.
 
-use portolan_dataplane::iptables::DnsPath;
+use portolan_dataplane::iptables::{self, DnsPath};
+use portolan_dataplane::nftables;
 use portolan_kernel::nft_monitor::NftEvent;
 use portolan_model::{Delta, Family, NsName, Snapshot};
 
@@ -18,8 +19,30 @@ pub(crate) trait Writer: Send {
     /// Was this another hand in the rules of this family?
     fn concerns(&mut self, event: &NftEvent) -> bool;
 
+    /// What is planned; the kernel holds it unless the last update failed.
+    fn plan(&self) -> Plan<'_>;
+
     /// Writes what changed. After an error the next call compares everything and writes again.
     fn update(&mut self, snapshot: &Snapshot, delta: &Delta) -> Result<Wrote, WriteError>;
+}
+
+/// One family's rules as planned.
+#[derive(Clone, Copy)]
+pub(crate) enum Plan<'a> {
+    /// Chains.
+    Iptables(&'a iptables::Desired),
+    /// A table.
+    Nftables(&'a nftables::Desired),
+}
+
+impl Plan<'_> {
+    /// Who answers cluster DNS.
+    pub(crate) fn dns(&self) -> DnsPath {
+        match self {
+            Self::Iptables(desired) => desired.options().dns,
+            Self::Nftables(desired) => desired.options().dns,
+        }
+    }
 }
 
 /// What an update came to.

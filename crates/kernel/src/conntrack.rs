@@ -2,6 +2,8 @@
 //!
 //! ```text
 //!  list, delete ──► one dump, a protocol's or all ──► Entry, as it is read ──► pick ──► deletions, many a send
+//!  get ──► one question by what the client sent ──► Entry
+//!  ConntrackEvents ◄── flows as they begin, change and end
 //! ```
 //!
 //! NAT rules see only a flow's first packet; what happens to the rest stands here: the original
@@ -17,6 +19,8 @@ use netlink_sys::{Socket, SocketAddr};
 
 use crate::nfnl::{self, Attributes, Message};
 use crate::nlsock::Refused;
+
+pub use crate::conntrack_events::{ConntrackEvent, ConntrackEvents};
 
 /// One direction of a flow. Ports are 0 for protocols without ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -39,8 +43,10 @@ pub struct Entry {
     /// `IPS_*` bits.
     pub status: u32,
     pub mark: u32,
-    /// Seconds until the entry is forgotten.
+    /// Seconds until the entry is forgotten; 0 in the news of its end.
     pub timeout_secs: u32,
+    /// The kernel's number for it, as `conntrack -L -o id` prints it: of its place in memory, so a later flow may get it.
+    pub id: u32,
     /// Of TCP and SCTP, in the words of `conntrack -L`: `ESTABLISHED`.
     pub state: Option<&'static str>,
     /// What was carried; `None` unless the namespace's `nf_conntrack_acct` is on.
@@ -114,9 +120,9 @@ pub enum ConntrackError {
 }
 
 const SUBSYSTEM: u16 = 1 << 8;
-const NEW: u16 = SUBSYSTEM;
+pub(crate) const NEW: u16 = SUBSYSTEM;
 const GET: u16 = SUBSYSTEM | 1;
-const DELETE: u16 = SUBSYSTEM | 2;
+pub(crate) const DELETE: u16 = SUBSYSTEM | 2;
 
 /// `CTA_*`.
 const TUPLE_ORIGINAL: u16 = 1;
@@ -203,6 +209,63 @@ impl Conntrack {
         let mut entries = Vec::new();
         self.dump(Which::All, |entry, _| entries.push(entry))?;
         Ok(entries)
+    }
+
+    /// The flow that `original` began: what its client sent, before any NAT. `None` if there is none. For protocols with
+    /// ports, in the default zone. One question and one answer, however long the table is.
+    pub fn get(&mut self, protocol: u8, original: &Tuple) -> Result<Option<Entry>, ConntrackError> {
+        const WHAT: &str = "look a flow up";
+        self.sequence = self.sequence.wrapping_add(1).max(1);
+        let mut attributes = Vec::new();
+        append_tuple(&mut attributes, TUPLE_ORIGINAL, protocol, original);
+        let mut request = Vec::new();
+        nfnl::append(&mut request, GET, nfnl::REQUEST, self.sequence, family_of(original), &attributes);
+        self.socket.send(&request, 0).map_err(failed(WHAT))?;
+        loop {
+            let Some(length) = self.receive(0, WHAT)? else { continue };
+            for message in nfnl::messages(&self.buffer[..length]).filter(|m| m.sequence() == self.sequence) {
+                match message.kind() {
+                    NEW => return Ok(entry_of(message)),
+                    nfnl::ERROR => match message.answer() {
+                        (libc::ENOENT, _) => return Ok(None),
+                        (errno, words) => return Err(refused(WHAT, errno, words)),
+                    },
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// Puts a flow into the table as a program that restores it would: no packet is sent. For protocols with ports.
+    pub fn create(
+        &mut self,
+        protocol: u8,
+        original: &Tuple,
+        reply: &Tuple,
+        timeout_secs: u32,
+    ) -> Result<(), ConntrackError> {
+        const WHAT: &str = "make a flow";
+        const CREATE_EXCLUSIVE: u16 = 0x400 | 0x200;
+        self.sequence = self.sequence.wrapping_add(1).max(1);
+        let flags = nfnl::REQUEST | nfnl::ACK | CREATE_EXCLUSIVE;
+        let mut request = Vec::new();
+        nfnl::append(
+            &mut request,
+            NEW,
+            flags,
+            self.sequence,
+            family_of(original),
+            &creation(protocol, original, reply, timeout_secs),
+        );
+        self.socket.send(&request, 0).map_err(failed(WHAT))?;
+        loop {
+            let Some(length) = self.receive(0, WHAT)? else { continue };
+            let mut answers = nfnl::messages(&self.buffer[..length]);
+            if let Some(answer) = answers.find(|m| m.sequence() == self.sequence && m.kind() == nfnl::ERROR) {
+                let (errno, words) = answer.answer();
+                return if errno == 0 { Ok(()) } else { Err(refused(WHAT, errno, words)) };
+            }
+        }
     }
 
     /// Deletes the flows that `pick` picks; returns how many went. One that ended meanwhile counts not.
@@ -304,7 +367,7 @@ impl Which {
     }
 }
 
-fn failed(what: &'static str) -> impl FnOnce(io::Error) -> ConntrackError {
+pub(crate) fn failed(what: &'static str) -> impl FnOnce(io::Error) -> ConntrackError {
     move |source| ConntrackError::Socket { what, source }
 }
 
@@ -341,9 +404,37 @@ fn append_deletion(to: &mut Vec<u8>, message: Message<'_>) {
     nfnl::append(to, DELETE, nfnl::REQUEST, 0, message.family(), &attributes);
 }
 
-fn entry_of(message: Message<'_>) -> Option<Entry> {
+fn creation(protocol: u8, original: &Tuple, reply: &Tuple, timeout_secs: u32) -> Vec<u8> {
+    let mut attributes = Vec::new();
+    append_tuple(&mut attributes, TUPLE_ORIGINAL, protocol, original);
+    append_tuple(&mut attributes, TUPLE_REPLY, protocol, reply);
+    nfnl::append_attribute(&mut attributes, TIMEOUT, &timeout_secs.to_be_bytes());
+    attributes
+}
+
+fn family_of(tuple: &Tuple) -> u8 {
+    if tuple.src.is_ipv4() { libc::AF_INET as u8 } else { libc::AF_INET6 as u8 }
+}
+
+fn append_tuple(to: &mut Vec<u8>, kind: u16, protocol: u8, tuple: &Tuple) {
+    let (mut ip, mut proto, mut bytes) = (Vec::new(), Vec::new(), Vec::new());
+    for (address, [v4, v6]) in [(tuple.src, [1, 3]), (tuple.dst, [2, 4])] {
+        match address {
+            IpAddr::V4(address) => nfnl::append_attribute(&mut ip, v4, &address.octets()),
+            IpAddr::V6(address) => nfnl::append_attribute(&mut ip, v6, &address.octets()),
+        }
+    }
+    nfnl::append_attribute(&mut proto, PROTO_NUMBER, &[protocol]);
+    nfnl::append_attribute(&mut proto, PROTO_SRC_PORT, &tuple.src_port.to_be_bytes());
+    nfnl::append_attribute(&mut proto, PROTO_DST_PORT, &tuple.dst_port.to_be_bytes());
+    nfnl::append_nested(&mut bytes, TUPLE_IP, &ip);
+    nfnl::append_nested(&mut bytes, TUPLE_PROTO, &proto);
+    nfnl::append_nested(to, kind, &bytes);
+}
+
+pub(crate) fn entry_of(message: Message<'_>) -> Option<Entry> {
     let (mut original, mut reply) = (None, None);
-    let (mut status, mut mark, mut timeout_secs) = (0, 0, 0);
+    let (mut status, mut mark, mut timeout_secs, mut id) = (0, 0, 0, 0);
     let (mut state, mut began_ns) = (None, None);
     let (mut sent, mut answered) = (None, None);
     for (kind, value) in message.attributes() {
@@ -353,6 +444,7 @@ fn entry_of(message: Message<'_>) -> Option<Entry> {
             STATUS => status = nfnl::number(value),
             MARK => mark = nfnl::number(value),
             TIMEOUT => timeout_secs = nfnl::number(value),
+            ID => id = nfnl::number(value),
             PROTOINFO => state = state_of(value),
             COUNTERS_ORIGINAL => sent = long_in(value, COUNTERS_BYTES),
             COUNTERS_REPLY => answered = long_in(value, COUNTERS_BYTES),
@@ -363,7 +455,7 @@ fn entry_of(message: Message<'_>) -> Option<Entry> {
     let (protocol, original) = original?;
     let (_, reply) = reply?;
     let carried = sent.zip(answered).map(|(original_bytes, reply_bytes)| Carried { original_bytes, reply_bytes });
-    Some(Entry { protocol, original, reply, status, mark, timeout_secs, state, carried, began_ns })
+    Some(Entry { protocol, original, reply, status, mark, timeout_secs, id, state, carried, began_ns })
 }
 
 fn state_of(value: &[u8]) -> Option<&'static str> {

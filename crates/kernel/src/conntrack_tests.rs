@@ -104,44 +104,20 @@ fn a_connection_tells_its_state_and_what_it_carried_where_that_is_counted() {
 }
 
 /// Puts flows into the table as a process that restores it would: no packet is sent.
+/// As [`Conntrack::create`], many in a send.
 fn insert(table: &Conntrack, flows: &[(u8, Tuple, Tuple)]) {
     const CREATE: u16 = 0x400;
     for some in flows.chunks(200) {
         let mut bytes = Vec::new();
         for (protocol, original, reply) in some {
-            let mut attributes = Vec::new();
-            nfnl::append_nested(&mut attributes, TUPLE_ORIGINAL, &tuple_bytes(*protocol, original));
-            nfnl::append_nested(&mut attributes, TUPLE_REPLY, &tuple_bytes(*protocol, reply));
-            nfnl::append_attribute(&mut attributes, TIMEOUT, &600u32.to_be_bytes());
-            let family = if original.src.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
-            nfnl::append(&mut bytes, NEW, nfnl::REQUEST | CREATE, 0, family as u8, &attributes);
+            let attributes = creation(*protocol, original, reply, 600);
+            nfnl::append(&mut bytes, NEW, nfnl::REQUEST | CREATE, 0, family_of(original), &attributes);
         }
         table.socket.send(&bytes, 0).unwrap();
         let mut answer = [0; 4096];
         let quiet = table.socket.recv(&mut &mut answer[..], libc::MSG_DONTWAIT).unwrap_err();
         assert_eq!(quiet.kind(), io::ErrorKind::WouldBlock, "the kernel takes the flows");
     }
-}
-
-fn tuple_bytes(protocol: u8, tuple: &Tuple) -> Vec<u8> {
-    let (mut ip, mut proto, mut bytes) = (Vec::new(), Vec::new(), Vec::new());
-    match (tuple.src, tuple.dst) {
-        (IpAddr::V4(src), IpAddr::V4(dst)) => {
-            nfnl::append_attribute(&mut ip, 1, &src.octets());
-            nfnl::append_attribute(&mut ip, 2, &dst.octets());
-        }
-        (IpAddr::V6(src), IpAddr::V6(dst)) => {
-            nfnl::append_attribute(&mut ip, 3, &src.octets());
-            nfnl::append_attribute(&mut ip, 4, &dst.octets());
-        }
-        _ => panic!("a flow of two families"),
-    }
-    nfnl::append_attribute(&mut proto, PROTO_NUMBER, &[protocol]);
-    nfnl::append_attribute(&mut proto, PROTO_SRC_PORT, &tuple.src_port.to_be_bytes());
-    nfnl::append_attribute(&mut proto, PROTO_DST_PORT, &tuple.dst_port.to_be_bytes());
-    nfnl::append_nested(&mut bytes, TUPLE_IP, &ip);
-    nfnl::append_nested(&mut bytes, TUPLE_PROTO, &proto);
-    bytes
 }
 
 /// Client number `n` asks `vip`:53 and is sent to `pod`:5353.
@@ -203,4 +179,117 @@ fn the_kernel_itself_leaves_other_protocols_out() {
         }
     });
     assert_eq!(seen.unwrap(), [TCP]);
+}
+
+#[test]
+fn one_flow_is_found_by_what_its_client_sent_among_others_of_both_families() {
+    let made = netns::create().unwrap();
+    netns::run_in(made.as_fd(), || {
+        let mut table = Conntrack::open().unwrap();
+        insert(&table, &(0..50).map(|n| flow(UDP, n, "10.96.0.10", "10.1.0.1")).collect::<Vec<_>>());
+        insert(&table, &(0..50).map(|n| flow(UDP, n, "fd00:96::10", "fd00:1::1")).collect::<Vec<_>>());
+        for (vip, pod) in [("10.96.0.10", "10.1.0.1"), ("fd00:96::10", "fd00:1::1")] {
+            let (_, original, reply) = flow(UDP, 7, vip, pod);
+            let found = table.get(UDP, &original).unwrap().expect("it is there");
+            assert_eq!((found.protocol, found.original, found.reply), (UDP, original, reply));
+            assert!(found.id != 0 && found.timeout_secs > 0 && found.tcp_state.is_none(), "{found:?}");
+            let listed =
+                table.list().unwrap().into_iter().find(|entry| entry.original == original).expect("listed too");
+            assert_eq!(Entry { timeout_secs: found.timeout_secs, ..listed }, found);
+            let nobody = Tuple { src_port: 9, ..original };
+            assert_eq!(table.get(UDP, &nobody).unwrap(), None);
+            assert_eq!(table.get(TCP, &original).unwrap(), None, "of another protocol");
+            assert_eq!(
+                table.get(UDP, &reply).unwrap().map(|entry| entry.original),
+                Some(original),
+                "by its answer too"
+            );
+        }
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_made_flow_is_there_and_a_second_one_of_its_tuple_is_refused() {
+    let made = netns::create().unwrap();
+    netns::run_in(made.as_fd(), || {
+        let mut table = Conntrack::open().unwrap();
+        let (protocol, original, reply) = flow(UDP, 1, "10.96.0.10", "10.1.0.1");
+        table.create(protocol, &original, &reply, 30).unwrap();
+        let entry = table.get(UDP, &original).unwrap().expect("it was made");
+        assert!(entry.reply == reply && (1..=30).contains(&entry.timeout_secs), "{entry:?}");
+        let error = table.create(protocol, &original, &reply, 30).unwrap_err();
+        assert!(matches!(&error, ConntrackError::Refused { refused, .. } if refused.errno == libc::EEXIST), "{error}");
+    })
+    .unwrap();
+}
+
+#[test]
+fn events_tell_of_flows_as_they_begin_are_answered_and_end() {
+    let made = netns::create().unwrap();
+    let (port, events) = netns::run_in(made.as_fd(), || {
+        let mut news = ConntrackEvents::open().unwrap();
+        assert_eq!(news.read().unwrap(), []);
+        let port = one_rewritten_flow();
+        let mut events = news.read().unwrap();
+        Conntrack::open().unwrap().delete(Which::Protocol(UDP), |_| true).unwrap();
+        events.extend(news.read().unwrap());
+        (port, events)
+    })
+    .unwrap();
+    let began = events.iter().find_map(|event| match event {
+        ConntrackEvent::Began(entry) if entry.original.dst_port == 53 => Some(*entry),
+        _ => None,
+    });
+    let began = began.unwrap_or_else(|| panic!("{events:?}"));
+    assert_eq!((began.reply.src_port, began.is_destination_rewritten()), (port, true));
+    let ended = events.iter().any(|event| matches!(event, ConntrackEvent::Ended(entry) if entry.id == began.id));
+    assert!(ended, "{events:?}");
+}
+
+#[test]
+fn events_that_came_too_fast_are_said_to_be_lost_and_later_ones_come() {
+    let made = netns::create().unwrap();
+    netns::run_in(made.as_fd(), || {
+        let mut news = ConntrackEvents::with_buffer(4096).unwrap();
+        let table = Conntrack::open().unwrap();
+        insert(&table, &(0..2_000).map(|n| flow(UDP, n, "10.96.0.10", "10.1.0.1")).collect::<Vec<_>>());
+        let events = news.read().unwrap();
+        assert!(events.contains(&ConntrackEvent::Lost) && events.len() < 2_000, "{} events", events.len());
+        insert(&table, &[flow(UDP, 2_001, "10.96.0.10", "10.1.0.2")]);
+        let later = news.read().unwrap();
+        assert!(
+            matches!(later[..], [ConntrackEvent::Began(entry)] if entry.reply.src.to_string() == "10.1.0.2"),
+            "{later:?}"
+        );
+    })
+    .unwrap();
+}
+
+#[test]
+fn an_entry_cut_anywhere_is_read_without_panic() {
+    let (protocol, original, reply) = flow(TCP, 1, "10.96.0.10", "10.1.0.1");
+    let mut attributes = creation(protocol, &original, &reply, 9);
+    let (mut state, mut info, mut count) = (Vec::new(), Vec::new(), Vec::new());
+    nfnl::append_attribute(&mut state, PROTOINFO_STATE, &[3]);
+    nfnl::append_nested(&mut info, PROTOINFO_TCP, &state);
+    nfnl::append_nested(&mut attributes, PROTOINFO, &info);
+    nfnl::append_attribute(&mut count, COUNTERS_BYTES, &420u64.to_be_bytes());
+    nfnl::append_nested(&mut attributes, COUNTERS_ORIGINAL, &count);
+    nfnl::append_nested(&mut attributes, COUNTERS_REPLY, &count);
+    let mut whole = Vec::new();
+    nfnl::append(&mut whole, NEW, 0, 1, 2, &attributes);
+    let entry = nfnl::messages(&whole).find_map(entry_of).expect("it is whole");
+    let carried = Carried { original_bytes: 420, reply_bytes: 420 };
+    assert_eq!((entry.state, entry.carried), (Some("ESTABLISHED"), Some(carried)));
+    for end in 16..whole.len() {
+        let mut cut = whole[..end].to_vec();
+        cut[..4].copy_from_slice(&(end as u32).to_ne_bytes());
+        nfnl::messages(&cut).filter_map(entry_of).for_each(drop);
+        for at in 20..end {
+            let mut bent = cut.clone();
+            bent[at] ^= 0xff;
+            nfnl::messages(&bent).filter_map(entry_of).for_each(drop);
+        }
+    }
 }

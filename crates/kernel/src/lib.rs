@@ -14,6 +14,7 @@
 
 pub mod bridge;
 pub mod conntrack;
+mod conntrack_events;
 pub mod fake;
 pub mod frames;
 pub mod iptables;
@@ -27,7 +28,7 @@ pub mod ops;
 pub mod sysctl;
 
 pub use netlink::{
-    AddressInfo, KernelRoute, LinkInfo, LinkKind, Monitor, NetEvent, Netlink, NetlinkError, RouteAnswer, RouteKind,
-    VethSpec,
+    AddressInfo, KernelRoute, LinkInfo, LinkKind, Monitor, NetEvent, Netlink, NetlinkError, RouteAnswer, RouteFate,
+    RouteFound, RouteKind, RouteQuestion, VethSpec,
 };
 pub use ops::{Network, Rules};

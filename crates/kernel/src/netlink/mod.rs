@@ -4,6 +4,7 @@
 //! thread that opened them, and stay there wherever they are moved to. Spec: rtnetlink(7).
 
 mod links;
+mod lookup;
 mod monitor;
 mod routes;
 
@@ -15,6 +16,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 use crate::nlsock::{Refused, Socket, SocketError};
 
 pub use links::{AddressInfo, LinkInfo, LinkKind, VethSpec};
+pub use lookup::{RouteFate, RouteFound, RouteQuestion};
 pub use monitor::{Monitor, NetEvent};
 pub use routes::{KernelRoute, RouteAnswer, RouteKind};
 

@@ -171,7 +171,7 @@ impl KernelRoute {
         }
     }
 
-    fn parse_any(message: &RouteNetlinkMessage) -> Option<KernelRoute> {
+    pub(super) fn parse_any(message: &RouteNetlinkMessage) -> Option<KernelRoute> {
         let (RouteNetlinkMessage::NewRoute(m) | RouteNetlinkMessage::DelRoute(m)) = message else {
             return None;
         };

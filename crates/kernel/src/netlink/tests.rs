@@ -2,9 +2,11 @@
 
 use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
 use super::*;
 use crate::netns;
+use crate::sysctl::{self, Key};
 
 fn namespace() -> OwnedFd {
     netns::create().expect("the tests run as root")
@@ -155,6 +157,110 @@ fn route_get_tells_link_gateway_and_source_or_that_there_is_none() {
         assert_eq!((answer.oif, answer.src), (Some(near), Some("192.0.2.1".parse().unwrap())));
         let none = n.route_get("203.0.113.1".parse().unwrap()).unwrap_err();
         assert_eq!(none.errno(), Some(libc::ENETUNREACH), "{none}");
+    });
+}
+
+/// Forwards between its links; per network namespace.
+fn forward() {
+    for key in [Key::Ipv4Forward, Key::Ipv6Forwarding("all")] {
+        sysctl::set(key, 1).unwrap();
+    }
+}
+
+#[test]
+fn a_lookup_names_the_entry_that_matched_in_both_families() {
+    let (here, _there, near, _) = pair();
+    inside(&here, |n| {
+        forward();
+        let rows = [
+            (
+                "192.0.2.1/24",
+                "10.244.1.0/26",
+                "192.0.2.2",
+                "10.244.1.5",
+                "10.244.2.0/26",
+                "10.244.2.9",
+                "192.0.2.7",
+                "192.0.2.77/32",
+            ),
+            (
+                "2001:db8::1/64",
+                "fd00:1::/122",
+                "2001:db8::2",
+                "fd00:1::5",
+                "fd00:2::/122",
+                "fd00:2::9",
+                "2001:db8::7",
+                "fd00:77::1/128",
+            ),
+        ];
+        n.set_up(1).unwrap();
+        for (own, block, gateway, pod, hole, lost, client, local) in rows {
+            let (own, block, gateway): (IpNet, IpNet, IpAddr) =
+                (own.parse().unwrap(), block.parse().unwrap(), gateway.parse().unwrap());
+            let (pod, hole, lost): (IpAddr, IpNet, IpAddr) =
+                (pod.parse().unwrap(), hole.parse().unwrap(), lost.parse().unwrap());
+            n.add_addr(near, own).unwrap();
+            let routes =
+                [KernelRoute { protocol: 186, ..KernelRoute::via(block, gateway, near) }, KernelRoute::blackhole(hole)];
+            assert!(n.replace_routes(&routes).iter().all(Result::is_ok));
+
+            let found = n.route_lookup(&RouteQuestion::to(pod)).unwrap();
+            assert_eq!((found.fate, found.prefix, found.protocol), (RouteFate::Forward, Some(block), Some(186)));
+            assert_eq!((found.gateway, found.oif, found.link.as_deref()), (Some(gateway), Some(near), Some("ptl-t-a")));
+
+            let forwarded =
+                RouteQuestion { from: Some(client.parse().unwrap()), came_by: Some(near), ..RouteQuestion::to(pod) };
+            let found = n.route_lookup(&forwarded).unwrap();
+            assert_eq!((found.fate, found.prefix), (RouteFate::Forward, Some(block)), "{found:?}");
+
+            let local: IpNet = local.parse().unwrap();
+            n.add_addr(1, local).unwrap();
+            // An IPv6 address gets its local route a moment after it is there.
+            let ask = |n: &mut Netlink| n.route_lookup(&RouteQuestion::to(local.addr())).unwrap();
+            let patience = Instant::now() + Duration::from_secs(10);
+            while ask(n).fate != RouteFate::Local && Instant::now() < patience {
+                std::thread::yield_now();
+            }
+            let here = ask(n);
+            assert_eq!((here.fate, here.prefix), (RouteFate::Local, Some(local)), "{here:?}");
+
+            for question in [RouteQuestion::to(lost), RouteQuestion { to: lost, ..forwarded }] {
+                let found = n.route_lookup(&question).unwrap();
+                assert_eq!((found.fate, found.prefix), (RouteFate::Blackhole, Some(hole)), "{question:?}");
+                assert_eq!(found.protocol, Some(OWN_ROUTE_PROTOCOL));
+            }
+        }
+        for nowhere in ["203.0.113.1", "2001:db8:ffff::1"] {
+            let found = n.route_lookup(&RouteQuestion::to(nowhere.parse().unwrap())).unwrap();
+            assert_eq!((found.fate, found.prefix, found.link), (RouteFate::NoRoute, None, None), "{nowhere}");
+        }
+    });
+}
+
+#[test]
+fn a_lookup_tells_refusing_routes_from_packets_that_are_not_taken_in() {
+    let (here, _there, near, _) = pair();
+    inside(&here, |n| {
+        forward();
+        n.add_addr(near, "192.0.2.1/24".parse().unwrap()).unwrap();
+        let refusing: IpNet = "10.9.0.0/16".parse().unwrap();
+        let mut route = KernelRoute::blackhole(refusing);
+        route.kind = RouteKind::Unreachable;
+        n.replace_routes(&[route]).remove(0).unwrap();
+        let question = RouteQuestion::to("10.9.1.1".parse().unwrap());
+        let found = n.route_lookup(&question).unwrap();
+        assert_eq!((found.fate, found.prefix), (RouteFate::Unreachable, Some(refusing)));
+        // A neighbour that sends as ourselves.
+        let forged = RouteQuestion {
+            to: "192.0.2.9".parse().unwrap(),
+            from: Some("192.0.2.1".parse().unwrap()),
+            came_by: Some(near),
+            mark: 0,
+        };
+        assert_eq!(n.route_lookup(&forged).unwrap().fate, RouteFate::NotTaken);
+        let no_link = RouteQuestion { came_by: Some(999), ..forged };
+        assert!(n.route_lookup(&no_link).is_err(), "a link that is not there is a wrong question");
     });
 }
 

@@ -192,7 +192,7 @@ fn one_flow_is_found_by_what_its_client_sent_among_others_of_both_families() {
             let (_, original, reply) = flow(UDP, 7, vip, pod);
             let found = table.get(UDP, &original).unwrap().expect("it is there");
             assert_eq!((found.protocol, found.original, found.reply), (UDP, original, reply));
-            assert!(found.id != 0 && found.timeout_secs > 0 && found.tcp_state.is_none(), "{found:?}");
+            assert!(found.id != 0 && found.timeout_secs > 0 && found.state.is_none(), "{found:?}");
             let listed =
                 table.list().unwrap().into_iter().find(|entry| entry.original == original).expect("listed too");
             assert_eq!(Entry { timeout_secs: found.timeout_secs, ..listed }, found);

@@ -145,7 +145,10 @@ pub enum ProbeEnd {
 pub struct DnsTold {
     /// As asked for.
     pub name: String,
-    /// Every query, in order.
+    /// It stands in the sender's own `/etc/hosts`: no server was asked.
+    #[serde(default)]
+    pub hosts: bool,
+    /// Every query, in order; A and AAAA of a name go out together.
     pub queries: Vec<DnsQuery>,
     /// Addresses it leads to, in the order of the answer.
     pub addresses: Vec<IpAddr>,
@@ -161,7 +164,8 @@ pub struct DnsQuery {
     pub record: String,
     /// Server asked.
     pub server: IpAddr,
-    /// `NOERROR`, `NXDOMAIN`, …; `timeout` if nobody answered.
+    /// `NOERROR`, `NXDOMAIN`, …; `timeout` if nobody answered, `unreachable` if the server's port or host was refused or
+    /// no route leads there, `garbled` if the answer is none that can be read.
     pub answer: String,
     /// Names that CNAMEs led through, in order.
     pub aliases: Vec<String>,

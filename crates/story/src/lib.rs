@@ -11,8 +11,10 @@
 //! knows no socket, clock or Kubernetes type; what happened comes in as values, and `now` as one of them.
 
 pub mod evidence;
+pub mod history;
 pub mod knows;
 pub mod node;
 pub mod objects;
 pub mod place;
 pub mod story;
+pub mod why;

@@ -258,7 +258,7 @@ pub enum Direction {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Header {
-    /// Source.
+    /// Source. Where it is foreseen, port 0 is one that the kernel would choose.
     pub src: SocketAddr,
     /// Destination.
     pub dst: SocketAddr,

@@ -11,6 +11,7 @@
 //! knows no socket, clock or Kubernetes type; what happened comes in as values, and `now` as one of them.
 
 pub mod evidence;
+pub mod foresee;
 pub mod history;
 pub mod knows;
 pub mod node;
@@ -18,3 +19,7 @@ pub mod objects;
 pub mod place;
 pub mod story;
 pub mod why;
+pub mod world;
+
+#[cfg(test)]
+mod fixture;

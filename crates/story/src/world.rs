@@ -1,0 +1,227 @@
+//! World: the cluster as each of its nodes sees it, with the rules that each would write.
+//!
+//! ```text
+//!  Cluster { facts, settings, mode } + what only node N knows ──► Node N: Snapshot ──► Plan of each family
+//! ```
+//!
+//! Made node by node when a packet comes there: a question about two nodes of a hundred resolves two. What a node's own
+//! kernel and BGP tell it comes in as facts, so this room names neither.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::{Arc, OnceLock};
+
+use portolan_dataplane::iptables::{self, DnsPath, RuleSet};
+use portolan_dataplane::meaning::{At, Meaning, RuleTold};
+use portolan_dataplane::nftables;
+use portolan_model::verdict::{Mode, Outcome, Packet};
+use portolan_model::{Fact, Facts, Family, NsName, Settings, Snapshot, Text, resolve};
+
+use crate::evidence::{Backend, Step};
+use crate::foresee::steps::{self, Scene};
+
+/// What is said of a cluster before any packet is sent.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    /// Its objects.
+    pub facts: Facts,
+    /// As every node has them; `node` is filled in for each.
+    pub settings: Settings,
+    /// How nodes write their rules.
+    pub backend: Backend,
+    /// The mark that asks for masquerade.
+    pub masquerade_mark: u32,
+    /// Name of the nodes' interface on the LAN.
+    pub lan_link: Text,
+    /// The host outside.
+    pub outside: Outside,
+}
+
+/// A host on the nodes' LAN that is no node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outside {
+    /// Its addresses; the first of a family is what it sends from.
+    pub addresses: Vec<IpAddr>,
+    /// The node by which it reaches the Service ranges; `None`: it has no route to them.
+    pub services_by: Option<Text>,
+    /// The node by which it reaches everything that is not on the LAN; `None`: it has no such route.
+    pub all_by: Option<Text>,
+}
+
+/// The cluster with a view from each node.
+#[derive(Debug)]
+pub struct World {
+    cluster: Cluster,
+    own: BTreeMap<Text, Vec<Fact>>,
+    nodes: BTreeMap<Text, OnceLock<NodeView>>,
+}
+
+/// The cluster as one node sees it.
+#[derive(Debug)]
+pub struct NodeView {
+    /// What the node's planners read.
+    pub snapshot: Snapshot,
+    settings: PlanSettings,
+    plans: [OnceLock<Plan>; 2],
+}
+
+#[derive(Clone, Copy, Debug)]
+struct PlanSettings {
+    backend: Backend,
+    masquerade_mark: u32,
+}
+
+/// The rules of one family.
+#[derive(Debug)]
+enum Plan {
+    Iptables { rules: RuleSet, world: iptables::trace::World },
+    Nftables { table: nftables::lang::Table, world: nftables::trace::World },
+}
+
+/// One way of a packet through a node's rules.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Passed {
+    /// How likely, 0 to 1.
+    pub chance: f64,
+    /// What becomes of it.
+    pub outcome: Outcome,
+    /// Rules that matched, in order.
+    pub steps: Vec<Step>,
+    /// Conntrack does not see it.
+    pub is_untracked: bool,
+}
+
+impl World {
+    /// The cluster, with what only each node knows: its attachments, what BGP told it, addresses on its interfaces. Nodes
+    /// that have no entry there know what the cluster knows.
+    pub fn new(cluster: Cluster, own: BTreeMap<Text, Vec<Fact>>) -> Self {
+        let nodes = cluster.facts.nodes.keys().map(|name| (name.clone(), OnceLock::new())).collect();
+        Self { cluster, own, nodes }
+    }
+
+    /// What is said of the cluster.
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// Names of all nodes.
+    pub fn nodes(&self) -> impl Iterator<Item = &Text> {
+        self.nodes.keys()
+    }
+
+    /// The cluster as `node` sees it; `None` if there is no such node.
+    pub fn view(&self, node: &Text) -> Option<&NodeView> {
+        let cell = self.nodes.get(node)?;
+        Some(cell.get_or_init(|| self.look(node)))
+    }
+
+    /// The node that has `addr` as its own.
+    pub fn node_at(&self, addr: IpAddr) -> Option<&Text> {
+        let named = self.cluster.facts.nodes.iter().find(|(_, node)| node.addresses.contains(&addr));
+        let is_dns = self.cluster.settings.cluster_dns.contains(&addr);
+        let has = |facts: &[Fact]| !is_dns && facts.iter().any(|fact| is_interface(fact, addr));
+        let on_interface = || self.own.iter().find(|(_, facts)| has(facts));
+        named.map(|(name, _)| name).or_else(|| on_interface().map(|(name, _)| name))
+    }
+
+    /// The pod in the pods' network that has `addr`.
+    pub fn pod_at(&self, addr: IpAddr) -> Option<&NsName> {
+        let mut pods = self.cluster.facts.pods.iter();
+        let found = pods.find(|(_, pod)| !pod.host_network && !pod.finished && pod.addresses.contains(&addr));
+        found.map(|(key, _)| key)
+    }
+
+    /// Whose promise is asked for beside the rules.
+    pub fn mode(&self) -> Mode {
+        match self.cluster.backend {
+            Backend::Iptables => Mode::Iptables,
+            Backend::Nftables => Mode::Nftables,
+        }
+    }
+
+    fn look(&self, node: &Text) -> NodeView {
+        let mut facts = self.cluster.facts.clone();
+        facts.apply_all(self.own.get(node).cloned().unwrap_or_default());
+        let settings = Settings { node: node.clone(), ..self.cluster.settings.clone() };
+        let (snapshot, _) = resolve(&facts, &Snapshot::empty(Arc::new(settings)), &facts.all());
+        let settings = PlanSettings { backend: self.cluster.backend, masquerade_mark: self.cluster.masquerade_mark };
+        NodeView { snapshot, settings, plans: Default::default() }
+    }
+}
+
+fn is_interface(fact: &Fact, addr: IpAddr) -> bool {
+    matches!(fact, Fact::InterfaceAddress(own, Some(())) if *own == addr && !addr.is_loopback())
+}
+
+impl NodeView {
+    /// All ways of `packet` through the node's rules; they add up to 1.
+    pub fn pass(&self, packet: &Packet) -> Vec<Passed> {
+        match self.plan(packet.family()) {
+            Plan::Iptables { rules, world } => {
+                let ways = iptables::trace::walk(rules, world, packet);
+                let passed = |way: iptables::trace::Way| {
+                    let places = way.path.iter().map(|step| (step.chain.clone(), step.index));
+                    let scene = Scene::new(&self.snapshot, packet, way.outcome);
+                    let (steps, is_untracked) = steps::of_iptables(scene, places, rules, &|chain, index, rule, at| {
+                        self.told_iptables(chain, index, rule, at)
+                    });
+                    Passed { chance: way.chance, outcome: way.outcome, steps, is_untracked }
+                };
+                ways.into_iter().map(passed).collect()
+            }
+            Plan::Nftables { table, world } => {
+                let ways = nftables::trace::walk(table, world, packet);
+                let passed = |way: nftables::trace::Way| {
+                    let places = way.path.iter().map(|place| (place.chain.clone(), place.index));
+                    let scene = Scene::new(&self.snapshot, packet, way.outcome);
+                    let (steps, is_untracked) = steps::of_nftables(scene, places, table, &|chain, index, rule, at| {
+                        self.told_nftables(packet.family(), chain, index, rule, at)
+                    });
+                    Passed { chance: way.chance, outcome: way.outcome, steps, is_untracked }
+                };
+                ways.into_iter().map(passed).collect()
+            }
+        }
+    }
+
+    /// The node has `addr` itself: a process on it gets what goes there.
+    pub fn holds(&self, addr: IpAddr) -> bool {
+        let local = match self.plan(Family::of(addr)) {
+            Plan::Iptables { world, .. } => &world.local,
+            Plan::Nftables { world, .. } => &world.local,
+        };
+        addr.is_loopback() || local.contains(&addr)
+    }
+
+    fn told_iptables(&self, _: &iptables::Chain, _: usize, rule: &iptables::Rule, _: &At) -> RuleTold {
+        RuleTold { text: rule.to_string().into(), meaning: Meaning::Plumbing, objects: Vec::new() }
+    }
+
+    fn told_nftables(&self, family: Family, _: &str, _: usize, rule: &nftables::lang::Rule, _: &At) -> RuleTold {
+        RuleTold { text: nftables::render::rule(family, rule).into(), meaning: Meaning::Plumbing, objects: Vec::new() }
+    }
+
+    fn plan(&self, family: Family) -> &Plan {
+        self.plans[usize::from(family == Family::V6)].get_or_init(|| self.make_plan(family))
+    }
+
+    fn make_plan(&self, family: Family) -> Plan {
+        let snapshot = &self.snapshot;
+        let dns = if snapshot.settings.cluster_dns.is_empty() { DnsPath::Service } else { DnsPath::ThisNode };
+        let masquerade_mark = self.settings.masquerade_mark;
+        match self.settings.backend {
+            Backend::Iptables => {
+                let options = iptables::Options { dns, masquerade_mark, ..iptables::Options::default() };
+                let desired = iptables::Desired::of(family, options, snapshot);
+                let (rules, world) = (desired.with_hooks(), iptables::trace::World::of(snapshot, &desired));
+                Plan::Iptables { rules, world }
+            }
+            Backend::Nftables => {
+                let options = nftables::Options { dns, masquerade_mark, ..nftables::Options::default() };
+                let desired = nftables::Desired::of(family, options, snapshot);
+                let (table, world) = (desired.table(), nftables::trace::World::of(snapshot, &desired));
+                Plan::Nftables { table, world }
+            }
+        }
+    }
+}

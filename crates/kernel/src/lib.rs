@@ -5,6 +5,7 @@
 //!                      ops::Rules   ──► iptables::Tool   ──► iptables-restore / iptables-save
 //!                                       conntrack        ──► flows, both tuples
 //!                      nft::Nft      ──► nf_tables, by batches of bytes
+//!                      trap::Trap    ──► a packet is traced ──► nftrace::Tracer: rule by rule
 //!   agent ◄── netlink::Monitor (what others changed)         sysctl, netns
 //! ```
 //!
@@ -22,10 +23,13 @@ pub mod netlink;
 pub mod netns;
 mod nfnl;
 pub mod nft;
+pub mod nft_look;
 pub mod nft_monitor;
+pub mod nftrace;
 pub mod nlsock;
 pub mod ops;
 pub mod sysctl;
+pub mod trap;
 
 pub use netlink::{
     AddressInfo, KernelRoute, LinkInfo, LinkKind, Monitor, NetEvent, Netlink, NetlinkError, RouteAnswer, RouteFate,

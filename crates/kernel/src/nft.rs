@@ -21,8 +21,8 @@ pub use crate::nlsock::Refused as Answer;
 
 const SUBSYSTEM: u16 = 10;
 const GET_TABLE: u8 = 1;
-const GET_CHAIN: u8 = 4;
-const GET_RULE: u8 = 7;
+pub(crate) const GET_CHAIN: u8 = 4;
+pub(crate) const GET_RULE: u8 = 7;
 const NEW_SET: u8 = 9;
 const GET_SET: u8 = 10;
 const GET_SETELEM: u8 = 13;
@@ -213,6 +213,22 @@ impl Nft {
         let mut named = attribute(TABLE, table);
         named.extend(attribute(ELEMENTS_SET, set));
         self.ask(GET_SETELEM, nfnl::DUMP, family_number(family), &named, set)
+    }
+
+    /// A dump of one moment.
+    pub(crate) fn ask_until_whole(
+        &mut self,
+        kind: u8,
+        family: u8,
+        attributes: &[u8],
+        what: &str,
+    ) -> Result<Vec<Vec<u8>>, NftError> {
+        for _ in 0..TRIES {
+            if let Some(found) = self.ask(kind, nfnl::DUMP, family, attributes, what)? {
+                return Ok(found);
+            }
+        }
+        Err(NftError::Changing)
     }
 
     /// One question. `None`: a change broke into the answer. What is not there is an empty answer.

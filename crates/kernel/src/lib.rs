@@ -6,6 +6,7 @@
 //!                                       conntrack        ──► flows, both tuples
 //!                      nft::Nft      ──► nf_tables, by batches of bytes
 //!                      trap::Trap    ──► a packet is traced ──► nftrace::Tracer: rule by rule
+//!   probe ──► one packet of ours, known again by its number or payload, and what came of it
 //!   agent ◄── netlink::Monitor (what others changed)         sysctl, netns
 //! ```
 //!
@@ -28,6 +29,7 @@ pub mod nft_monitor;
 pub mod nftrace;
 pub mod nlsock;
 pub mod ops;
+pub mod probe;
 pub mod sysctl;
 pub mod trap;
 

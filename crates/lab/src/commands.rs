@@ -23,8 +23,9 @@ pub(crate) fn server(config: &LabConfig, files: &Files, host: &HostSpec) -> Vec<
         ("--listen-fd", LISTEN_FD.to_string()),
         ("--listen", format!("{address}:{API_PORT}")),
         ("--advertise", address.to_string()),
-        ("--service-cidr", config.service_cidr.to_string()),
-        ("--cluster-cidr", config.cluster_cidr.to_string()),
+        ("--service-cidr", list(&config.service_cidrs())),
+        ("--cluster-cidr", list(&config.cluster_cidrs())),
+        ("--cluster-dns", list(&config.cluster_dns())),
         ("--cluster-domain", config.cluster_domain.clone()),
         ("--pki-dir", text(&files.pki())),
         ("--node-grace-secs", NODE_GRACE_SECS.to_string()),
@@ -65,13 +66,13 @@ pub(crate) fn agent(config: &LabConfig, host: &HostSpec) -> Vec<String> {
     let mut line = words(&[
         ("agent", String::new()),
         ("--node", host.name.clone()),
-        ("--node-ip", host.address.addr().to_string()),
+        ("--node-ip", list(&host.addresses())),
         ("--kubeconfig", own("kubeconfig")),
         ("--state-dir", "/run/portolan".to_owned()),
         ("--image-store", text(&config.image_store)),
-        ("--cluster-cidr", config.cluster_cidr.to_string()),
-        ("--service-cidr", config.service_cidr.to_string()),
-        ("--cluster-dns", config.cluster_dns.to_string()),
+        ("--cluster-cidr", list(&config.cluster_cidrs())),
+        ("--service-cidr", list(&config.service_cidrs())),
+        ("--cluster-dns", list(&config.cluster_dns())),
         ("--cluster-domain", config.cluster_domain.clone()),
         ("--lan-interface", "eth0".to_owned()),
         ("--tls-cert", own("tls.crt")),
@@ -105,6 +106,10 @@ pub(crate) fn agent_unit(number: usize) -> String {
     format!("agent-{}", node_name(number))
 }
 
+fn list(values: &[impl ToString]) -> String {
+    values.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+}
+
 fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
@@ -117,6 +122,7 @@ fn words(pairs: &[(&str, String)]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::IpFamily;
 
     #[test]
     fn an_agents_command_line_names_its_node_and_its_own_files() {
@@ -128,6 +134,27 @@ mod tests {
                         --lan-interface eth0 --tls-cert /run/lab/tls.crt --tls-key /run/lab/tls.key \
                         --client-ca /run/lab/ca.crt --heartbeat-secs 2 --bgp-hold-secs 9 --proxy-mode iptables";
         assert_eq!(line, expected);
+    }
+
+    #[test]
+    fn with_both_families_every_range_has_two() {
+        let mut config = LabConfig::new("lab", 2, "/exe".into(), "/images".into());
+        config.ip_family = IpFamily::Dual;
+        let topology = config.topology();
+        let lines = [
+            server(&config, &Files::new(Path::new("/state")), &topology.api_server()).join(" "),
+            agent(&config, &topology.node(2)).join(" "),
+        ];
+        for line in &lines {
+            for words in [
+                "--cluster-cidr 10.244.0.0/16,fd00:10:244::/56 ",
+                "--service-cidr 10.96.0.0/12,fd00:10:96::/112 ",
+                "--cluster-dns 10.96.0.10,fd00:10:96::a ",
+            ] {
+                assert!(line.contains(words), "{line}");
+            }
+        }
+        assert!(lines[1].contains("--node-ip 172.18.0.12,fd00:172:18::12 "), "{}", lines[1]);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::cgroups::Limits;
 use crate::error::{LabError, file};
 use crate::ground::state_root;
 use crate::identity::{Identity, Rootless};
-use crate::topology::{MOST_NODES, Topology};
+use crate::topology::{HostSpec, MOST_NODES, Topology};
 
 /// The lab's name if none is given.
 pub const DEFAULT_NAME: &str = "lab";
@@ -50,6 +50,20 @@ pub enum ProxyMode {
     Nftables,
 }
 
+/// Which families the LAN, pods and Services have addresses of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum IpFamily {
+    #[default]
+    Ipv4,
+    /// IPv4 first, and IPv6 beside it.
+    Dual,
+}
+
+/// Where a lab has both families, as kind's: pods, Services, cluster DNS.
+const CLUSTER_CIDR_V6: &str = "fd00:10:244::/56";
+const SERVICE_CIDR_V6: &str = "fd00:10:96::/112";
+const CLUSTER_DNS_V6: &str = "fd00:10:96::a";
+
 /// One lab.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct LabConfig {
@@ -79,6 +93,9 @@ pub struct LabConfig {
     pub iptables_dir: Option<PathBuf>,
     #[serde(default)]
     pub proxy_mode: ProxyMode,
+    #[serde(default)]
+    pub ip_family: IpFamily,
+    /// Of IPv4; see [`LabConfig::service_cidrs`].
     pub service_cidr: IpNet,
     pub cluster_cidr: IpNet,
     pub cluster_dns: IpAddr,
@@ -109,6 +126,7 @@ impl LabConfig {
             limit_flags: Vec::new(),
             iptables_dir: None,
             proxy_mode: ProxyMode::default(),
+            ip_family: IpFamily::default(),
             service_cidr: "10.96.0.0/12".parse().expect("a CIDR"),
             cluster_cidr: "10.244.0.0/16".parse().expect("a CIDR"),
             cluster_dns: "10.96.0.10".parse().expect("an address"),
@@ -121,7 +139,28 @@ impl LabConfig {
     }
 
     pub fn topology(&self) -> Topology {
-        Topology { nodes: self.nodes, service_cidr: self.service_cidr, balancer_pools: self.balancer_pools.clone() }
+        let (service_cidrs, balancer_pools) = (self.service_cidrs(), self.balancer_pools.clone());
+        Topology { nodes: self.nodes, service_cidrs, balancer_pools }
+    }
+
+    /// Ranges of ClusterIPs, one per family.
+    pub fn service_cidrs(&self) -> Vec<IpNet> {
+        self.with_v6(self.service_cidr, SERVICE_CIDR_V6)
+    }
+
+    /// Ranges of pods, one per family.
+    pub fn cluster_cidrs(&self) -> Vec<IpNet> {
+        self.with_v6(self.cluster_cidr, CLUSTER_CIDR_V6)
+    }
+
+    /// Addresses of cluster DNS, one per family.
+    pub fn cluster_dns(&self) -> Vec<IpAddr> {
+        self.with_v6(self.cluster_dns, CLUSTER_DNS_V6)
+    }
+
+    fn with_v6<T: std::str::FromStr<Err: std::fmt::Debug>>(&self, first: T, second: &str) -> Vec<T> {
+        let second = (self.ip_family == IpFamily::Dual).then(|| second.parse().expect("an address or a range"));
+        std::iter::once(first).chain(second).collect()
     }
 
     pub(crate) fn validate(&self) -> Result<(), LabError> {
@@ -139,13 +178,16 @@ impl LabConfig {
     fn check_pool(&self, pool: &IpNet) -> Result<(), LabError> {
         let overlaps = |range: &IpNet| range.contains(pool) || pool.contains(range);
         let hosts = self.topology().hosts();
-        let host = hosts.iter().find(|host| pool.contains(&host.address.addr()));
-        let own = host.map(|host| (host.name.as_str(), host.address.addr().to_string()));
-        let pods = overlaps(&self.cluster_cidr).then(|| ("pods", self.cluster_cidr.to_string()));
-        let services = overlaps(&self.service_cidr).then(|| ("ClusterIPs", self.service_cidr.to_string()));
+        let inside = |host: &HostSpec| host.addresses().into_iter().find(|addr| pool.contains(addr));
+        let own = hosts.iter().find_map(|host| Some((host.name.as_str(), inside(host)?.to_string())));
+        let among = |ranges: Vec<IpNet>| ranges.into_iter().find(overlaps).map(|range| range.to_string());
+        let pods = among(self.cluster_cidrs()).map(|range| ("pods", range));
+        let services = among(self.service_cidrs()).map(|range| ("ClusterIPs", range));
         let why = match own.or(pods).or(services) {
             Some((who, what)) => format!("it overlaps {what} of {who}"),
-            None if pool.addr().is_ipv6() => "the LAN of a lab has IPv4 only".to_owned(),
+            None if pool.addr().is_ipv6() && self.ip_family == IpFamily::Ipv4 => {
+                "the LAN of this lab has IPv4 only; --ip-family dual gives it both".to_owned()
+            }
             None => return Ok(()),
         };
         Err(LabError::BadPool { pool: *pool, why })

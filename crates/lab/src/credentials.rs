@@ -22,7 +22,7 @@ pub(crate) fn write(config: &LabConfig, files: &Files, api_port: u16) -> Result<
     write_private(&files.kubeconfig(), &pki.kubeconfig(&local, &admin))?;
     for number in 1..=config.nodes {
         let host = topology.node(number);
-        let pair = pki.node(&host.name, &[host.address.addr()])?;
+        let pair = pki.node(&host.name, &host.addresses())?;
         let dir = files.place(&host.name);
         make_dir(&dir)?;
         let url = format!("https://{api}:{API_PORT}");

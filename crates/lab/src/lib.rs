@@ -53,7 +53,7 @@ use std::process::ExitCode;
 
 pub use cgroups::Limits;
 pub use client::{Captured, Lab, find, list, sweep};
-pub use config::{Attachment, DEFAULT_NAME, DEFAULT_POD_PIDS, LabConfig, ProxyMode, Ready};
+pub use config::{Attachment, DEFAULT_NAME, DEFAULT_POD_PIDS, IpFamily, LabConfig, ProxyMode, Ready};
 pub use control::{NodeStatus, Place, Status, UnitStatus};
 pub use error::LabError;
 pub use ground::state_root;

@@ -142,7 +142,7 @@ fn configure_network(host: &HostSpec) -> Result<(), LabError> {
         sysctl::set(Key::SendRedirects(link), 0)?;
     }
     // A kernel without IPv6 has no such keys.
-    for link in ["all", "default"] {
+    for link in ["all", "default", "eth0"] {
         let _ = sysctl::set(Key::AcceptDad(link), 0);
         let _ = sysctl::set(Key::Ipv6Forwarding(link), forwards);
     }
@@ -151,7 +151,9 @@ fn configure_network(host: &HostSpec) -> Result<(), LabError> {
     let eth0 = netlink.link("eth0")?.index;
     netlink.set_up(lo)?;
     netlink.set_up(eth0)?;
-    netlink.add_addr(eth0, host.address)?;
+    for address in std::iter::once(host.address).chain(host.address_v6) {
+        netlink.add_addr(eth0, address)?;
+    }
     for address in &host.own_addresses {
         netlink.add_addr(lo, *address)?;
     }

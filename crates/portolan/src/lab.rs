@@ -33,6 +33,9 @@ pub struct LabArgs {
     /// Where container images are kept; outlives labs
     #[arg(long, value_name = "DIR", env = "PORTOLAN_IMAGES")]
     image_store: Option<PathBuf>,
+    /// Families of the LAN's, pods' and Services' addresses
+    #[arg(long, value_name = "FAMILY", value_enum, default_value_t = IpFamilyArg::Ipv4)]
+    ip_family: IpFamilyArg,
     #[command(flatten)]
     balancer: crate::settings::BalancerArgs,
     #[command(flatten)]
@@ -47,6 +50,24 @@ pub struct LabArgs {
     /// How an ordinary user's lab gets its uids
     #[arg(long, value_name = "HOW", value_enum, default_value_t = RootlessArg::Auto)]
     rootless: RootlessArg,
+}
+
+/// Families of a lab's addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum IpFamilyArg {
+    /// IPv4 alone
+    Ipv4,
+    /// Both, IPv4 first
+    Dual,
+}
+
+impl From<IpFamilyArg> for portolan_lab::IpFamily {
+    fn from(arg: IpFamilyArg) -> Self {
+        match arg {
+            IpFamilyArg::Ipv4 => Self::Ipv4,
+            IpFamilyArg::Dual => Self::Dual,
+        }
+    }
 }
 
 /// How an ordinary user's lab gets its uids.
@@ -87,6 +108,7 @@ impl LabArgs {
         let exe = std::env::current_exe().map_err(|e| Failure::machine(format!("cannot find this program: {e}")))?;
         let mut config = LabConfig::new(&self.name, self.nodes, exe, self.image_store());
         config.iptables_dir = crate::tools::deb_bin();
+        config.ip_family = self.ip_family.into();
         config.registries = self.registries.flags();
         config.balancer_pools = self.balancer.lb_pool.clone();
         config.limits = self.limits;

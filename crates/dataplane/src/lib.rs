@@ -24,6 +24,7 @@
 //! can be observed; Calico's chain names for egress.
 
 pub mod announce;
+mod causes;
 pub mod choose;
 pub mod claims;
 pub mod conntrack;

@@ -8,7 +8,9 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 
-use portolan_dataplane::iptables::{Change, Desired, DnsPath, Options, Repair, Saved, compare, parse, render};
+use portolan_dataplane::iptables::{
+    Chain, Change, Desired, DnsPath, Options, Repair, Rule, Saved, compare, parse, render, saved,
+};
 use portolan_model::{
     Attachment, DetectLocal, EndpointFact, ExternalPolicy, Fact, Facts, Family, HostPort, IfName, Node,
     NodePortAddresses, NsName, Proto, ProxySettings, Service, ServiceKind, ServicePortFact, Settings, Slice, SlicePort,
@@ -28,6 +30,10 @@ fn load(family: Family, texts: &[&str]) -> Saved {
 }
 
 fn load_by(tools: Tools, family: Family, texts: &[&str]) -> Saved {
+    parse(&printed_by(tools, family, texts)).expect("iptables-save prints what we can read")
+}
+
+fn printed_by(tools: Tools, family: Family, texts: &[&str]) -> String {
     let tool = match (family, tools) {
         (Family::V4, Tools::Nft) => "iptables",
         (Family::V6, Tools::Nft) => "ip6tables",
@@ -45,7 +51,7 @@ fn load_by(tools: Tools, family: Family, texts: &[&str]) -> Saved {
     let output = command.output().expect("unshare and sh are on PATH");
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "as root, with iptables by scripts/fetch-debs.sh: {error}");
-    parse(&String::from_utf8_lossy(&output.stdout)).expect("iptables-save prints what we can read")
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 fn tool_path() -> std::ffi::OsString {
@@ -194,13 +200,33 @@ fn rules_of_every_setting_go_into_both_kernel_interfaces_and_a_restart_writes_no
         for (family, tools) in
             Family::BOTH.into_iter().flat_map(|f| [Tools::Nft, Tools::Legacy].map(|tools| (f, tools)))
         {
-            let desired = Desired::of(family, Options::default(), &snapshot);
-            let saved = load_by(tools, family, &[&Repair::of(&desired, &Saved::default()).render()]);
+            let options = Options { dns: DnsPath::ThisNode, ..Options::default() };
+            let desired = Desired::of(family, options, &snapshot);
+            let printed = printed_by(tools, family, &[&Repair::of(&desired, &Saved::default()).render()]);
+            let saved = parse(&printed).expect("iptables-save prints what we can read");
             assert_eq!(differences(&desired, &saved), Vec::<String>::new(), "{tools:?} {proxy:?}");
             let again = Repair::of(&desired, &saved);
             assert!(again.is_empty(), "{tools:?} {family:?} {proxy:?}: {}", again.render());
+            assert_eq!(lines(&printed), lines_of(&desired), "{tools:?} {family:?} {proxy:?}");
         }
     }
+}
+
+/// The rules of a dump, in the order of their text.
+fn lines(printed: &str) -> Vec<String> {
+    let mut lines: Vec<String> = printed.lines().filter(|line| line.starts_with("-A ")).map(str::to_owned).collect();
+    lines.sort();
+    lines
+}
+
+/// What a trace shows of the planned rules: it must be what a person finds in the dump, to the letter.
+fn lines_of(desired: &Desired) -> Vec<String> {
+    let line = |chain: &Chain, rule: &Rule| format!("-A {} {}", chain.name, saved::line(desired.family(), rule));
+    let rules = desired.with_hooks();
+    let mut lines: Vec<String> =
+        rules.iter().flat_map(|(chain, rules)| rules.iter().map(move |rule| line(chain, rule))).collect();
+    lines.sort();
+    lines
 }
 
 #[test]

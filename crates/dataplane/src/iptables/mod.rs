@@ -4,6 +4,7 @@
 //!  Snapshot + Delta ──► Desired::update ──► Vec<Change> ──► render::restore ──► iptables-restore --noflush
 //!  iptables-save ──► parse ──► Repair::of(&Desired, &Saved) ──► the changes and hooks that are missing
 //!  packet ──► trace::walk(rules) ──► outcomes, judged by model::verdict
+//!  rule ──► meaning::told ──► what it is there for, and whose
 //! ```
 //!
 //! Beside kube-proxy's chains it holds two of its own: `cali-nat-outgoing` (what pods send out of the cluster is
@@ -16,7 +17,9 @@ pub mod cleanup;
 mod fixed;
 pub mod hooks;
 pub mod host_ports;
+pub mod in_place;
 pub mod local;
+pub mod meaning;
 pub mod names;
 pub mod options;
 pub mod parse;
@@ -24,6 +27,7 @@ pub mod plan;
 pub mod render;
 pub mod repair;
 pub mod rule;
+pub mod saved;
 pub mod service;
 pub mod trace;
 

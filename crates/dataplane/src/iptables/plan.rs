@@ -14,7 +14,7 @@ use std::sync::Arc;
 use portolan_model::{Complaint, Delta, Family, NsName, ServicePortKey, Snapshot};
 
 use crate::choose::Place;
-use crate::claims::Claims;
+use crate::claims::{Claims, Destination};
 use crate::iptables::fixed::Ground;
 use crate::iptables::hooks::{self, End};
 use crate::iptables::host_ports::HostPorts;
@@ -22,7 +22,7 @@ use crate::iptables::local::Local;
 use crate::iptables::options::{DnsPath, Options};
 use crate::iptables::rule::{Chain, Change, Rule};
 use crate::iptables::service::{self, EndpointComments, Fragment, Surroundings};
-use crate::iptables::{fixed, names};
+use crate::iptables::{fixed, names, render};
 
 /// Chains with their rules.
 pub type RuleSet = BTreeMap<Chain, Vec<Rule>>;
@@ -144,6 +144,13 @@ impl Desired {
     /// All chains, with the hooks in their built-in chains as they stand when nobody else has rules there.
     pub fn with_hooks(&self) -> RuleSet {
         let mut all = self.chains();
+        all.extend(self.hooks_alone());
+        all
+    }
+
+    /// The built-in chains with the hooks alone.
+    fn hooks_alone(&self) -> RuleSet {
+        let mut all = RuleSet::new();
         for hook in hooks::wanted(self) {
             let rules = all.entry(hook.chain).or_default();
             let at = if hook.end == End::Front { 0 } else { rules.len() };
@@ -163,6 +170,51 @@ impl Desired {
             return None;
         }
         self.fragments.iter().find(|(_, fragment)| fragment.own.contains_key(chain)).map(|(key, _)| key)
+    }
+
+    /// The rules of one chain, hooks for a built-in one; `None` if nothing of ours is there.
+    pub fn rules(&self, chain: &Chain) -> Option<Vec<Rule>> {
+        if render::is_built_in(&chain.name) {
+            return self.hooks_alone().remove(chain);
+        }
+        if self.around.is_some() && fixed::dispatch_chains().contains(chain) {
+            return Some(self.dispatch(chain));
+        }
+        let shared = self.fixed.get(chain).or_else(|| self.host_port_chains.get(chain));
+        let own = || self.fragments.get(self.owner(chain)?)?.own.get(chain);
+        shared.or_else(own).cloned()
+    }
+
+    /// What the service port `key` contributes.
+    pub(super) fn fragment(&self, key: &ServicePortKey) -> Option<&Fragment> {
+        self.fragments.get(key).map(|fragment| &**fragment)
+    }
+
+    /// Whose `destination` is.
+    pub(super) fn owner_of_destination(&self, destination: Destination) -> Option<&ServicePortKey> {
+        self.claims.owner(destination)
+    }
+
+    /// The chains that are one Service's alone, port by port.
+    pub(super) fn own_chains(&self, service: &NsName) -> impl Iterator<Item = (&Chain, &Vec<Rule>)> {
+        self.fragments_of(service).flat_map(|(_, fragment)| &fragment.own)
+    }
+
+    /// The rules of one Service in the dispatch chains, each with its place there from 0.
+    pub(super) fn shared_rules(&self, service: &NsName) -> Vec<(Chain, usize, &Rule)> {
+        let mut found = Vec::new();
+        for chain in fixed::dispatch_chains() {
+            let shares = self.fragments.iter().filter_map(|(key, fragment)| Some((key, fragment.shared.get(&chain)?)));
+            let rules = shares.flat_map(|(key, rules)| rules.iter().map(move |rule| (key, rule)));
+            let own = rules.enumerate().filter(|(_, (key, _))| key.service == *service);
+            found.extend(own.map(|(index, (_, rule))| (chain.clone(), index, rule)));
+        }
+        found
+    }
+
+    /// Chains of the pods' host ports.
+    pub(super) fn host_port_chains(&self) -> &RuleSet {
+        &self.host_port_chains
     }
 
     /// Endpoints over all service ports after `delta`.

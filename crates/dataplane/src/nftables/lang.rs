@@ -266,6 +266,14 @@ pub enum Step {
 }
 
 impl Rule {
+    /// The sets and maps that it looks into.
+    pub fn sets(&self) -> impl Iterator<Item = &Text> {
+        self.statements.iter().filter_map(|statement| match statement {
+            Statement::In(_, _, set) | Statement::PriorityFrom(_, set) | Statement::DnatFrom(_, set) => Some(set),
+            _ => None,
+        })
+    }
+
     /// A rule of these statements.
     pub fn new(statements: Vec<Statement>) -> Self {
         Self { statements, comment: None }

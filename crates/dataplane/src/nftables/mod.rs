@@ -11,6 +11,7 @@
 //!  Snapshot + Delta ──► Desired::update ──► Changes ──► in_chunks ──► Transaction: steps with their owners ──► wire
 //!  kernel's dump ──► parse ──► Desired::adopt, Repair::of(&Desired, &Table) ──► the steps that are missing
 //!  packet ──► trace::walk(table) ──► outcomes, judged by model::verdict
+//!  rule + packet ──► meaning::told ──► what it is there for, and whose
 //! ```
 //!
 //! This room must never know how bytes get into a kernel.
@@ -18,7 +19,9 @@
 pub mod changes;
 pub mod claims;
 mod fixed;
+pub mod in_place;
 pub mod lang;
+pub mod meaning;
 pub mod names;
 mod numbers;
 pub mod options;

@@ -19,10 +19,10 @@ use crate::choose::Place;
 use crate::nftables::changes::{self, Changes, Transaction, Writing};
 use crate::nftables::claims::{Claims, Rank};
 use crate::nftables::fixed::{self, Ground, Skeleton};
-use crate::nftables::lang::{Data, Key, Set, Step, Table};
+use crate::nftables::lang::{Data, Element, Key, Set, Step, Table};
 use crate::nftables::names::{Door, SetId, TABLE};
 use crate::nftables::options::{DnsPath, Options};
-use crate::nftables::service::{self, Elem, Fragment, Owner, Surroundings};
+use crate::nftables::service::{self, Elem, Fragment, Kind, Owner, Surroundings};
 use crate::nftables::slots::{Target, carry};
 use crate::nftables::stock::{Shift, Signed, Stock};
 
@@ -167,6 +167,41 @@ impl Desired {
             }
         }
         all.into_iter().map(|(set, elements)| (set.name(), elements)).collect()
+    }
+
+    /// Whose a destination, an address or an id is.
+    pub(super) fn owner_of_key(&self, key: &Key) -> Option<&Owner> {
+        self.claims.owner(key)
+    }
+
+    /// What sort of destination `key` is for its owner.
+    pub(super) fn kind_of(&self, owner: &Owner, key: &Key) -> Option<Kind> {
+        let destinations = &self.standing.get(owner)?.fragment.destinations;
+        destinations.iter().find(|destination| destination.key == *key).map(|destination| destination.kind)
+    }
+
+    /// The elements that one Service asks for and gets, port by port; those it shares with others too.
+    pub(super) fn elements_of(&self, service: &NsName) -> Vec<(Owner, SetId, Element)> {
+        let mut found = Vec::new();
+        for (owner, standing) in self.standing_of(service) {
+            for Elem { set, key, data } in standing.elements() {
+                found.push((owner.clone(), set, Element { key, data, comment: standing.comment(set) }));
+            }
+        }
+        found
+    }
+
+    /// The elements that no Service asks for.
+    pub(super) fn ground_elements(&self) -> Vec<(SetId, Element)> {
+        let Some(ground) = &self.ground else { return Vec::new() };
+        let element =
+            |elem: Elem| (elem.set, Element { key: elem.key, data: elem.data, comment: ground.comment(&elem) });
+        ground.elements().into_iter().map(element).collect()
+    }
+
+    /// All Services that ask for something.
+    pub(super) fn services(&self) -> BTreeSet<NsName> {
+        self.standing.keys().map(|owner| owner.service.clone()).collect()
     }
 
     /// Chains and declarations of sets.

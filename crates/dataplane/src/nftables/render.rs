@@ -47,6 +47,11 @@ pub fn rule(family: Family, rule: &Rule) -> String {
     Words { family }.rule(rule)
 }
 
+/// An element as text, as it stands among its set's.
+pub fn element_text(it: &Element) -> String {
+    element(&it.key, it.data.as_ref(), it.comment.as_deref())
+}
+
 struct Words {
     family: Family,
 }

@@ -4,6 +4,7 @@ mod agree;
 mod faults;
 mod golden;
 mod law;
+mod meaning;
 mod names;
 mod special;
 mod text;

@@ -5,5 +5,6 @@ mod faults;
 mod golden;
 mod kernel;
 mod law;
+mod meaning;
 mod repair;
 mod special;

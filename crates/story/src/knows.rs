@@ -82,6 +82,11 @@ impl Knows {
         self.service_at(addr).map_or(Who::Stranger(addr), |view| Who::Service(view.key.clone()))
     }
 
+    /// The node that `addr` is on: a pod's, or its own.
+    pub fn home(&self, addr: IpAddr) -> Option<Text> {
+        self.pod_at(addr).map_or_else(|| self.node_at(addr), |(_, pod)| pod.node.clone())
+    }
+
     /// The pod with a network of its own that has `addr` and has not finished.
     pub fn pod_at(&self, addr: IpAddr) -> Option<(NsName, &Pod)> {
         let is_it = |pod: &Pod| !pod.host_network && !pod.finished && pod.addresses.contains(&addr);

@@ -10,6 +10,7 @@
 //! One way of telling for `trace` and `explain`, so that they cannot differ in words where they agree in fact. This room
 //! knows no socket, clock or Kubernetes type; what happened comes in as values, and `now` as one of them.
 
+mod diagnose;
 pub mod evidence;
 pub mod foresee;
 pub mod history;
@@ -18,7 +19,10 @@ pub mod node;
 pub mod objects;
 pub mod place;
 pub mod story;
+pub mod tell;
+pub mod text;
 pub mod why;
+mod words;
 pub mod world;
 
 #[cfg(test)]

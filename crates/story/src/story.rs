@@ -104,6 +104,9 @@ pub struct Hop {
     pub at_us: Option<u64>,
     /// In the words of Kubernetes, one line.
     pub says: String,
+    /// Nothing of note: in text it is shown with `-v` only.
+    #[serde(default)]
+    pub quiet: bool,
     /// kube-proxy's own words for it: chains, in order.
     pub chains: Vec<Text>,
     /// What caused it, nearest first.

@@ -31,6 +31,8 @@ enum Command {
     Shell(ShellArgs),
     /// Walk through Kubernetes networking step by step, on a lab of its own
     Walk(crate::walk::Options),
+    /// Send one real packet and show its way hop by hop, on every node, and why
+    Trace(Box<crate::trace::TraceArgs>),
     /// Create or change objects from files, as kubectl apply does
     Apply(ApplyArgs),
     /// Run a command in a container, as kubectl exec does
@@ -190,6 +192,7 @@ pub fn run() -> Result<(), Failure> {
         Command::Status(args) => crate::lab::status(&args.lab, args.output),
         Command::Shell(args) => crate::lab::shell(&args.lab, &args.place, &args.command),
         Command::Walk(options) => crate::walk::walk(&options),
+        Command::Trace(args) => block_on(crate::trace::run(*args)),
         Command::Apply(args) => apply(&args),
         Command::Exec(args) => block_on(crate::exec::run(args)),
         Command::Render(args) => render(&args),

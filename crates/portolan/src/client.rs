@@ -17,9 +17,17 @@ use crate::failure::Failure;
 /// # Errors
 /// The file cannot be read, or does not describe a cluster.
 pub async fn connect(kubeconfig: Option<PathBuf>) -> Result<Client, Failure> {
-    let named = kubeconfig.or_else(|| std::env::var_os("KUBECONFIG").map(PathBuf::from));
-    let path = named.map_or_else(crate::lab::running_kubeconfig, Ok)?;
+    let path = self::kubeconfig(kubeconfig)?;
     Client::try_from(config(&path).await?).map_err(|e| broken(&path, &e))
+}
+
+/// The file that describes the cluster: as told, else as `$KUBECONFIG` says, else of the lab that is up.
+///
+/// # Errors
+/// Nothing is told, and no lab is up or more than one.
+pub fn kubeconfig(told: Option<PathBuf>) -> Result<PathBuf, Failure> {
+    let named = told.or_else(|| std::env::var_os("KUBECONFIG").map(PathBuf::from));
+    named.map_or_else(crate::lab::running_kubeconfig, Ok)
 }
 
 /// How long the server may be silent on a connection that is in use before it counts as lost.

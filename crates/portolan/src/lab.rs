@@ -21,6 +21,13 @@ pub struct LabName {
     name: Option<String>,
 }
 
+impl LabName {
+    /// A lab is named, and not left to be found.
+    pub fn is_given(&self) -> bool {
+        self.name.is_some()
+    }
+}
+
 /// Which lab, and what it is made of.
 #[derive(Args, Clone, Debug)]
 pub struct LabArgs {

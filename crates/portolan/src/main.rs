@@ -7,7 +7,6 @@ mod client;
 mod dns;
 mod exec;
 mod failure;
-#[allow(dead_code)] // until `trace` and `explain` gather
 mod gather;
 mod image;
 mod lab;
@@ -21,6 +20,7 @@ mod server;
 mod settings;
 mod status;
 mod tools;
+mod trace;
 mod walk;
 
 use std::ffi::OsString;

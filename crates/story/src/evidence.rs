@@ -3,6 +3,7 @@
 //! ```text
 //!  CLI ──► POST /portolan/v1/trace            Watch       every node listens, and says so
 //!      ──► POST /portolan/v1/trace/ID/probe   Probe       one node sends ──► Probed
+//!      ──► GET  /portolan/v1/trace/ID         -           ──► Seen, as soon as something is
 //!      ──► POST /portolan/v1/trace/ID/end     -           ──► NodeEvidence
 //! ```
 //!
@@ -61,6 +62,15 @@ pub enum Flow {
 pub struct Watching {
     /// Names the watch in later requests.
     pub id: String,
+}
+
+/// How far a watch is: answer of `GET /portolan/v1/trace/ID?known=N&withinMs=M`, which comes as soon as there are more than
+/// N packets, or after M milliseconds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Seen {
+    /// Every packet until now, as it came in or was sent, in order.
+    pub packets: Vec<(Direction, Header)>,
 }
 
 /// Asks a node to send one packet, from a pod or from itself.

@@ -10,6 +10,7 @@
 //! One way of telling for `trace` and `explain`, so that they cannot differ in words where they agree in fact. This room
 //! knows no socket, clock or Kubernetes type; what happened comes in as values, and `now` as one of them.
 
+pub mod change;
 mod diagnose;
 pub mod evidence;
 pub mod foresee;

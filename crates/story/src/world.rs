@@ -12,7 +12,6 @@ use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
 use portolan_dataplane::iptables::{self, DnsPath, RuleSet};
-use portolan_dataplane::meaning::{At, Meaning, RuleTold};
 use portolan_dataplane::nftables;
 use portolan_model::verdict::{Mode, Outcome, Packet};
 use portolan_model::{Fact, Facts, Family, NsName, Settings, Snapshot, Text, resolve};
@@ -74,8 +73,8 @@ struct PlanSettings {
 /// The rules of one family.
 #[derive(Debug)]
 enum Plan {
-    Iptables { rules: RuleSet, world: iptables::trace::World },
-    Nftables { table: nftables::lang::Table, world: nftables::trace::World },
+    Iptables { desired: iptables::Desired, rules: RuleSet, world: iptables::trace::World },
+    Nftables { desired: Box<nftables::Desired>, table: nftables::lang::Table, world: nftables::trace::World },
 }
 
 /// One way of a packet through a node's rules.
@@ -157,25 +156,25 @@ impl NodeView {
     /// All ways of `packet` through the node's rules; they add up to 1.
     pub fn pass(&self, packet: &Packet) -> Vec<Passed> {
         match self.plan(packet.family()) {
-            Plan::Iptables { rules, world } => {
+            Plan::Iptables { desired, rules, world } => {
                 let ways = iptables::trace::walk(rules, world, packet);
                 let passed = |way: iptables::trace::Way| {
                     let places = way.path.iter().map(|step| (step.chain.clone(), step.index));
                     let scene = Scene::new(&self.snapshot, packet, way.outcome);
-                    let (steps, is_untracked) = steps::of_iptables(scene, places, rules, &|chain, index, rule, at| {
-                        self.told_iptables(chain, index, rule, at)
+                    let (steps, is_untracked) = steps::of_iptables(scene, places, rules, &|chain, rule| {
+                        iptables::meaning::told(desired, &self.snapshot, chain, rule)
                     });
                     Passed { chance: way.chance, outcome: way.outcome, steps, is_untracked }
                 };
                 ways.into_iter().map(passed).collect()
             }
-            Plan::Nftables { table, world } => {
+            Plan::Nftables { desired, table, world } => {
                 let ways = nftables::trace::walk(table, world, packet);
                 let passed = |way: nftables::trace::Way| {
                     let places = way.path.iter().map(|place| (place.chain.clone(), place.index));
                     let scene = Scene::new(&self.snapshot, packet, way.outcome);
-                    let (steps, is_untracked) = steps::of_nftables(scene, places, table, &|chain, index, rule, at| {
-                        self.told_nftables(packet.family(), chain, index, rule, at)
+                    let (steps, is_untracked) = steps::of_nftables(scene, places, table, &|chain, rule, at| {
+                        nftables::meaning::told(desired, &self.snapshot, chain, rule, Some(at))
                     });
                     Passed { chance: way.chance, outcome: way.outcome, steps, is_untracked }
                 };
@@ -193,14 +192,6 @@ impl NodeView {
         addr.is_loopback() || local.contains(&addr)
     }
 
-    fn told_iptables(&self, _: &iptables::Chain, _: usize, rule: &iptables::Rule, _: &At) -> RuleTold {
-        RuleTold { text: rule.to_string().into(), meaning: Meaning::Plumbing, objects: Vec::new() }
-    }
-
-    fn told_nftables(&self, family: Family, _: &str, _: usize, rule: &nftables::lang::Rule, _: &At) -> RuleTold {
-        RuleTold { text: nftables::render::rule(family, rule).into(), meaning: Meaning::Plumbing, objects: Vec::new() }
-    }
-
     fn plan(&self, family: Family) -> &Plan {
         self.plans[usize::from(family == Family::V6)].get_or_init(|| self.make_plan(family))
     }
@@ -214,13 +205,13 @@ impl NodeView {
                 let options = iptables::Options { dns, masquerade_mark, ..iptables::Options::default() };
                 let desired = iptables::Desired::of(family, options, snapshot);
                 let (rules, world) = (desired.with_hooks(), iptables::trace::World::of(snapshot, &desired));
-                Plan::Iptables { rules, world }
+                Plan::Iptables { desired, rules, world }
             }
             Backend::Nftables => {
                 let options = nftables::Options { dns, masquerade_mark, ..nftables::Options::default() };
                 let desired = nftables::Desired::of(family, options, snapshot);
                 let (table, world) = (desired.table(), nftables::trace::World::of(snapshot, &desired));
-                Plan::Nftables { table, world }
+                Plan::Nftables { desired: Box::new(desired), table, world }
             }
         }
     }

@@ -90,7 +90,7 @@ pub fn of_iptables(
     scene: Scene<'_>,
     places: impl Iterator<Item = (iptables::Chain, usize)>,
     rules: &RuleSet,
-    told: &dyn Fn(&iptables::Chain, usize, &iptables::Rule, &At) -> RuleTold,
+    told: &dyn Fn(&iptables::Chain, &iptables::Rule) -> RuleTold,
 ) -> (Vec<Step>, bool) {
     let mut progress = Progress::new(scene);
     let mut steps = Vec::new();
@@ -98,8 +98,7 @@ pub fn of_iptables(
     for (chain, index) in places {
         let Some(rule) = rules.get(&chain).and_then(|all| all.get(index)) else { continue };
         progress.hook = built_in(&chain.name).unwrap_or(progress.hook);
-        progress.is_nat = chain.table == iptables::Table::Nat;
-        let told = told(&chain, index, rule, &progress.at());
+        let told = told(&chain, rule);
         let change = match &rule.target {
             Some(Target::Dnat(to)) => Change::Destination(Some(*to)),
             Some(Target::Masquerade { .. }) => Change::Source,
@@ -149,7 +148,7 @@ pub fn of_nftables(
     scene: Scene<'_>,
     places: impl Iterator<Item = (Text, usize)>,
     table: &lang::Table,
-    told: &dyn Fn(&str, usize, &lang::Rule, &At) -> RuleTold,
+    told: &dyn Fn(&str, &lang::Rule, &At) -> RuleTold,
 ) -> (Vec<Step>, bool) {
     let mut progress = Progress::new(scene);
     let mut steps = Vec::new();
@@ -162,7 +161,7 @@ pub fn of_nftables(
             progress.hook = hook_of(base.hook);
             progress.is_nat = base.kind == ChainKind::Nat;
         }
-        let told = told(&name, index, rule, &progress.at());
+        let told = told(&name, rule, &progress.at());
         progress.is_untracked |= rule.statements.contains(&Statement::NoTrack);
         let rewritten = progress.rewrite(change_of(rule));
         steps.push(Step {

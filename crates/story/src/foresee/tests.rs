@@ -161,6 +161,9 @@ fn each_step_tells_the_rule_and_what_it_rewrote() {
             (dnat.rewritten.map(|h| h.dst.to_string()).as_deref(), &*dnat.table),
             (Some("10.244.0.6:8080"), table)
         );
+        let sends =
+            dnat.rule.as_ref().map(|rule| (rule.meaning.service().map(ToString::to_string), rule.objects.len()));
+        assert_eq!(sends, Some((Some("default/one:http".to_owned()), 2)), "{backend:?}: the Service and the Pod");
         let last = passage.steps.iter().rev().find(|s| s.rewritten.is_some()).expect("a rule masquerades");
         assert_eq!(last.rewritten.map(|h| h.src.ip()), None.or(Some(ip("172.18.0.12"))));
         assert!(passage.steps.iter().all(|s| s.rule.as_ref().is_some_and(|rule| !rule.text.is_empty())));

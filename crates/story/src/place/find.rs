@@ -11,6 +11,7 @@ use portolan_model::{Facts, Family, NsName, Pod, Proto, Service, ServiceKind, Se
 use crate::evidence::Target;
 use crate::objects::Objects;
 use crate::place::{Goal, Port, Sender};
+use crate::words::nearest;
 
 /// The cluster in which places are looked for.
 #[derive(Clone, Copy, Debug)]
@@ -331,7 +332,7 @@ fn told(name: &str, number: u16, proto: Proto) -> String {
 
 fn unknown(kind: &'static str, name: &str, known: impl Iterator<Item = String>) -> NotFound {
     let known: Vec<String> = known.collect();
-    let near = known.iter().filter(|other| is_near(name, other)).take(3).cloned().collect();
+    let near = nearest(name, known.iter().map(String::as_str)).into_iter().take(3).map(str::to_owned).collect();
     NotFound::Object { kind, name: name.to_owned(), near, known }
 }
 
@@ -339,33 +340,9 @@ fn unknown(kind: &'static str, name: &str, known: impl Iterator<Item = String>) 
 fn unknown_key<'a>(kind: &'static str, key: &NsName, known: impl Iterator<Item = &'a NsName>) -> NotFound {
     let known: Vec<&NsName> = known.collect();
     let elsewhere = known.iter().filter(|other| other.name == key.name);
-    let alike = known.iter().filter(|other| other.namespace == key.namespace && is_near(&key.name, &other.name));
-    let near = elsewhere.chain(alike).take(3).map(|other| other.to_string()).collect();
-    let siblings = known.iter().filter(|other| other.namespace == key.namespace).map(|other| other.to_string());
-    NotFound::Object { kind, name: key.to_string(), near, known: siblings.collect() }
-}
-
-/// A slip or two away: letters that are wrong, missing, too many, or changed with their neighbour.
-pub fn is_near(a: &str, b: &str) -> bool {
-    let slips = distance(a.as_bytes(), b.as_bytes());
-    slips <= if a.len().max(b.len()) < 5 { 1 } else { 2 }
-}
-
-/// Optimal string alignment.
-fn distance(a: &[u8], b: &[u8]) -> usize {
-    let mut rows: Vec<Vec<usize>> = vec![(0..=b.len()).collect()];
-    for i in 1..=a.len() {
-        let mut row = vec![i];
-        for j in 1..=b.len() {
-            let wrong = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
-            let mut best = wrong.min(rows[i - 1][j] + 1).min(row[j - 1] + 1);
-            let is_swap = i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1];
-            if is_swap {
-                best = best.min(rows[i - 2][j - 2] + 1);
-            }
-            row.push(best);
-        }
-        rows.push(row);
-    }
-    rows[a.len()][b.len()]
+    let siblings = || known.iter().filter(|other| other.namespace == key.namespace);
+    let alike = nearest(&key.name, siblings().map(|other| &*other.name));
+    let alike = alike.into_iter().map(|name| format!("{}/{name}", key.namespace));
+    let near = elsewhere.map(|other| other.to_string()).chain(alike).take(3).collect();
+    NotFound::Object { kind, name: key.to_string(), near, known: siblings().map(|other| other.to_string()).collect() }
 }

@@ -23,6 +23,7 @@ use portolan_model::{
     Attachment, Delta, Fact, Facts, Family, LearnedRoute, NsName, ObjectKind, ServiceView, Settings, Snapshot, Touched,
     resolve,
 };
+use portolan_story::history::History;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{oneshot, watch};
 use tracing::{info, warn};
@@ -30,6 +31,7 @@ use tracing::{info, warn};
 use crate::announce::Answers;
 use crate::dns::Told;
 use crate::drain::Applied;
+use crate::history;
 use crate::proxy::Programmer;
 use crate::routes::RouteWriter;
 use crate::status::{Change, Progress};
@@ -70,6 +72,12 @@ pub(crate) struct View<'a> {
     /// As told.
     #[allow(dead_code)] // for those who tell how things came to be
     pub(crate) facts: &'a Facts,
+    /// What was in place when, and because of what.
+    pub(crate) history: &'a History,
+    /// Which routes the kernel does not take.
+    pub(crate) routes: &'a RouteWriter,
+    /// The cluster has been told whole, and the rules were written.
+    pub(crate) programmed: bool,
     /// What follows from them.
     #[allow(dead_code)] // for those who tell a packet's story
     pub(crate) snapshot: &'a Arc<Snapshot>,
@@ -110,6 +118,7 @@ pub(crate) struct Core {
     programmed: bool,
     slices_seen: u64,
     mesh: (BTreeSet<IpAddr>, BTreeSet<IpNet>),
+    history: History,
 }
 
 impl Core {
@@ -121,6 +130,7 @@ impl Core {
         progress: Arc<Progress>,
     ) -> Self {
         Self {
+            history: history::begin(&settings),
             facts: Facts::default(),
             snapshot: Arc::new(Snapshot::empty(settings)),
             synced: BTreeSet::new(),
@@ -161,20 +171,27 @@ impl Core {
         let mut touched = Touched::default();
         let (mut paths, mut waiting, mut waiting_for_dns) = (Vec::new(), Vec::new(), Vec::new());
         let mut questions = Vec::new();
+        let came = SystemTime::now();
         for input in batch {
             match input {
                 Input::Cluster(event, seen) => {
                     self.progress.saw(Change::of(&event, seen));
+                    self.history.saw(history::told(&event, seen, &self.facts));
                     self.proxy.saw(&event, seen);
                     let (found, complaints) = ingest(&mut self.facts, [event]);
                     complaints.iter().for_each(|c| warn!(object = %c.object, reason = %c.reason, "{}", c.message));
                     touched.merge(found);
                 }
                 Input::Attachment(key, value, written) => {
+                    let before = self.snapshot.attachments.get(&key).map(|link| &**link);
+                    self.history.saw(history::linked(&key, value.as_ref(), before, came));
                     touched.merge(self.facts.apply(Fact::Attachment(key, value)));
                     waiting.extend(written);
                 }
-                Input::Learned(prefix, value) => touched.merge(self.facts.apply(Fact::Learned(prefix, value))),
+                Input::Learned(prefix, value) => {
+                    self.history.saw(history::learned(prefix, value.as_ref(), came));
+                    touched.merge(self.facts.apply(Fact::Learned(prefix, value)));
+                }
                 Input::Synced(kind) => drop(self.synced.insert(kind)),
                 Input::SlicesSeen(version) => self.slices_seen = self.slices_seen.max(version),
                 Input::RoutesSettled => self.routes.settled(),
@@ -189,6 +206,7 @@ impl Core {
         }
         let (after, delta) = resolve(&self.facts, &self.snapshot, &touched);
         self.snapshot = Arc::new(after);
+        self.history.resolved(&delta);
         self.tell(&delta);
         paths.into_iter().for_each(|path| self.proxy.set_dns(path));
         let written = self.write(&delta);
@@ -207,7 +225,14 @@ impl Core {
         for sender in waiting_for_dns {
             let _ = sender.send(is_left);
         }
-        let view = View { facts: &self.facts, snapshot: &self.snapshot, proxy: &self.proxy };
+        let view = View {
+            facts: &self.facts,
+            history: &self.history,
+            routes: &self.routes,
+            programmed: self.programmed,
+            snapshot: &self.snapshot,
+            proxy: &self.proxy,
+        };
         questions.into_iter().for_each(|Question(ask)| ask(&view));
         written
     }
@@ -254,11 +279,14 @@ impl Core {
     }
 
     fn write(&mut self, delta: &Delta) -> bool {
+        let began = SystemTime::now();
         let routed = self.routes.update(&self.snapshot, delta);
         if !self.is_told_whole() {
+            self.remember(began, false);
             return routed;
         }
         let ruled = self.proxy.update(&self.snapshot, delta);
+        self.remember(began, ruled);
         if ruled {
             self.progress.applied(Applied { facts: self.facts.clone(), slices: self.slices_seen });
         }
@@ -269,6 +297,14 @@ impl Core {
             self.progress.programmed();
         }
         written
+    }
+}
+
+impl Core {
+    fn remember(&mut self, began: SystemTime, ruled: bool) {
+        let Self { snapshot, routes, proxy, programmed, history, .. } = self;
+        let written = history::Written { snapshot, began, routes, proxy, ruled, programmed: *programmed };
+        history::wrote(history, &written);
     }
 }
 

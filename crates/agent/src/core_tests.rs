@@ -13,6 +13,9 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 
+#[path = "history_tests.rs"]
+mod history;
+
 use super::{Core, Input, Listeners, Question, View};
 use crate::announce::Answers;
 use crate::proxy::{Pace, Programmer, Shared};

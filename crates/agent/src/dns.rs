@@ -70,6 +70,8 @@ pub(crate) enum Told {
     Snapshot(Arc<Snapshot>, Delta, bool),
     /// One more address to answer at.
     Listen(Listener),
+    /// Asks for all records, as they are answered from.
+    Records(oneshot::Sender<Records>),
     /// Asks for the counters.
     Status(oneshot::Sender<serde_json::Value>),
 }
@@ -249,6 +251,10 @@ impl Task {
             Told::Listen(listener) => {
                 self.listening.extend(listener.address());
                 listener.open(&self.events);
+            }
+            Told::Records(reply) => {
+                // The asker may have gone.
+                let _ = reply.send(self.server.records_mut().clone());
             }
             Told::Status(reply) => {
                 // The asker may have gone.

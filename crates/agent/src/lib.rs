@@ -19,6 +19,7 @@ mod core;
 pub mod dns;
 mod drain;
 mod exec;
+mod history;
 mod network;
 mod node;
 mod pod_api;
@@ -32,6 +33,7 @@ mod source;
 mod spdy;
 mod status;
 mod trace;
+mod why;
 
 use std::net::IpAddr;
 use std::path::PathBuf;

@@ -3,7 +3,7 @@
 //! At start the table is read. A route that a former agent left is kept until it is wanted, and then costs nothing, or until
 //! BGP has settled, and then goes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -21,6 +21,8 @@ pub(crate) struct RouteWriter {
     shadow: Shadow,
     /// Found at start, not wanted yet.
     left_over: BTreeMap<IpNet, WantedRoute>,
+    /// Found at start, and wanted as they were by the last update.
+    found: BTreeSet<IpNet>,
     /// To be removed with the next write: left over to the end, or refused to go.
     unclaimed: Vec<WantedRoute>,
     progress: Arc<Progress>,
@@ -39,7 +41,8 @@ impl RouteWriter {
         let names: BTreeMap<u32, String> = network.links()?.into_iter().map(|link| (link.index, link.name)).collect();
         let found = network.routes()?.into_iter().filter(|r| matches!(r.protocol, PROTO_NODE | PROTO_BGP));
         let left_over = found.filter_map(|route| Some((route.dst, read(&route, &names)?))).collect();
-        Ok(Self { network, lan: lan.to_owned(), shadow: Shadow::new(), left_over, unclaimed: Vec::new(), progress })
+        let (shadow, unclaimed, found) = (Shadow::new(), Vec::new(), BTreeSet::new());
+        Ok(Self { network, lan: lan.to_owned(), shadow, left_over, found, unclaimed, progress })
     }
 
     /// From now on a left-over route that nobody wants is taken away.
@@ -52,8 +55,13 @@ impl RouteWriter {
         let mut changes = self.shadow.update(snapshot, delta);
         // After the update, which forgets refusals of what is no longer wanted.
         changes.extend(self.shadow.retry());
+        self.found.clear();
         changes.retain(|change| match change {
-            RouteChange::Replace(route) => self.left_over.remove(&route.dst).as_ref() != Some(route),
+            RouteChange::Replace(route) => {
+                let is_there = self.left_over.remove(&route.dst).as_ref() == Some(route);
+                self.found.extend(is_there.then_some(route.dst));
+                !is_there
+            }
             RouteChange::Remove(_) => true,
         });
         let unclaimed = std::mem::take(&mut self.unclaimed);
@@ -63,6 +71,16 @@ impl RouteWriter {
             self.write(&changes);
         }
         !self.shadow.has_refused() && self.unclaimed.is_empty()
+    }
+
+    /// The kernel does not take the route to `dst` for now.
+    pub(crate) fn is_refused(&self, dst: &IpNet) -> bool {
+        self.shadow.is_refused(dst)
+    }
+
+    /// The last update found the route to `dst` in the kernel as a former agent had left it.
+    pub(crate) fn was_there(&self, dst: &IpNet) -> bool {
+        self.found.contains(dst)
     }
 
     fn write(&mut self, changes: &[RouteChange]) {

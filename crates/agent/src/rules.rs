@@ -12,7 +12,7 @@ use portolan_kernel::nft_monitor::NftEvent;
 use portolan_model::{Complaint, Delta, Family, NsName, Snapshot};
 use tracing::{debug, info, warn};
 
-use crate::proxy::{Metrics, OwnWrites, Plan, WriteError, Writer, Wrote};
+use crate::proxy::{Differed, Metrics, OwnWrites, Plan, WriteError, Writer, Wrote};
 use crate::status::Progress;
 
 /// Writes the rules of one family, and remembers what the kernel took.
@@ -33,7 +33,12 @@ pub(crate) struct RuleWriter {
     /// How many rules each of our chains has, as far as written.
     counts: HashMap<Chain, usize>,
     own: OwnWrites,
+    /// What the first comparison found; `None` before it.
+    differed: Option<Differed>,
 }
+
+/// Chains that a start finds otherwise, of which it is looked up whose they are.
+const LOOKED_UP: usize = 32;
 
 impl RuleWriter {
     pub(crate) fn new(
@@ -55,6 +60,7 @@ impl RuleWriter {
             counts: HashMap::new(),
             told: BTreeSet::new(),
             own: OwnWrites::default(),
+            differed: None,
         }
     }
 }
@@ -85,6 +91,10 @@ impl Writer for RuleWriter {
 
     fn plan(&self) -> Plan<'_> {
         Plan::Iptables(&self.desired)
+    }
+
+    fn differed(&self) -> &Differed {
+        self.differed.as_ref().unwrap_or(&Differed::Unknown)
     }
 
     fn update(&mut self, snapshot: &Snapshot, delta: &Delta) -> Result<Wrote, WriteError> {
@@ -134,7 +144,25 @@ impl RuleWriter {
         });
         let repair = Repair::of(&self.desired, &saved);
         info!(chains = repair.changes.len(), hooks = repair.hooks.len(), family = ?self.family, "rules compared with the kernel's");
+        if self.differed.is_none() {
+            self.differed = Some(self.owners(&repair, &saved));
+        }
         self.restore(&repair.changes, &repair.hooks, Wrote::Compared)
+    }
+
+    /// Whose rules a repair changes. A chain that Services share says of none of them that it was as wanted.
+    fn owners(&self, repair: &Repair, saved: &parse::Saved) -> Differed {
+        if !saved.chains.keys().any(|chain| chain.name.starts_with("KUBE-")) {
+            return Differed::Everything;
+        }
+        if repair.changes.len() > LOOKED_UP {
+            return Differed::Unknown;
+        }
+        let owner = |change: &Change| self.desired.owner(change.chain()).map(|key| key.service.clone());
+        match repair.changes.iter().map(owner).collect() {
+            Some(services) => Differed::Of(services),
+            None => Differed::Unknown,
+        }
     }
 
     fn restore(&mut self, changes: &[Change], missing: &[hooks::Hook], kind: Wrote) -> Result<(), WriteError> {

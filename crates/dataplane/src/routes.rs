@@ -104,6 +104,11 @@ impl Shadow {
         !self.refused.is_empty()
     }
 
+    /// The route to `dst` waits for another try.
+    pub fn is_refused(&self, dst: &IpNet) -> bool {
+        self.refused.contains(dst)
+    }
+
     /// All refused routes once more. They count as taken until [`Self::refused`] is called again.
     pub fn retry(&mut self) -> Vec<RouteChange> {
         let again = std::mem::take(&mut self.refused);

@@ -19,7 +19,7 @@ use ipnet::IpNet;
 use portolan_model::{Complaint, Delta, NsName, Snapshot, Text};
 
 use crate::name::{Key, Name, undashed};
-use crate::rdata::{Node, Rdata, Rtype};
+use crate::rdata::{Node, Rdata, RecordSet, Rtype};
 use crate::zone::{
     Claim, PodRecords, ServiceRecords, ZoneConfig, apex_nodes, namespace_nodes, service_records, service_ref,
 };
@@ -181,6 +181,21 @@ impl Records {
     /// The name at `key`, in whichever zone.
     pub fn node(&self, key: &[u8]) -> Option<&Node> {
         self.names.get(key).map(|node| &**node)
+    }
+
+    /// All names, in tree order.
+    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
+        self.names.values().map(|node| &**node)
+    }
+
+    /// What stands at one name, in the lines of a zone file; none for a name that only exists.
+    pub fn lines(node: &Node) -> Vec<String> {
+        let of_set = |set: &RecordSet| {
+            let (ttl_secs, rtype) = (set.ttl_secs, set.rtype);
+            let line = move |data: &Rdata| format!("{} {ttl_secs} IN {rtype} {data}", node.owner);
+            set.data.iter().map(line).collect::<Vec<_>>()
+        };
+        node.sets.iter().flat_map(of_set).collect()
     }
 
     /// What is at `key`, which must be in our zone.
@@ -351,9 +366,7 @@ fn dump_node(out: &mut String, node: &Node) {
     if node.sets.is_empty() {
         let _ = writeln!(out, "; {} exists{comment}", node.owner);
     }
-    for set in &node.sets {
-        for data in &set.data {
-            let _ = writeln!(out, "{} {} IN {} {data}{comment}", node.owner, set.ttl_secs, set.rtype);
-        }
+    for line in Records::lines(node) {
+        let _ = writeln!(out, "{line}{comment}");
     }
 }

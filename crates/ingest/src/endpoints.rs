@@ -10,10 +10,20 @@ use crate::addresses::address;
 
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 
+/// The Service that a slice is of, by its label; `None` for one of no Service.
+pub fn service_of(slice: &discovery::EndpointSlice) -> Option<NsName> {
+    let name = slice.metadata.labels.as_ref()?.get(SERVICE_NAME_LABEL).filter(|n| !n.is_empty())?;
+    Some(NsName::new(namespace_of(slice), name.as_str()))
+}
+
+fn namespace_of(slice: &discovery::EndpointSlice) -> &str {
+    slice.metadata.namespace.as_deref().filter(|n| !n.is_empty()).unwrap_or("default")
+}
+
 /// `None` for a slice that belongs to no Service or holds names rather than addresses: it states nothing.
 pub(crate) fn slice(slice: &discovery::EndpointSlice, complaints: &mut Complaints) -> Option<Slice> {
     let name = slice.metadata.labels.as_ref()?.get(SERVICE_NAME_LABEL).filter(|n| !n.is_empty())?;
-    let namespace = slice.metadata.namespace.as_deref().filter(|n| !n.is_empty()).unwrap_or("default");
+    let namespace = namespace_of(slice);
     let family = match slice.address_type.as_str() {
         "IPv4" => Family::V4,
         "IPv6" => Family::V6,

@@ -17,6 +17,7 @@ mod services;
 #[cfg(test)]
 mod tests;
 
+pub use endpoints::service_of;
 pub use host_ports::host_ports;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;

@@ -19,18 +19,45 @@ use crate::history::{Since, Step};
 /// Version of the shape below.
 pub const SCHEMA: &str = "portolan.why/v1";
 
-/// The answer of all nodes that were asked.
+/// The answers of all nodes that were asked.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Why {
     /// [`SCHEMA`].
     pub schema: Text,
-    /// What was asked, in words: `svc/default/web`.
+    /// One for each question, in their order.
+    pub answers: Vec<Answer>,
+    /// Pods that the answers speak of, as the API tells of them now.
+    pub pods: Vec<PodSeen>,
+    /// Nodes that did not answer.
+    pub silent: Vec<Silent>,
+}
+
+/// One question's answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Answer {
+    /// What was asked, in words: `Service default/web`, `route 10.244.1.0/26`.
     pub asked: String,
     /// What each node says.
     pub nodes: Vec<NodeWhy>,
-    /// Pods that the answers speak of, as the API tells of them now.
-    pub pods: Vec<PodSeen>,
+}
+
+impl Answer {
+    /// Something is in place for it on some node.
+    pub fn is_yes(&self) -> bool {
+        self.nodes.iter().any(|node| !node.in_place.is_empty())
+    }
+}
+
+/// A node that did not answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Silent {
+    /// Which.
+    pub node: Text,
+    /// Why, in one line.
+    pub why: String,
 }
 
 /// What the API says of a pod.
@@ -65,7 +92,7 @@ pub struct NodeWhy {
     pub objects: Vec<ObjectRef>,
     /// What is in place for it.
     pub in_place: Vec<InPlace>,
-    /// Why nothing is; `None` where something is.
+    /// Why nothing is, or no rule where records are; `None` where there is nothing to explain.
     pub nothing: Option<Nothing>,
     /// What changed it, the newest first: of the last 64 generations, and the last change however long ago.
     pub changes: Vec<Changed>,
@@ -79,8 +106,8 @@ pub struct InPlace {
     pub sort: Sort,
     /// Where: `ip nat KUBE-SEP-…`, `ip portolan cluster-ips-2`, `main`, `cluster.local`.
     pub place: Text,
-    /// The rule in its chain, from 0.
-    pub index: Option<usize>,
+    /// Of a rule: its number in its chain, from 1, as `iptables -L --line-numbers` counts.
+    pub number: Option<usize>,
     /// The rule, element, route or record in the words of its field.
     pub text: Text,
     /// What a rule or element is there for.

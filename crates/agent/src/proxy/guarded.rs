@@ -17,7 +17,7 @@ use portolan_kernel::nft_monitor::NftEvent;
 use portolan_model::{Delta, Family, NsName, Snapshot};
 use tracing::warn;
 
-use crate::proxy::writer::{Plan, WriteError, Writer, Wrote};
+use crate::proxy::writer::{Differed, Plan, WriteError, Writer, Wrote};
 
 /// A writer with the Services that its kernel refused.
 pub(crate) struct Guarded {
@@ -74,6 +74,16 @@ impl Guarded {
 
     pub(crate) fn plan(&self) -> Plan<'_> {
         self.writer.plan()
+    }
+
+    /// The kernel refused its rules.
+    pub(crate) fn is_left_out(&self, service: &NsName) -> bool {
+        self.left_out.contains_key(service)
+    }
+
+    /// What the first update found to differ.
+    pub(crate) fn differed(&self) -> &Differed {
+        self.writer.differed()
     }
 
     /// When a Service that was left out is to be tried again.

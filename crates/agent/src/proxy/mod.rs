@@ -54,9 +54,9 @@ pub use keeper::Input;
 use keeper::Keeper;
 pub(crate) use metrics::{Metrics, ServiceMetrics};
 use nft::NftWriter;
-pub(crate) use programmer::{Pace, Programmer, Shared};
+pub(crate) use programmer::{Pace, Programmer, Shared, trigger};
 pub(crate) use watch::OwnWrites;
-pub(crate) use writer::{Plan, WriteError, Writer, Wrote};
+pub(crate) use writer::{Differed, Plan, WriteError, Writer, Wrote};
 
 /// How rules are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -21,7 +21,7 @@ use portolan_kernel::nft_monitor::NftEvent;
 use portolan_model::{Delta, Family, Snapshot};
 use tracing::{debug, info, warn};
 
-use crate::proxy::{Metrics, Plan, WriteError, Writer, Wrote};
+use crate::proxy::{Differed, Metrics, Plan, WriteError, Writer, Wrote};
 use crate::status::Progress;
 
 /// Elements in one transaction of many: some milliseconds of the kernel's time, in which nobody else changes rules. With the
@@ -64,6 +64,8 @@ pub(crate) struct NftWriter {
     pending: Vec<Changes>,
     /// Bindings whose clients must be let go once the kernel has the rest.
     left: BTreeSet<(u32, Target)>,
+    /// What the first comparison found; `None` before it.
+    differed: Option<Differed>,
 }
 
 impl NftWriter {
@@ -84,6 +86,7 @@ impl NftWriter {
             unknown: true,
             pending: Vec::new(),
             left: BTreeSet::new(),
+            differed: None,
         }
     }
 }
@@ -111,6 +114,10 @@ impl Writer for NftWriter {
             NftEvent::Lost => true,
             NftEvent::Changed(change) => change.tables.contains(&(number, TABLE.to_owned())),
         }
+    }
+
+    fn differed(&self) -> &Differed {
+        self.differed.as_ref().unwrap_or(&Differed::Unknown)
     }
 
     fn plan(&self) -> Plan<'_> {
@@ -144,6 +151,7 @@ impl NftWriter {
             complain(&planned);
             return found.and_then(|kernel| self.mend(&kernel));
         }
+        self.differed.get_or_insert(Differed::Everything);
         let mut desired = std::mem::replace(&mut self.desired, Desired::new(self.family, Options::default()));
         let started = desired.start(snapshot, CHUNK_ELEMENTS, |changes| {
             complain(&changes);
@@ -171,6 +179,10 @@ impl NftWriter {
         self.desired.adopt(kernel);
         let Repair { transaction } = Repair::of(&self.desired, kernel);
         info!(steps = transaction.steps().len(), family = ?self.family, "rules compared with the kernel's");
+        self.differed.get_or_insert_with(|| match kernel.sets.is_empty() {
+            true => Differed::Everything,
+            false => Differed::Of(transaction.owners().map(|owner| owner.service.clone()).collect()),
+        });
         self.send(Changes { transaction, left: Vec::new(), complaints: Vec::new() })
     }
 

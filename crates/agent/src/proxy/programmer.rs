@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use portolan_dataplane::iptables::DnsPath;
 use portolan_ingest::{Event, Object};
 use portolan_kernel::nft_monitor::NftEvent;
-use portolan_model::{Delta, Family, Snapshot};
+use portolan_model::{Delta, Family, NsName, Snapshot};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
 use tracing::debug;
@@ -116,6 +116,17 @@ impl Programmer {
     /// The rules of `family` as planned; `None` where there are none.
     pub(crate) fn plan(&self, family: Family) -> Option<Plan<'_>> {
         self.writers.iter().find(|writer| writer.family() == family).map(Guarded::plan)
+    }
+
+    /// The kernel refuses the rules of `service` in some family; it is tried again after a while.
+    pub(crate) fn is_left_out(&self, service: &NsName) -> bool {
+        self.writers.iter().any(|writer| writer.is_left_out(service))
+    }
+
+    /// Whether the first write found the rules of `service` otherwise than planned in some family; `None`: not known.
+    pub(crate) fn differed(&self, service: &NsName) -> Option<bool> {
+        let mut all = self.writers.iter().map(|writer| writer.differed().includes(service));
+        all.try_fold(false, |any, one| Some(any | one?))
     }
 
     pub(crate) fn set_dns(&mut self, path: DnsPath) {
@@ -261,7 +272,8 @@ impl Programmer {
     }
 }
 
-fn trigger(object: &Object) -> Option<SystemTime> {
+/// When what an EndpointSlice tells of happened.
+pub(crate) fn trigger(object: &Object) -> Option<SystemTime> {
     let Object::EndpointSlice(slice) = object else { return None };
     let noted = slice.metadata.annotations.as_ref()?.get(TRIGGER_ANNOTATION)?;
     noted.parse::<Timestamp>().ok().map(SystemTime::from)

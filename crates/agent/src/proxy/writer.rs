@@ -1,5 +1,7 @@
 //! What brings one family's rules into the kernel, whatever the backend.
 
+use std::collections::BTreeSet;
+
 use portolan_dataplane::iptables::{self, DnsPath};
 use portolan_dataplane::nftables;
 use portolan_kernel::nft_monitor::NftEvent;
@@ -19,11 +21,39 @@ pub(crate) trait Writer: Send {
     /// Was this another hand in the rules of this family?
     fn concerns(&mut self, event: &NftEvent) -> bool;
 
+    /// What the first update found to differ in the kernel, and wrote.
+    fn differed(&self) -> &Differed {
+        &Differed::Unknown
+    }
+
     /// What is planned; the kernel holds it unless the last update failed.
     fn plan(&self) -> Plan<'_>;
 
     /// Writes what changed. After an error the next call compares everything and writes again.
     fn update(&mut self, snapshot: &Snapshot, delta: &Delta) -> Result<Wrote, WriteError>;
+}
+
+/// What a kernel held otherwise than was planned, when it was read for the first time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Differed {
+    /// It was not read yet, or it cannot be told of whom what differed was.
+    #[default]
+    Unknown,
+    /// It held nothing: all was written.
+    Everything,
+    /// What these Services need; for no Service at all, nothing.
+    Of(BTreeSet<NsName>),
+}
+
+impl Differed {
+    /// Whether the rules of `service` were among it; `None`: not known.
+    pub(crate) fn includes(&self, service: &NsName) -> Option<bool> {
+        match self {
+            Self::Unknown => None,
+            Self::Everything => Some(true),
+            Self::Of(services) => Some(services.contains(service)),
+        }
+    }
 }
 
 /// One family's rules as planned.

@@ -42,6 +42,11 @@ impl Transaction {
         self.owners.get(index)?.as_ref()
     }
 
+    /// The service ports that caused steps, one for each such step.
+    pub fn owners(&self) -> impl Iterator<Item = &Owner> {
+        self.owners.iter().flatten()
+    }
+
     /// Nothing to do.
     pub fn is_empty(&self) -> bool {
         self.steps.is_empty()

@@ -330,14 +330,15 @@ fn told(name: &str, number: u16, proto: Proto) -> String {
     if name.is_empty() { format!("{number}/{proto}") } else { format!("{name} {number}/{proto}") }
 }
 
-fn unknown(kind: &'static str, name: &str, known: impl Iterator<Item = String>) -> NotFound {
+/// No object of that name in the whole cluster.
+pub fn unknown(kind: &'static str, name: &str, known: impl Iterator<Item = String>) -> NotFound {
     let known: Vec<String> = known.collect();
     let near = nearest(name, known.iter().map(String::as_str)).into_iter().take(3).map(str::to_owned).collect();
     NotFound::Object { kind, name: name.to_owned(), near, known }
 }
 
 /// A name much like it in its namespace, or the very name in another.
-fn unknown_key<'a>(kind: &'static str, key: &NsName, known: impl Iterator<Item = &'a NsName>) -> NotFound {
+pub fn unknown_key<'a>(kind: &'static str, key: &NsName, known: impl Iterator<Item = &'a NsName>) -> NotFound {
     let known: Vec<&NsName> = known.collect();
     let elsewhere = known.iter().filter(|other| other.name == key.name);
     let siblings = || known.iter().filter(|other| other.namespace == key.namespace);

@@ -47,6 +47,7 @@ pub(crate) struct NodeApi {
     pub(crate) to_bgp: mpsc::UnboundedSender<bgp::Command>,
     pub(crate) core: ToCore,
     pub(crate) fixed: Arc<trace::Fixed>,
+    pub(crate) traces: Arc<trace::Watches>,
 }
 
 /// Whether the caller showed the API server's certificate; put into each request by its connection.

@@ -79,7 +79,6 @@ pub(crate) struct View<'a> {
     /// The cluster has been told whole, and the rules were written.
     pub(crate) programmed: bool,
     /// What follows from them.
-    #[allow(dead_code)] // for those who tell a packet's story
     pub(crate) snapshot: &'a Arc<Snapshot>,
     /// The rules that follow from that.
     pub(crate) proxy: &'a Programmer,

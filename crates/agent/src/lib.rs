@@ -258,7 +258,7 @@ impl Agent {
         let answering = tokio::spawn(async move { answering.answer_at_cluster_address().await });
         let Self { config, core, progress, to_dns, to_bgp, services, .. } = self;
         let fixed = Arc::new(trace::Fixed::of(&config));
-        let api = api::NodeApi { kubelet, progress, services, to_dns, to_bgp, core, fixed };
+        let api = api::NodeApi { kubelet, progress, services, to_dns, to_bgp, core, fixed, traces: Arc::default() };
         tokio::select! {
             ended = api::serve(api, &config) => ended,
             () = stop => {

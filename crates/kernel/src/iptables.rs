@@ -93,6 +93,22 @@ impl Tool {
         }
     }
 
+    /// One rule of a chain as `-S` prints it, `-A CHAIN …`; `number` counts from 1. `None` if there is no such rule.
+    pub fn rule(
+        &self,
+        family: Family,
+        table: &str,
+        chain: &str,
+        number: usize,
+    ) -> Result<Option<String>, IptablesError> {
+        let number = number.to_string();
+        match self.run(program(family, ""), &["-w", LOCK_WAIT_SECS, "-t", table, "-S", chain, &number], "") {
+            Ok(output) => Ok(text_of(output).lines().find(|line| line.starts_with("-A ")).map(str::to_owned)),
+            Err(IptablesError::Refused { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The program's version line: `iptables v1.8.9 (nf_tables)`.
     pub fn version(&self, family: Family) -> Result<String, IptablesError> {
         self.run(program(family, ""), &["--version"], "").map(|o| text_of(o).trim().to_owned())

@@ -2,20 +2,36 @@
 //!
 //! ```text
 //!  GET  /portolan/v1/settings         NodeSettings    what to plan with, to plan what this node plans
+//!  POST /portolan/v1/trace            Watch ─► Watching      a thread: trap and tracer
+//!  GET  /portolan/v1/trace/ID         packets seen so far, waited for
+//!  POST /portolan/v1/trace/ID/end     NodeEvidence           passages, rules with their names, flows, routes
 //! ```
+//!
+//! A watch leaves nothing: its rules go with its socket. It never touches another's rules, and other traffic costs the kernel two or
+//! three comparisons a packet meanwhile.
 
+mod evidence;
+mod names;
+mod passages;
+mod requests;
 mod settings;
+mod watch;
 
 use std::sync::Arc;
 
 use axum::Router;
-use axum::routing::get;
+use axum::routing::{get, post};
 
 use crate::api::NodeApi;
 
 pub(crate) use settings::Fixed;
+pub(crate) use watch::Watches;
 
 /// Paths for the API server's certificate only.
 pub(crate) fn routes() -> Router<Arc<NodeApi>> {
-    Router::new().route("/portolan/v1/settings", get(settings::get))
+    Router::new()
+        .route("/portolan/v1/settings", get(settings::get))
+        .route("/portolan/v1/trace", post(requests::begin))
+        .route("/portolan/v1/trace/{id}", get(requests::seen))
+        .route("/portolan/v1/trace/{id}/end", post(requests::end))
 }

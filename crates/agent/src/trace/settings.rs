@@ -7,7 +7,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use portolan_kernel::iptables::{Family as ToolFamily, Tool};
-use portolan_model::{Family, Settings};
+use portolan_model::{Family, Settings, Text};
 use portolan_story::evidence::Backend;
 use portolan_story::node::{DnsAnswered, NodeSettings};
 
@@ -33,6 +33,10 @@ impl Fixed {
             addresses: config.addresses.clone(),
             legacy: OnceLock::new(),
         }
+    }
+
+    pub(crate) fn node(&self) -> Text {
+        self.settings.node.clone()
     }
 
     /// How rules are written.

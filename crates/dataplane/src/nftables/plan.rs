@@ -19,7 +19,7 @@ use crate::choose::Place;
 use crate::nftables::changes::{self, Changes, Transaction, Writing};
 use crate::nftables::claims::{Claims, Rank};
 use crate::nftables::fixed::{self, Ground, Skeleton};
-use crate::nftables::lang::{Data, Element, Key, Set, Step, Table};
+use crate::nftables::lang::{Chain, Data, Element, Key, Set, Step, Table};
 use crate::nftables::names::{Door, SetId, TABLE};
 use crate::nftables::options::{DnsPath, Options};
 use crate::nftables::service::{self, Elem, Fragment, Kind, Owner, Surroundings};
@@ -132,6 +132,11 @@ impl Desired {
         let owner = self.claims.owner(&Key::Id(id));
         let standing = owner.and_then(|owner| self.standing.get(owner));
         standing.is_some_and(|standing| standing.bindings().contains(&(id, endpoint)))
+    }
+
+    /// One chain with its rules; `None` if there is no such chain.
+    pub fn chain(&self, name: &str) -> Option<&Chain> {
+        self.skeleton.chains.get(name)
     }
 
     /// The table as it shall be.

@@ -1,0 +1,75 @@
+//! Requests about traces, as the node's API takes them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use portolan_story::evidence::{NodeEvidence, Watch, Watching};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::evidence;
+use super::watch::WatchError;
+use crate::api::NodeApi;
+
+/// How long an answer to `GET …/trace/ID` waits for news.
+const NEWS_WITHIN: Duration = Duration::from_secs(5);
+
+type Refusal = (StatusCode, String);
+
+/// `POST /portolan/v1/trace`: listens, and answers once it does.
+pub(crate) async fn begin(
+    State(api): State<Arc<NodeApi>>,
+    Json(watch): Json<Watch>,
+) -> Result<Json<Watching>, Refusal> {
+    let watches = api.traces.clone();
+    let begun = tokio::task::spawn_blocking(move || watches.begin(watch)).await;
+    match begun {
+        Ok(Ok(id)) => Ok(Json(Watching { id })),
+        Ok(Err(error)) => Err((status_of(&error), format!("{error}\n"))),
+        Err(error) => Err((StatusCode::INTERNAL_SERVER_ERROR, format!("the trace did not begin: {error}\n"))),
+    }
+}
+
+/// `POST /portolan/v1/trace/ID/end`: stops listening and tells what was seen.
+pub(crate) async fn end(
+    State(api): State<Arc<NodeApi>>,
+    Path(id): Path<String>,
+) -> Result<Json<NodeEvidence>, Refusal> {
+    let recorded = api.traces.end(&id).await.ok_or_else(|| gone(&id))?;
+    Ok(Json(evidence::tell(&api.core, &api.fixed, recorded).await))
+}
+
+/// Query of `GET …/trace/ID`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct SeenQuery {
+    /// Packets that the caller knows of: the answer waits a while for one more.
+    seen: u32,
+}
+
+/// `GET /portolan/v1/trace/ID?seen=N`: how many packets were seen, `{"packets": N}`.
+pub(crate) async fn seen(
+    State(api): State<Arc<NodeApi>>,
+    Path(id): Path<String>,
+    Query(query): Query<SeenQuery>,
+) -> Result<Json<Value>, Refusal> {
+    let seen = api.traces.seen(&id, query.seen, NEWS_WITHIN).await.ok_or_else(|| gone(&id))?;
+    Ok(Json(json!({ "packets": seen.packets })))
+}
+
+fn gone(id: &str) -> Refusal {
+    let message = format!("there is no trace {id} on this node: it has ended, by itself at its time, or never began\n");
+    (StatusCode::NOT_FOUND, message)
+}
+
+fn status_of(error: &WatchError) -> StatusCode {
+    match error {
+        WatchError::Bad(_) => StatusCode::BAD_REQUEST,
+        WatchError::TooMany => StatusCode::TOO_MANY_REQUESTS,
+        WatchError::Kernel(_) => StatusCode::NOT_IMPLEMENTED,
+        WatchError::Thread(_) => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}

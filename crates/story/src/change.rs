@@ -500,7 +500,7 @@ mod tests {
             .find(|line| line.contains("tcp of node-1 ") && line.contains("outside"))
             .expect("node-1 has no endpoint");
         assert!(
-            on_node_1.contains("outside")
+            on_node_1.contains("from pods of node-2, node-2, outside: ")
                 && on_node_1.ends_with("default/b → dropped: no endpoint on that node, and the policy is Local"),
             "{found:?}"
         );

@@ -347,3 +347,8 @@ pub fn unknown_key<'a>(kind: &'static str, key: &NsName, known: impl Iterator<It
     let near = elsewhere.map(|other| other.to_string()).chain(alike).take(3).collect();
     NotFound::Object { kind, name: key.to_string(), near, known: siblings().map(|other| other.to_string()).collect() }
 }
+
+/// A slip or two away: letters that are wrong, missing, too many, or changed with their neighbour.
+pub fn is_near(a: &str, b: &str) -> bool {
+    !nearest(a, [b]).is_empty()
+}

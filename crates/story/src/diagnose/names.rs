@@ -131,6 +131,8 @@ fn unknown(case: &Case<'_>, meant: &NsName, dns: &DnsTold) -> Cause {
     let no_namespace = !cluster.namespaces.is_empty() && !cluster.namespaces.contains(&meant.namespace);
     let namespaces = cluster.namespaces.iter().map(|name| &**name);
     let near_namespace = words::nearest(&meant.namespace, namespaces);
+    // `ylzhong.top` may be a name of the world outside as well as a Service in a namespace.
+    let is_outsider = no_namespace && near_namespace.is_empty() && !dns.name.contains(".svc");
     match (&elsewhere[..], &near[..], no_namespace) {
         ([first, ..], _, _) => {
             let because = format!(
@@ -141,6 +143,7 @@ fn unknown(case: &Case<'_>, meant: &NsName, dns: &DnsTold) -> Cause {
             );
             Cause::new(because).mend(format!("ask for {first}"))
         }
+        ([], _, true) if is_outsider => foreign(dns),
         ([], _, true) => {
             let guess = near_namespace.first().map(|name| format!("; did you mean {name}?")).unwrap_or_default();
             Cause::new(format!("there is no namespace {}{guess}", meant.namespace))

@@ -47,15 +47,13 @@ fn nobodys(case: &Case<'_>, leg: &Leg<'_>, to: IpAddr, owner: &Text, block: IpNe
             .find(|port| port.endpoints.iter().any(|endpoint| endpoint.addr == to))
             .map(|port| port.key.service.clone())
     });
-    let held = if leg.node == owner && is_lost {
-        format!(", and drops what nobody of its block {block} has")
-    } else {
-        String::new()
+    let held = match leg.node == owner && is_lost {
+        true => format!("{owner} drops what is for free addresses of its block {block}"),
+        false => format!("it is a free address of {owner}'s block {block}"),
     };
-    let by = if held.is_empty() { format!("of {owner}'s block {block}") } else { format!("on {owner}{held}") };
     match listed {
         Some(service) => Some(
-            Cause::new(format!("no pod has {to} ({by}); an EndpointSlice of Service {service} lists it still"))
+            Cause::new(format!("no pod has {to}, but an EndpointSlice of Service {service} lists it; {held}"))
                 .of(object(ObjectKind::Service, &service))
                 .mend(format!(
                     "kubectl -n {} get endpointslices -l kubernetes.io/service-name={} -o yaml tells who wrote it",
@@ -63,7 +61,7 @@ fn nobodys(case: &Case<'_>, leg: &Leg<'_>, to: IpAddr, owner: &Text, block: IpNe
                 )),
         ),
         None => Some(
-            Cause::new(format!("no pod has {to}: {by}"))
+            Cause::new(format!("no pod has {to}; {held}"))
                 .of(node_object(owner))
                 .mend("ask for the pod by its Service, as pods change their addresses: kubectl get pods -A -o wide"),
         ),

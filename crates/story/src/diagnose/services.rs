@@ -68,7 +68,7 @@ fn empty_port(case: &Case<'_>, key: &NsName, port: Option<&ServicePortKey>) -> C
         return none_ready(case, &living);
     }
     unknown_target(key, note, port, &ready).unwrap_or_else(|| {
-        let because = format!("{} of it Ready, but no EndpointSlice lists them", count_is(ready.len(), "pod"));
+        let because = format!("{} Ready, but no EndpointSlice lists them", count_is(ready.len(), "pod"));
         Cause::new(because).of(service()).mend("look whether the EndpointSlice controller runs: portolan status")
     })
 }

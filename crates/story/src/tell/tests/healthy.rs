@@ -340,3 +340,31 @@ fn nobody_knows_anything_and_nothing_breaks() {
     let told = tell(asked("pod/client", "svc/web"), Some(&probed), &nodes, &knows(&usual(), Objects::default()));
     assert_eq!(told.verdict.end, End::Delivered);
 }
+
+/// Every field that JSON has, in the page that documents it.
+#[test]
+fn the_page_about_traces_names_every_field() {
+    let page = include_str!("../../../../../docs/trace.md");
+    let json: serde_json::Value =
+        serde_json::from_str(include_str!("goldens/other-node.json")).expect("a golden is JSON");
+    let mut left = vec![&json];
+    let mut names = std::collections::BTreeSet::new();
+    while let Some(value) = left.pop() {
+        match value {
+            serde_json::Value::Object(fields) => {
+                names.extend(fields.keys().cloned());
+                left.extend(fields.values());
+            }
+            serde_json::Value::Array(values) => left.extend(values),
+            _ => {}
+        }
+    }
+    let is_named = |name: &String| {
+        [format!("`{name}`"), format!(".{name}`"), format!("`{name}."), format!("\"{name}\"")]
+            .iter()
+            .any(|word| page.contains(word))
+    };
+    let missing: Vec<&String> = names.iter().filter(|name| !is_named(name)).collect();
+    assert!(missing.is_empty(), "docs/trace.md does not name {missing:?}");
+    assert!(names.len() > 40 && page.contains(crate::story::SCHEMA), "{names:?}");
+}

@@ -30,6 +30,8 @@ impl Default for Style {
 const NARROWEST: usize = 40;
 /// Foreign rules below one hop, if not all are wanted.
 const STRANGERS: usize = 3;
+/// Columns of a chain's name that still tell which.
+const LEAST: usize = 12;
 const MORE: &str = "           ";
 
 #[derive(Clone, Copy)]
@@ -253,11 +255,19 @@ impl Page {
     }
 }
 
-/// The last of `[first second third]` that fits into so many columns; all are shown with `-v`, below their rules.
+/// The last of `[first second third]` that fits into so many columns, the very last cut if need be; all stand below their
+/// rules with `-v`.
 fn shortened(chains: &str, room: usize) -> String {
     let names: Vec<&str> = chains.trim_matches(['[', ']']).split(' ').collect();
-    let candidates = (1..names.len()).map(|from| format!("[… {}]", names[from..].join(" ")));
-    candidates.into_iter().find(|text| columns(text) <= room).unwrap_or_default()
+    let fewer = (1..names.len()).map(|from| format!("[… {}]", names[from..].join(" ")));
+    if let Some(text) = fewer.into_iter().find(|text| columns(text) <= room) {
+        return text;
+    }
+    let last = names.last().copied().unwrap_or_default();
+    match room {
+        0..LEAST => String::new(),
+        _ => format!("[{}…]", last.chars().take(room - 3).collect::<String>()),
+    }
 }
 
 fn rule_words(rule: &RuleLine) -> String {

@@ -52,10 +52,14 @@ pub(crate) fn cause(case: &Case<'_>, end: End) -> Cause {
         End::NoSuchName => names::cause(case),
         End::NotSeen => ends::not_seen(case),
         End::NotSent => not_sent(),
-        End::Delivered => services::bypass(case).or_else(|| services::stale(case)).unwrap_or_default(),
+        End::Delivered => services::bypass(case)
+            .or_else(|| services::stale(case))
+            .or_else(|| services::unmasqueraded(case))
+            .unwrap_or_default(),
         _ => rules::cause(case)
             .or_else(|| services::bypass(case))
             .or_else(|| services::stale(case))
+            .or_else(|| services::unmasqueraded(case))
             .or_else(|| services::unclaimed(case))
             .or_else(|| ends::refused(case, end))
             .or_else(|| routes::cause(case))

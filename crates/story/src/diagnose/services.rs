@@ -11,7 +11,7 @@ use crate::evidence::{Act, Fate, Hook, Step};
 use crate::objects::{PodNote, ServiceNote};
 use crate::tell::Case;
 use crate::tell::choices::choices;
-use crate::tell::forth::{claimed, raw};
+use crate::tell::forth::{self, claimed, raw};
 use crate::tell::hop::{is_foreign, node_object, object};
 use crate::tell::trail::Leg;
 use crate::words;
@@ -273,6 +273,19 @@ pub(super) fn stale(case: &Case<'_>) -> Option<Cause> {
         to.ip(),
         to.port()
     )))
+}
+
+/// A foreign rule let it go with the sender's own address, where its answer must come back by this node.
+pub(super) fn unmasqueraded(case: &Case<'_>) -> Option<Cause> {
+    let (leg, step) = case.trail.forth.iter().find_map(|leg| Some((leg, forth::unmasqueraded(leg)?)))?;
+    let because = format!(
+        "a foreign rule on {} let it leave with the address of {}, so its answer does not come back by {}: {}",
+        leg.node,
+        case.name(leg.passage.entered.src.ip()),
+        leg.node,
+        raw(step)
+    );
+    Some(Cause::new(because).of(node_object(leg.node)).mend(rules::delete(step, leg.node)))
 }
 
 /// It was sent to an address of a Service, or a node port, that nobody has.

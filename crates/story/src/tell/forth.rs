@@ -10,7 +10,7 @@
 use portolan_dataplane::meaning::{Door, Masqueraded, Meaning};
 use portolan_model::{ObjectKind, ServicePortKey};
 
-use crate::evidence::{DnsTold, Fate, Hook, RouteWay, Step};
+use crate::evidence::{Act, DnsTold, Fate, Hook, RouteWay, Step};
 use crate::knows::Who;
 use crate::story::{Choice, End, Hop, Stage};
 use crate::tell::hop::{is_foreign, node_object, object, rule_line};
@@ -59,6 +59,9 @@ pub(super) fn hops(case: &Case<'_>, end: End) -> Vec<Hop> {
     }
     hops
 }
+
+/// Columns of a line about DNAT that leave room for the name of an endpoint's chain, at the usual width.
+const ROOM_FOR_SLICE: usize = 70;
 
 struct Teller<'a> {
     case: &'a Case<'a>,
@@ -202,11 +205,14 @@ impl<'a> Teller<'a> {
         let taken = choices.iter().find(|choice| choice.taken);
         let pod = taken.and_then(|choice| choice.pod.clone()).or_else(|| host_port_pod(step));
         let whose = pod.as_ref().map(|pod| format!(": {}", self.case.short(pod))).unwrap_or_default();
-        let at = taken.and_then(|choice| choice.node.as_ref()).map(|node| format!(" on {node}")).unwrap_or_default();
         let slice = taken.and_then(|choice| choice.slice.as_ref());
-        let by_slice = slice.map(|slice| format!(", slice {}", slice.name)).unwrap_or_default();
         let foreign = if is_foreign(step) { format!(" by a foreign rule: {}", raw(step)) } else { String::new() };
-        let says = format!("{} → {}{whose}{at}{by_slice}{foreign}", words::socket(from.dst), words::socket(to.dst));
+        let mut says = format!("{} → {}{whose}{foreign}", words::socket(from.dst), words::socket(to.dst));
+        // Beside long names there is no room for the slice's; it is among the objects all the same.
+        let by_slice = slice.map(|slice| format!(", slice {}", slice.name)).unwrap_or_default();
+        if says.chars().count() + by_slice.len() <= ROOM_FOR_SLICE {
+            says.push_str(&by_slice);
+        }
         let mut hop = Hop::new(Stage::Dnat, says).on(&self.leg, steps);
         hop.change = Some((from, to));
         let objects = slice.map(|slice| object(ObjectKind::EndpointSlice, slice)).into_iter();
@@ -339,7 +345,10 @@ impl<'a> Teller<'a> {
                 format!("yes, {} → {}: {}", words::socket(entered.src), words::socket(out.src), self.why(parts))
             }
             (false, true) => format!("yes, by the address it had: {}", self.why(parts)),
-            (false, false) => format!("no: {}", self.why_not(is_sent_on)),
+            (false, false) => match unmasqueraded(&self.leg) {
+                Some(step) => format!("no, though it was marked: a foreign rule took it: {}", raw(step)),
+                None => format!("no: {}", self.why_not(is_sent_on)),
+            },
         };
         let mut hop = Hop::new(Stage::Snat, says).on(&self.leg, steps);
         hop.change = is_changed.then_some((entered, out));
@@ -440,6 +449,14 @@ fn door_of(leg: &Leg<'_>, key: &ServicePortKey, case: &Case<'_>) -> Door {
         () if view.spec.load_balancer_ips.contains(&to) => Door::LoadBalancer,
         () => Door::NodePort,
     }
+}
+
+/// The foreign rule that let a marked packet go before its source was rewritten.
+pub(crate) fn unmasqueraded<'a>(leg: &Leg<'a>) -> Option<&'a Step> {
+    let is_marked = leg.meanings().any(|(_, meaning)| matches!(meaning, Meaning::MarksMasquerade { .. }));
+    let is_done = leg.meanings().any(|(_, meaning)| matches!(meaning, Meaning::Masquerades { .. }));
+    let took = |step: &&Step| step.hook == Hook::Postrouting && is_foreign(step) && step.act == Act::Accept;
+    leg.passage.steps.iter().find(took).filter(|_| is_marked && !is_done)
 }
 
 fn meaning(step: &Step) -> Option<&Meaning> {

@@ -21,6 +21,7 @@ mod body;
 mod bootstrap;
 pub mod discovery;
 mod handler;
+mod node_links;
 mod nodes;
 pub mod object;
 pub mod pki;

@@ -6,7 +6,7 @@
 //! ```
 //! The node is known by its own certificate (name = node name, our CA), we by the kubelet-client one.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +24,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use crate::node_links::{Links, Sender};
 use crate::object::{self, text};
 use crate::registry;
 use crate::request::{Query, Target};
@@ -32,12 +33,15 @@ use crate::status::{ApiError, ApiResult};
 
 const KUBELET_PORT: u16 = 10250;
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+/// A node that acknowledges nothing for so long counts as lost.
+const UNHEARD_MILLIS: u32 = 10_000;
 /// How long one side of an upgraded connection goes on without the other.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Our side of the connections to nodes.
 pub struct NodeClient {
     pub tls: Arc<ClientConfig>,
+    pub links: Links,
 }
 
 /// Where a node listens.
@@ -196,20 +200,29 @@ async fn forward(api: &Api, node: &str, path_and_query: &str, mut request: Reque
             ),
         )
     };
-    let (mut sender, connection) =
-        connect(&api.nodes, &endpoint).await.map_err(|problem| failed("cannot reach", problem))?;
-    tokio::spawn(async move {
-        if let Err(problem) = connection.with_upgrades().await {
-            tracing::debug!(%problem, "connection to a node ended");
-        }
-    });
+    let at = SocketAddr::new(endpoint.addr, endpoint.port);
     let client_side = hyper::upgrade::on(&mut request);
-    let onward = onward(request, &endpoint, path_and_query)?;
-    let answered =
-        sender.send_request(onward).await.map_err(|problem| failed("no answer from", problem.to_string()))?;
+    let mut onward = onward(request, &endpoint, path_and_query)?;
+    let mut waiting = api.nodes.links.take(&endpoint.name, at);
+    let (sender, answered) = loop {
+        let was_waiting = waiting.is_some();
+        let mut sender = match waiting.take() {
+            Some(sender) => sender,
+            None => connect(&api.nodes, &endpoint).await.map_err(|problem| failed("cannot reach", problem))?,
+        };
+        match sender.try_send_request(onward).await {
+            Ok(answered) => break (sender, answered),
+            // The node has closed it meanwhile, and nothing of this request was sent.
+            Err(mut problem) => match problem.take_message().filter(|_| was_waiting) {
+                Some(unsent) => onward = unsent,
+                None => return Err(failed("no answer from", problem.into_error().to_string())),
+            },
+        }
+    };
     if answered.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Ok(splice(client_side, answered));
     }
+    api.nodes.links.give_back(endpoint.name, at, sender);
     let (parts, body) = answered.into_parts();
     let mut response = Response::from_parts(parts, body.map_err(Into::into).boxed_unsync());
     for header in
@@ -220,19 +233,26 @@ async fn forward(api: &Api, node: &str, path_and_query: &str, mut request: Reque
     Ok(response)
 }
 
-type Sender = http1::SendRequest<Incoming>;
-type Connection = http1::Connection<TokioIo<tokio_rustls::client::TlsStream<TcpStream>>, Incoming>;
-
-async fn connect(client: &NodeClient, endpoint: &Endpoint) -> Result<(Sender, Connection), String> {
+/// A new connection; what drives it is a task of its own.
+async fn connect(client: &NodeClient, endpoint: &Endpoint) -> Result<Sender, String> {
     let name = ServerName::try_from(endpoint.name.clone()).map_err(|problem| problem.to_string())?;
     let dial = async {
         let socket = TcpStream::connect((endpoint.addr, endpoint.port)).await.map_err(|problem| problem.to_string())?;
         drop(socket.set_nodelay(true));
+        // A kernel that refuses waits longer for what is lost, as kernels do.
+        let _ = rustix::net::sockopt::set_tcp_user_timeout(&socket, UNHEARD_MILLIS);
         let tls = TlsConnector::from(client.tls.clone()).connect(name, socket).await;
         let tls = tls.map_err(|problem| problem.to_string())?;
         http1::handshake(TokioIo::new(tls)).await.map_err(|problem| problem.to_string())
     };
-    tokio::time::timeout(DIAL_TIMEOUT, dial).await.unwrap_or_else(|_| Err("timed out".into()))
+    let dialled = tokio::time::timeout(DIAL_TIMEOUT, dial).await.unwrap_or_else(|_| Err("timed out".into()));
+    let (sender, connection) = dialled?;
+    tokio::spawn(async move {
+        if let Err(problem) = connection.with_upgrades().await {
+            tracing::debug!(%problem, "connection to a node ended");
+        }
+    });
+    Ok(sender)
 }
 
 /// The same request, for the node. The user's own headers that name a connection or prove who they

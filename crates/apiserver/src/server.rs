@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 use crate::alloc::Ranges;
 use crate::authn::user_of_certificate;
 use crate::authz::Builtin;
+use crate::node_links::Links;
 use crate::nodes::NodeClient;
 use crate::object::ObjectIndex;
 use crate::pki::ServerFiles;
@@ -67,7 +68,7 @@ impl Drop for Server {
 pub async fn serve(config: Config) -> Result<Server, ServeError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let acceptor = TlsAcceptor::from(Arc::new(server_tls(&config.pki, &provider)?));
-    let nodes = NodeClient { tls: Arc::new(client_tls(&config.pki, &provider)?) };
+    let nodes = NodeClient { tls: Arc::new(client_tls(&config.pki, &provider)?), links: Links::default() };
     let addrs = config.listeners.iter().map(local_addr).collect::<Result<Vec<_>, _>>()?;
     let store_dir = config.data_dir.join("store");
     std::fs::create_dir_all(&config.data_dir)

@@ -43,12 +43,12 @@ fn start_node(world: &World, runtime: &tokio::runtime::Runtime, name: &str) -> u
     let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).expect("a port");
     let port = listener.local_addr().expect("bound").port();
     runtime.spawn(async move {
-        loop {
+        for number in 1.. {
             let (socket, _) = listener.accept().await.expect("a connection");
             let Ok(stream) = acceptor.accept(socket).await else { continue };
             tokio::spawn(
                 hyper::server::conn::http1::Builder::new()
-                    .serve_connection(TokioIo::new(stream), service_fn(node))
+                    .serve_connection(TokioIo::new(stream), service_fn(move |request| node(request, number)))
                     .with_upgrades(),
             );
         }
@@ -56,8 +56,15 @@ fn start_node(world: &World, runtime: &tokio::runtime::Runtime, name: &str) -> u
     port
 }
 
-async fn node(mut request: Request<Incoming>) -> Result<Response<Full<Bytes>>, http::Error> {
+/// Answers what came by its connection of that number.
+async fn node(mut request: Request<Incoming>, number: u32) -> Result<Response<Full<Bytes>>, http::Error> {
     let asked = request.uri().to_string();
+    if asked == "/connection" {
+        return Response::builder().body(Full::from(format!("{number}\n")));
+    }
+    if asked == "/last" {
+        return Response::builder().header("connection", "close").body(Full::from(format!("{number}\n")));
+    }
     let Some(key) = request.headers().get("sec-websocket-key").cloned() else {
         return Response::builder().body(Full::from(format!("{} {asked}\n", request.method())));
     };
@@ -138,6 +145,18 @@ fn logs_exec_and_proxy_reach_the_node_of_the_pod() {
     run_pod(&world, "waits", "node-1", status(json!({ "waiting": { "reason": "ErrImagePull" } })));
     let refused = world.kubectl("logs waits").refused();
     assert!(refused.contains("container \"a\" in pod \"waits\" is waiting to start: ErrImagePull"), "{refused}");
+}
+
+#[test]
+fn requests_to_a_node_one_after_another_share_a_connection_until_the_node_closes_it() {
+    let world = world();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    let port = start_node(&world, &runtime, "node-s");
+    register(&world, "node-s", port);
+    let asked = |path: &str| world.kubectl(&format!("get --raw /api/v1/nodes/node-s/proxy/{path}")).done();
+    let of_each = ["connection", "connection", "last", "connection"].map(asked);
+    assert_eq!(of_each, ["1\n", "1\n", "1\n", "2\n"]);
 }
 
 #[test]

@@ -27,8 +27,6 @@ use super::settings::Fixed;
 use super::watch::{Recorded, payload_of};
 use crate::core::{ToCore, View};
 
-const SYN: u8 = 0x02;
-const ACK: u8 = 0x10;
 const DNS_PORT: u16 = 53;
 
 /// A passage with all that the kernel says of it.
@@ -181,7 +179,7 @@ fn tuple_of(header: &Header) -> Tuple {
 /// Which way a packet goes: by what it acknowledges; of a datagram, by what conntrack says.
 fn direction_of(way: &Way, entry: Option<&Entry>, flow: &Flow) -> Direction {
     let begins = match (way.first.detail, flow) {
-        (Detail::Tcp { flags, .. }, _) => flags & (SYN | ACK) == SYN,
+        (Detail::Tcp { .. }, _) => passages::begins_tcp(&way.first) == Some(true),
         _ if entry.is_some() => entry.is_some_and(|entry| entry.original == tuple_of(&way.entered)),
         (Detail::Udp { begins }, Flow::Payload { begins: wanted }) => {
             let is_ours = payload_of(wanted).is_ok_and(|wanted| wanted == begins);

@@ -3,7 +3,7 @@
 //! ```text
 //!  GET  /portolan/v1/settings         NodeSettings    what to plan with, to plan what this node plans
 //!  POST /portolan/v1/trace            Watch ─► Watching      a thread: trap and tracer
-//!  GET  /portolan/v1/trace/ID         packets seen so far, waited for
+//!  GET  /portolan/v1/trace/ID         Seen: packets so far, waited for
 //!  POST /portolan/v1/trace/ID/end     NodeEvidence           passages, rules with their names, flows, routes
 //! ```
 //!

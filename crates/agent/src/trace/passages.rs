@@ -12,10 +12,13 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use portolan_kernel::nft_look::BaseChain;
-use portolan_kernel::nftrace::{CtSeen, PacketHead, TraceEvent, TraceVerdict, Traced};
+use portolan_kernel::nftrace::{CtSeen, Detail, PacketHead, TraceEvent, TraceVerdict, Traced};
 use portolan_kernel::trap::{ENTER, KNOWN, LEAVE};
 use portolan_model::Proto;
 use portolan_story::evidence::{Act, Fate, Header, Hook};
+
+const SYN: u8 = 0x02;
+const ACK: u8 = 0x10;
 
 /// Tables of all watches begin so: they tell nothing of a packet's way.
 pub(crate) const TABLE_PREFIX: &str = "portolan-trace-";
@@ -245,8 +248,14 @@ fn act_of(verdict: &TraceVerdict) -> Act {
     }
 }
 
+/// A TCP packet that begins a connection, or does not; `None`: it is no TCP packet.
+pub(crate) fn begins_tcp(head: &PacketHead) -> Option<bool> {
+    let Detail::Tcp { flags, .. } = head.detail else { return None };
+    Some(flags & (SYN | ACK) == SYN)
+}
+
 /// `None`: no transport that Services know.
-fn header_of(head: &PacketHead) -> Option<Header> {
+pub(crate) fn header_of(head: &PacketHead) -> Option<Header> {
     let proto = match i32::from(head.protocol) {
         libc::IPPROTO_TCP => Proto::Tcp,
         libc::IPPROTO_UDP => Proto::Udp,

@@ -6,16 +6,16 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
-use portolan_story::evidence::{NodeEvidence, Watch, Watching};
+use portolan_story::evidence::{NodeEvidence, Seen, Watch, Watching};
 use serde::Deserialize;
-use serde_json::{Value, json};
 
 use super::evidence;
 use super::watch::WatchError;
 use crate::api::NodeApi;
 
-/// How long an answer to `GET …/trace/ID` waits for news.
-const NEWS_WITHIN: Duration = Duration::from_secs(5);
+/// How long an answer to `GET …/trace/ID` waits for news, in milliseconds.
+const NEWS_WITHIN_MS: u64 = 5_000;
+const LONGEST_NEWS_MS: u64 = 60_000;
 
 type Refusal = (StatusCode, String);
 
@@ -43,21 +43,29 @@ pub(crate) async fn end(
 }
 
 /// Query of `GET …/trace/ID`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[derive(Debug, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
 pub(crate) struct SeenQuery {
     /// Packets that the caller knows of: the answer waits a while for one more.
-    seen: u32,
+    known: usize,
+    /// For so long, in milliseconds; for a minute at most.
+    within_ms: u64,
 }
 
-/// `GET /portolan/v1/trace/ID?seen=N`: how many packets were seen, `{"packets": N}`.
+impl Default for SeenQuery {
+    fn default() -> Self {
+        Self { known: 0, within_ms: NEWS_WITHIN_MS }
+    }
+}
+
+/// `GET /portolan/v1/trace/ID?known=N&withinMs=M`: the packets that were seen, as soon as they are more than N.
 pub(crate) async fn seen(
     State(api): State<Arc<NodeApi>>,
     Path(id): Path<String>,
     Query(query): Query<SeenQuery>,
-) -> Result<Json<Value>, Refusal> {
-    let seen = api.traces.seen(&id, query.seen, NEWS_WITHIN).await.ok_or_else(|| gone(&id))?;
-    Ok(Json(json!({ "packets": seen.packets })))
+) -> Result<Json<Seen>, Refusal> {
+    let patience = Duration::from_millis(query.within_ms.min(LONGEST_NEWS_MS));
+    api.traces.seen(&id, query.known, patience).await.map(Json).ok_or_else(|| gone(&id))
 }
 
 fn gone(id: &str) -> Refusal {

@@ -15,13 +15,13 @@ use portolan_kernel::nft_look::BaseChain;
 use portolan_kernel::nftrace::{TraceEvent, Traced, Tracer};
 use portolan_kernel::trap::{ENTER, KNOWN, Trap, Watched};
 use portolan_model::Proto;
-use portolan_story::evidence::{Flow, Watch};
+use portolan_story::evidence::{Direction, Flow, Header, Seen, Watch};
 use rand::Rng;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use tokio::sync::{oneshot, watch};
 use tracing::{debug, warn};
 
-use super::passages::{Heard, TABLE_PREFIX};
+use super::passages::{Heard, TABLE_PREFIX, begins_tcp, header_of};
 
 /// Watches at a time.
 const MOST_WATCHES: usize = 16;
@@ -59,12 +59,6 @@ pub(crate) struct Recorded {
     pub(crate) lost: bool,
     /// As they were when it began.
     pub(crate) bases: Vec<BaseChain>,
-}
-
-/// How many packets a watch has seen begin.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Seen {
-    pub(crate) packets: u32,
 }
 
 /// All watches of this node.
@@ -116,11 +110,11 @@ impl Watches {
     }
 
     /// Waits until more than `known` packets were seen, or for `patience`; `None` as above.
-    pub(crate) async fn seen(&self, id: &str, known: u32, patience: Duration) -> Option<Seen> {
+    pub(crate) async fn seen(&self, id: &str, known: usize, patience: Duration) -> Option<Seen> {
         let mut seen = self.lock().get(id)?.seen.clone();
-        // In time or not, the answer says how many; that the thread has ended is an answer too.
-        let _ = tokio::time::timeout(patience, seen.wait_for(|seen| seen.packets > known)).await.map(drop);
-        let now = *seen.borrow();
+        // In time or not, the answer says which; that the thread has ended is an answer too.
+        let _ = tokio::time::timeout(patience, seen.wait_for(|seen| seen.packets.len() > known)).await.map(drop);
+        let now = seen.borrow().clone();
         Some(now)
     }
 
@@ -229,15 +223,15 @@ impl Listener {
     fn read(&mut self) -> Result<(), NftError> {
         let at_us = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
         let events = self.tracer.read()?;
-        let begun = events.iter().filter(|event| self.begins(event)).count() as u32;
+        let begun: Vec<_> = events.iter().filter(|event| self.begins(event)).filter_map(first_of).collect();
         for event in events {
             match self.heard.len() < MOST_EVENTS {
                 true => self.heard.push(Heard { at_us, event }),
                 false => self.overflown = true,
             }
         }
-        if begun > 0 {
-            self.seen.send_modify(|seen| seen.packets += begun);
+        if !begun.is_empty() {
+            self.seen.send_modify(|seen| seen.packets.extend(begun));
         }
         Ok(())
     }
@@ -252,6 +246,13 @@ impl Listener {
         let (heard, bases) = (std::mem::take(&mut self.heard), std::mem::take(&mut self.bases));
         Recorded { watch, table: self.trap.name().to_owned(), heard, lost, bases }
     }
+}
+
+/// A packet that was just seen: by itself it tells which way it goes, or by the chain that knew it as an answer.
+fn first_of(event: &TraceEvent) -> Option<(Direction, Header)> {
+    let head = event.packet.as_ref()?;
+    let is_answer = begins_tcp(head).map_or(event.chain.starts_with(KNOWN), |begins| !begins);
+    Some((if is_answer { Direction::Back } else { Direction::Forth }, header_of(head)?))
 }
 
 #[cfg(test)]

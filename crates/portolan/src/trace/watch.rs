@@ -22,6 +22,8 @@ const ARM_WITHIN: Duration = Duration::from_secs(2);
 const ARM_UNREADY_WITHIN: Duration = Duration::from_millis(700);
 /// What was seen must be read back from the kernel and named.
 const END_WITHIN: Duration = Duration::from_secs(10);
+/// The longest that one question for news waits.
+const LONGEST_POLL: Duration = Duration::from_secs(30);
 /// How much later than its time a node may answer.
 const SLACK: Duration = Duration::from_secs(5);
 
@@ -83,11 +85,12 @@ impl<'a> Watches<'a> {
         agents::say(self.client, node, &path, probe, within).await
     }
 
-    /// The packets a node saw, once they are more than `known` or `within` is over.
+    /// The packets a node saw, once they are more than `known`, or `within` or [`LONGEST_POLL`] is over.
     ///
     /// # Errors
     /// The node does not answer.
     pub async fn seen(&self, node: &str, known: usize, within: Duration) -> Result<Seen, Unanswered> {
+        let within = within.min(LONGEST_POLL);
         let path = format!("{}?known={known}&withinMs={}", self.path(node), within.as_millis());
         agents::ask(self.client, node, &path, within + SLACK).await
     }

@@ -32,6 +32,7 @@ pub mod iptables;
 pub mod meaning;
 pub mod nftables;
 pub mod routes;
+pub mod way;
 
 #[cfg(test)]
 mod tests;

@@ -14,6 +14,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use portolan_dataplane::meaning::RuleTold;
+pub use portolan_dataplane::way::{Act, Hook};
 use portolan_model::verdict::Outcome;
 use portolan_model::{NsName, ObjectRef, Proto, Text};
 use serde::{Deserialize, Serialize};
@@ -312,49 +313,6 @@ pub struct Step {
     pub act: Act,
     /// The packet's destination after it, where it changed.
     pub rewritten: Option<Header>,
-}
-
-/// A hook of netfilter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-#[allow(missing_docs)]
-pub enum Hook {
-    Prerouting,
-    Input,
-    Forward,
-    Output,
-    Postrouting,
-}
-
-/// What a rule or policy did.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "camelCase")]
-pub enum Act {
-    /// To a chain and back.
-    Jump {
-        /// Which.
-        chain: Text,
-    },
-    /// To a chain.
-    Goto {
-        /// Which.
-        chain: Text,
-    },
-    /// On with the next rule.
-    Continue,
-    /// Back to the chain that called.
-    Return,
-    /// This base chain lets it through.
-    Accept,
-    /// It ends here.
-    Drop,
-    /// The chain's policy lets it through, or ends it.
-    Policy {
-        /// Lets it through.
-        accepts: bool,
-    },
-    /// Handed to another program, such as by NFQUEUE.
-    Stolen,
 }
 
 /// A conntrack entry, in the words of `conntrack -L`.

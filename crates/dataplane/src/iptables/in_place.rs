@@ -82,7 +82,7 @@ impl View<'_> {
     }
 
     fn place(&self, chain: &Chain, index: usize, rule: &Rule) -> InPlace {
-        let told = told(self.desired, self.snapshot, chain, rule);
+        let told = told(self.desired, self.snapshot, chain, rule, None);
         InPlace { table: chain.table.name().into(), name: chain.name.clone(), number: Some(index + 1), told }
     }
 }

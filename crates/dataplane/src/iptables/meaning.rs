@@ -17,21 +17,28 @@ use crate::iptables::names::{self, ServiceChains};
 use crate::iptables::plan::Desired;
 use crate::iptables::rule::{Chain, CtState, Match, Rule, Sign, Table, Target, Where};
 use crate::iptables::{parse, render, saved};
-use crate::meaning::{Door, Masqueraded, Meaning, RuleTold, TurnedAway};
+use crate::meaning::{At, Door, Masqueraded, Meaning, RuleTold, TurnedAway};
 
 /// What `rule` in `chain` is there for, ours or not, built-in or not. Its text is the line of `iptables-save` without
-/// `-A CHAIN`. Cheap where the rule bears its comment; else the chain's owner is looked for in the whole plan.
-pub fn told(desired: &Desired, snapshot: &Snapshot, chain: &Chain, rule: &Rule) -> RuleTold {
-    let reader = Reader { desired, snapshot, rule };
+/// `-A CHAIN`. Cheap where the rule bears its comment; else the chain's owner is looked for in the whole plan. `at` is the
+/// packet that came to it, `None` where none did: only KUBE-PROXY-FIREWALL has two reasons to drop.
+pub fn told(desired: &Desired, snapshot: &Snapshot, chain: &Chain, rule: &Rule, at: Option<&At>) -> RuleTold {
+    let reader = Reader { desired, snapshot, rule, at };
     let said = reader.said(chain).unwrap_or_else(|| Meaning::Foreign.into());
     said.told(snapshot, saved::line(desired.family(), rule))
 }
 
 /// A line as `iptables -S CHAIN` or `iptables-save` prints it, `-A CHAIN …`: its chain, and what it is there for. The text
 /// is the line's own. `None` if it is no rule.
-pub fn told_line(desired: &Desired, snapshot: &Snapshot, table: Table, line: &str) -> Option<(Chain, RuleTold)> {
+pub fn told_line(
+    desired: &Desired,
+    snapshot: &Snapshot,
+    table: Table,
+    line: &str,
+    at: Option<&At>,
+) -> Option<(Chain, RuleTold)> {
     let (chain, rule) = read_line(table, line)?;
-    let mut told = told(desired, snapshot, &chain, &rule);
+    let mut told = told(desired, snapshot, &chain, &rule, at);
     told.text = line.trim().strip_prefix("-A ")?.strip_prefix(&*chain.name)?.trim().into();
     Some((chain, told))
 }
@@ -58,6 +65,7 @@ struct Reader<'a> {
     desired: &'a Desired,
     snapshot: &'a Snapshot,
     rule: &'a Rule,
+    at: Option<&'a At>,
 }
 
 impl Reader<'_> {
@@ -121,8 +129,21 @@ impl Reader<'_> {
     fn source_ranges(&self) -> Option<Said> {
         let (name, chain) = self.rule.comment()?.split_once(" traffic not accepted by ")?;
         let key = key_of(name, self.proto()?).filter(|key| ServiceChains::of(key).firewall == chain)?;
-        let drops = Meaning::Drops { service: Some(key), because: TurnedAway::SourceRange };
-        self.does(&Target::Drop).then(|| drops.into())
+        // Whom KUBE-FW let in comes here too where no local endpoint took it.
+        let because = match self.may_come(&key) {
+            true => TurnedAway::NoLocalEndpoints,
+            false => TurnedAway::SourceRange,
+        };
+        self.does(&Target::Drop).then(|| Meaning::Drops { service: Some(key), because }.into())
+    }
+
+    /// The packet's source is one that the Service's KUBE-FW lets in.
+    fn may_come(&self, key: &ServicePortKey) -> bool {
+        let chain = Chain::nat(ServiceChains::of(key).firewall);
+        let rules = self.desired.fragment(key).and_then(|fragment| fragment.own.get(&chain));
+        let Some((rules, at)) = rules.zip(self.at) else { return false };
+        let sources = rules.iter().flat_map(|rule| &rule.matches);
+        sources.into_iter().any(|m| matches!(m, Match::Src(Sign::Is, net) if net.net().contains(&at.src.ip())))
     }
 
     fn forward(&self) -> Option<Said> {

@@ -13,11 +13,11 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use portolan_model::verdict::{self, Outcome, Packet};
-use portolan_model::{Snapshot, Text};
+use portolan_model::{Family, Snapshot, Text};
 
-use crate::iptables::options::DnsPath;
 use crate::iptables::plan::{Desired, RuleSet};
 use crate::iptables::rule::{Chain, CtState, Match, Rule, Table, Target};
+use crate::way::{self, Act, Base, Done, Event, Hook};
 
 /// What a packet meets besides rules.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,6 +37,8 @@ pub struct Way {
     pub outcome: Outcome,
     /// Rules that matched, in order.
     pub path: Vec<Step>,
+    /// Built-in chains that it went through, in order.
+    pub bases: Vec<Base<Chain>>,
 }
 
 /// A rule that matched.
@@ -51,25 +53,41 @@ pub struct Step {
 impl World {
     /// The node of `snapshot` under the rules of `desired`, which put the DNS address on it or not.
     pub fn of(snapshot: &Snapshot, desired: &Desired) -> Self {
-        let mut local = snapshot.local_addresses(desired.family());
-        if desired.options().dns == DnsPath::ThisNode {
-            local.extend(&snapshot.settings.cluster_dns);
-        }
+        let local = way::local_addresses(snapshot, desired.family(), desired.options().dns);
         Self { local, remembered_by: None }
     }
 
     fn holds(&self, addr: IpAddr) -> bool {
-        addr.is_loopback() || self.local.contains(&addr)
+        way::is_local(&self.local, addr)
     }
 }
 
 /// Outcomes with their chances.
 pub fn chances(ways: &[Way]) -> BTreeMap<Outcome, f64> {
-    let mut sum = BTreeMap::new();
-    for way in ways {
-        *sum.entry(way.outcome).or_insert(0.0) += way.chance;
+    way::chances(ways.iter().map(|way| (way.outcome, way.chance)))
+}
+
+/// What a trace in the kernel would tell of `way`, one that [`walk`] found for `packet` in `rules`.
+pub fn events(rules: &RuleSet, way: &Way, packet: &Packet, source_port: u16) -> Vec<Event> {
+    let family = way::family_word(Family::of(packet.dst));
+    let table = |chain: &Chain| Text::from(format!("{family} {}", chain.table.name()));
+    let done = |step: &Step| {
+        let rule = rules.get(&step.chain)?.get(step.index)?;
+        let act = act(rule.target.as_ref());
+        Some(Done { table: table(&step.chain), chain: step.chain.name.clone(), index: step.index, act })
+    };
+    let named = |chain: &Chain| (table(chain), chain.name.clone());
+    way::events(packet, source_port, (&way.bases, &way.path), done, named)
+}
+
+fn act(target: Option<&Target>) -> Act {
+    match target {
+        Some(Target::Jump(chain)) => Act::Jump { chain: chain.clone() },
+        Some(Target::Return) => Act::Return,
+        Some(Target::Accept | Target::Dnat(_) | Target::Masquerade { .. }) => Act::Accept,
+        Some(Target::Drop | Target::Reject) => Act::Drop,
+        Some(Target::MarkOr(_) | Target::MarkXor(_) | Target::NoTrack | Target::Other(_)) | None => Act::Continue,
     }
-    sum
 }
 
 /// All ways of `packet` through `rules` (hooks included: [`Desired::with_hooks`], or what the kernel holds).
@@ -78,20 +96,15 @@ pub fn walk(rules: &RuleSet, world: &World, packet: &verdict::Packet) -> Vec<Way
     let from_here = packet.is_sent();
     let mut ended = Vec::new();
     let mut live = vec![Branch::new(packet)];
-    for (table, chain) in first_half(from_here) {
-        live = tracer.pass(live, table, chain, &mut ended);
+    let first = if from_here { Hook::Output } else { Hook::Prerouting };
+    let tables = if from_here { [Table::Raw, Table::Nat, Table::Filter].as_slice() } else { &[Table::Raw, Table::Nat] };
+    for table in tables {
+        live = tracer.pass(live, *table, first, &mut ended);
     }
     let (here, on): (Vec<Branch>, Vec<Branch>) = live.into_iter().partition(|branch| world.holds(branch.to.ip()));
     live = tracer.second_half(here, on, from_here, &mut ended);
     ended.extend(live);
     ended.into_iter().map(Branch::way).collect()
-}
-
-fn first_half(from_here: bool) -> Vec<(Table, &'static str)> {
-    match from_here {
-        true => vec![(Table::Raw, "OUTPUT"), (Table::Nat, "OUTPUT"), (Table::Filter, "OUTPUT")],
-        false => vec![(Table::Raw, "PREROUTING"), (Table::Nat, "PREROUTING")],
-    }
 }
 
 struct Tracer<'a> {
@@ -112,6 +125,7 @@ struct Branch {
     sent_on: bool,
     masquerade: bool,
     path: Vec<Step>,
+    bases: Vec<Base<Chain>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -139,7 +153,14 @@ impl Branch {
             sent_on: false,
             masquerade: false,
             path: Vec::new(),
+            bases: Vec::new(),
         }
+    }
+
+    /// Notes the built-in chain that it just went through.
+    fn passed(&mut self, (chain, hook): (&Chain, Hook), before: SocketAddr, by_policy: bool) {
+        let (after, met) = (self.to, self.path.len());
+        self.bases.push(Base { chain: chain.clone(), hook, before, after, met, by_policy });
     }
 
     /// conntrack calls a flow DNAT only if its destination differs.
@@ -158,36 +179,42 @@ impl Branch {
             (None, true) => Outcome::Dnat { to: self.to, masquerade: self.masquerade },
             (None, false) => Outcome::Untouched { masquerade: self.masquerade },
         };
-        Way { chance: self.chance, outcome, path: self.path }
+        Way { chance: self.chance, outcome, path: self.path, bases: self.bases }
     }
 }
 
 impl Tracer<'_> {
     fn second_half(&self, here: Vec<Branch>, on: Vec<Branch>, from_here: bool, ended: &mut Vec<Branch>) -> Vec<Branch> {
-        let mut here = self.pass(here, Table::Filter, "INPUT", ended);
+        let mut here = self.pass(here, Table::Filter, Hook::Input, ended);
         let mut on = match from_here {
             true => on,
-            false => self.pass(on, Table::Filter, "FORWARD", ended),
+            false => self.pass(on, Table::Filter, Hook::Forward, ended),
         };
         // What comes in for the node itself never passes POSTROUTING; what it sends to itself does, on its way out.
         if from_here {
             on.append(&mut here);
         }
-        let mut live = self.pass(on, Table::Nat, "POSTROUTING", ended);
+        let mut live = self.pass(on, Table::Nat, Hook::Postrouting, ended);
         live.append(&mut here);
         live
     }
 
     /// Sends branches through a built-in chain: what a verdict dropped has ended, the others go on.
-    fn pass(&self, live: Vec<Branch>, table: Table, chain: &str, ended: &mut Vec<Branch>) -> Vec<Branch> {
-        let chain = Chain { table, name: chain.into() };
+    fn pass(&self, live: Vec<Branch>, table: Table, hook: Hook, ended: &mut Vec<Branch>) -> Vec<Branch> {
+        let chain = Chain { table, name: built_in(hook).into() };
+        if !self.rules.contains_key(&chain) {
+            return live;
+        }
         let mut on = Vec::new();
         for branch in live {
             if table == Table::Nat && !branch.tracked {
                 on.push(branch);
                 continue;
             }
-            let flow = self.run(&chain, branch, 0);
+            let before = branch.to;
+            let mut flow = self.run(&chain, branch, 0);
+            flow.fell.iter_mut().for_each(|branch| branch.passed((&chain, hook), before, true));
+            flow.ended.iter_mut().for_each(|branch| branch.passed((&chain, hook), before, false));
             let all = flow.fell.into_iter().chain(flow.ended);
             let (gone, still): (Vec<Branch>, Vec<Branch>) = all.partition(|branch| branch.end.is_some());
             ended.extend(gone);
@@ -282,6 +309,17 @@ impl Tracer<'_> {
             Match::Other(_) => false,
         };
         if holds { 1.0 } else { 0.0 }
+    }
+}
+
+/// The chain that every table of its kind has at `hook`.
+fn built_in(hook: Hook) -> &'static str {
+    match hook {
+        Hook::Prerouting => "PREROUTING",
+        Hook::Input => "INPUT",
+        Hook::Forward => "FORWARD",
+        Hook::Output => "OUTPUT",
+        Hook::Postrouting => "POSTROUTING",
     }
 }
 

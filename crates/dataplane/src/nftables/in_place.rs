@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use portolan_model::{Family, ObjectKind, ObjectRef, Snapshot, Text};
+use portolan_model::{ObjectKind, ObjectRef, Snapshot, Text};
 
 use crate::causes::{object, services_of_pod};
 use crate::meaning::InPlace;
@@ -12,6 +12,7 @@ use crate::nftables::meaning::{told, told_element};
 use crate::nftables::names::{SetId, TABLE};
 use crate::nftables::plan::Desired;
 use crate::nftables::service::Owner;
+use crate::way::family_word;
 
 /// Every element that `object` caused: of a Service all of its, of a Pod those that lead to it, of our Node the addresses
 /// on which node ports answer. An element that several share stands with each of them.
@@ -128,12 +129,5 @@ impl View<'_> {
 
     fn table(&self) -> Text {
         format!("{} {TABLE}", family_word(self.desired.family())).into()
-    }
-}
-
-fn family_word(family: Family) -> &'static str {
-    match family {
-        Family::V4 => "ip",
-        Family::V6 => "ip6",
     }
 }

@@ -117,15 +117,7 @@ pub enum ChainKind {
     Nat,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[allow(missing_docs)]
-pub enum HookPoint {
-    Prerouting,
-    Input,
-    Forward,
-    Output,
-    Postrouting,
-}
+pub use crate::way::Hook as HookPoint;
 
 /// A chain with its rules, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

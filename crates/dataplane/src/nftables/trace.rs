@@ -16,9 +16,9 @@ use std::rc::Rc;
 use portolan_model::verdict::{Outcome, Packet};
 use portolan_model::{Snapshot, Text};
 
-use crate::nftables::lang::{Base, ChainKind, Data, Field, HookPoint, Key, Rule, Sign, Statement, Table};
-use crate::nftables::options::DnsPath;
+use crate::nftables::lang::{self, ChainKind, Data, Field, HookPoint, Key, Rule, Sign, Statement, Table};
 use crate::nftables::plan::Desired;
+use crate::way::{self, Act, Base, Done, Event};
 
 /// What a packet meets besides rules.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,6 +38,8 @@ pub struct Way {
     pub outcome: Outcome,
     /// Rules that matched to their end, in order.
     pub path: Vec<Place>,
+    /// Base chains that it went through, in order.
+    pub bases: Vec<Base<Text>>,
     /// What the kernel will remember of its client.
     pub remembered: Vec<(Key, Data)>,
 }
@@ -54,25 +56,41 @@ pub struct Place {
 impl World {
     /// The node of `snapshot` under `desired`, which puts the DNS address on it or not.
     pub fn of(snapshot: &Snapshot, desired: &Desired) -> Self {
-        let mut local = snapshot.local_addresses(desired.family());
-        if desired.options().dns == DnsPath::ThisNode {
-            local.extend(&snapshot.settings.cluster_dns);
-        }
+        let local = way::local_addresses(snapshot, desired.family(), desired.options().dns);
         Self { local, clients: BTreeMap::new() }
     }
 
     fn holds(&self, addr: IpAddr) -> bool {
-        addr.is_loopback() || self.local.contains(&addr)
+        way::is_local(&self.local, addr)
     }
 }
 
 /// Outcomes with their chances.
 pub fn chances(ways: &[Way]) -> BTreeMap<Outcome, f64> {
-    let mut sum = BTreeMap::new();
-    for way in ways {
-        *sum.entry(way.outcome).or_insert(0.0) += way.chance;
-    }
-    sum
+    way::chances(ways.iter().map(|way| (way.outcome, way.chance)))
+}
+
+/// What a trace in the kernel would tell of `way`, one that [`walk`] found for `packet` in `table`.
+pub fn events(table: &Table, way: &Way, packet: &Packet, source_port: u16) -> Vec<Event> {
+    let name: Text = format!("{} {}", way::family_word(table.family), table.name).into();
+    let done = |place: &Place| {
+        let rule = table.chains.get(&place.chain)?.rules.get(place.index)?;
+        Some(Done { table: name.clone(), chain: place.chain.clone(), index: place.index, act: act_of(rule) })
+    };
+    let named = |chain: &Text| (name.clone(), chain.clone());
+    way::events(packet, source_port, (&way.bases, &way.path), done, named)
+}
+
+fn act_of(rule: &Rule) -> Act {
+    let act = |statement: &Statement| match statement {
+        Statement::Jump(chain) => Some(Act::Jump { chain: chain.clone() }),
+        Statement::Goto(chain) => Some(Act::Goto { chain: chain.clone() }),
+        Statement::Return => Some(Act::Return),
+        Statement::Accept | Statement::DnatFrom(..) | Statement::Masquerade { .. } => Some(Act::Accept),
+        Statement::Drop | Statement::Reject => Some(Act::Drop),
+        _ => None,
+    };
+    rule.statements.iter().find_map(act).unwrap_or(Act::Continue)
 }
 
 /// All ways of `packet` through `table`, as planned or as the kernel holds it.
@@ -86,7 +104,7 @@ pub struct Tracer<'a> {
     world: &'a World,
     clients: &'a BTreeMap<Key, Data>,
     /// Base chains by hook and priority.
-    bases: Rc<[(Base, &'a Text)]>,
+    bases: Rc<[(lang::Base, &'a Text)]>,
 }
 
 /// One possible state of the packet.
@@ -103,6 +121,7 @@ struct Branch {
     is_sent_on: bool,
     end: Option<Outcome>,
     path: Vec<Place>,
+    bases: Vec<Base<Text>>,
     remembered: Vec<(Key, Data)>,
 }
 
@@ -139,8 +158,16 @@ impl Branch {
             is_sent_on: false,
             end: None,
             path: Vec::new(),
+            bases: Vec::new(),
             remembered: Vec::new(),
         }
+    }
+
+    /// Notes the base chain that it just went through.
+    fn passed(mut self, (chain, hook): (&Text, HookPoint), before: SocketAddr, by_policy: bool) -> Self {
+        let (after, met) = (self.to, self.path.len());
+        self.bases.push(Base { chain: chain.clone(), hook, before, after, met, by_policy });
+        self
     }
 
     /// Conntrack's view: a destination that stays the same is none.
@@ -154,7 +181,7 @@ impl Branch {
             (None, true) => Outcome::Dnat { to: self.to, masquerade: self.masquerade },
             (None, false) => Outcome::Untouched { masquerade: self.masquerade },
         };
-        Way { chance: self.chance, outcome, path: self.path, remembered: self.remembered }
+        Way { chance: self.chance, outcome, path: self.path, bases: self.bases, remembered: self.remembered }
     }
 
     /// The key that `fields` make of the packet, with `slot` for what chance decides.
@@ -192,7 +219,7 @@ impl<'a> Tracer<'a> {
     /// Of this table at this node.
     pub fn new(table: &'a Table, world: &'a World) -> Self {
         let bases = table.chains.iter().filter_map(|(name, chain)| chain.base.map(|base| (base, name)));
-        let mut bases: Vec<(Base, &Text)> = bases.collect();
+        let mut bases: Vec<(lang::Base, &Text)> = bases.collect();
         bases.sort_by_key(|(base, _)| (base.hook, base.priority));
         Self { table, world, clients: &world.clients, bases: bases.into() }
     }
@@ -238,10 +265,12 @@ impl<'a> Tracer<'a> {
                     on.push(branch);
                     continue;
                 }
+                let (at, before) = ((*name, hook), branch.to);
                 for fate in self.run(name, branch, 0) {
                     match fate {
-                        Fate::Fell(branch) | Fate::Accepted(branch) => on.push(branch),
-                        Fate::Ended(branch) => ended.push(branch),
+                        Fate::Fell(branch) => on.push(branch.passed(at, before, true)),
+                        Fate::Accepted(branch) => on.push(branch.passed(at, before, false)),
+                        Fate::Ended(branch) => ended.push(branch.passed(at, before, false)),
                     }
                 }
             }

@@ -3,6 +3,7 @@
 pub(crate) mod any_world;
 pub(crate) mod history;
 pub(crate) mod packets;
+pub(crate) mod told;
 pub(crate) mod world;
 
 use std::collections::BTreeSet;

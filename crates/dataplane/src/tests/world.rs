@@ -114,7 +114,8 @@ pub(crate) fn slice(service: &NsName, family: Family, endpoints: Vec<EndpointFac
 }
 
 pub(crate) fn endpoint(addr: &str, node: &str) -> EndpointFact {
-    EndpointFact { node: Some(node.into()), ..EndpointFact::ready_at(ip(addr)) }
+    let pod = NsName::new("default", format!("at-{}", addr.replace([':', '.'], "-")));
+    EndpointFact { node: Some(node.into()), pod: Some(pod), ..EndpointFact::ready_at(ip(addr)) }
 }
 
 /// A pod of this node with these host ports, at `10.244.0.N` and `fd00:10:244::N` (N in hexadecimal there).

@@ -1,10 +1,16 @@
 //! Meaning: every rule says what it is there for, and whose it is.
 
+use portolan_model::verdict::Packet;
 use portolan_model::{Family, Snapshot};
+use proptest::prelude::*;
 
 use crate::iptables::meaning::{told, told_line};
-use crate::iptables::{Desired, DnsPath, Options, names, saved};
-use crate::meaning::Meaning;
+use crate::iptables::trace::{Way, World, events, walk};
+use crate::iptables::{Desired, DnsPath, Options, RuleSet, names, saved};
+use crate::meaning::{Meaning, RuleTold};
+use crate::tests::any_world::{any_settings, any_whole_world};
+use crate::tests::packets::packets;
+use crate::tests::told::Told;
 use crate::tests::world::{all_settings, snapshot_with, whole};
 
 /// Rules of ours that no packet's way depends on: they unset the mark, or only count what falls through.
@@ -19,14 +25,14 @@ fn wrongly_told(desired: &Desired, snapshot: &Snapshot) -> Vec<String> {
     for (chain, rules) in desired.with_hooks() {
         assert_eq!(desired.rules(&chain).as_ref(), Some(&rules), "{}", chain.name);
         for rule in &rules {
-            let told = told(desired, snapshot, &chain, rule);
+            let told = told(desired, snapshot, &chain, rule, None);
             let fits = match told.meaning {
                 Meaning::Foreign => false,
                 Meaning::Plumbing => is_plumbing(&chain.name, &told.text),
                 _ => true,
             };
             let line = format!("-A {} {}", chain.name, saved::line(desired.family(), rule));
-            let again = told_line(desired, snapshot, chain.table, &line);
+            let again = told_line(desired, snapshot, chain.table, &line, None);
             if !fits || again != Some((chain.clone(), told.clone())) {
                 wrong.push(format!("{line}\n  told {told:?}\n  from its line {again:?}"));
             }
@@ -45,6 +51,62 @@ fn every_rule_of_every_chain_has_a_meaning_and_is_told_the_same_from_the_kernels
             assert_eq!(wrongly_told(&desired, &snapshot).join("\n"), "", "{setting}");
             let bare = Desired::of(family, Options { comment_limit: 0, ..options }, &snapshot);
             assert_eq!(wrongly_told(&bare, &snapshot).join("\n"), "", "{setting}, without comments of endpoints");
+        }
+    }
+}
+
+/// The first packet of whose way something is told wrongly.
+fn objection(snapshot: &Snapshot, desired: &Desired, mut packets: impl Iterator<Item = Packet>) -> Option<String> {
+    let (rules, world) = (desired.with_hooks(), World::of(snapshot, desired));
+    packets.find_map(|packet| {
+        walk(&rules, &world, &packet).into_iter().find_map(|way| {
+            let told = tell(snapshot, desired, &rules, &way, &packet);
+            Told { snapshot, packet: &packet, outcome: way.outcome, rules: &told }.objection()
+        })
+    })
+}
+
+/// The rules that a packet met on this way, told one by one.
+fn tell(snapshot: &Snapshot, desired: &Desired, rules: &RuleSet, way: &Way, packet: &Packet) -> Vec<RuleTold> {
+    let met = events(rules, way, packet, 40000).into_iter().filter(|event| event.index.is_some());
+    assert_eq!(met.clone().count(), way.path.len());
+    let told = met.zip(&way.path).map(|(event, step)| {
+        assert_eq!((&event.chain, event.index), (&step.chain.name, Some(step.index)));
+        told(desired, snapshot, &step.chain, &rules[&step.chain][step.index], Some(&event.at))
+    });
+    told.collect()
+}
+
+#[test]
+fn the_rules_on_every_packets_way_tell_what_becomes_of_it_and_why() {
+    for (turn, (setting, proxy)) in all_settings().into_iter().enumerate() {
+        let snapshot = snapshot_with(&proxy, &whole());
+        for family in Family::BOTH {
+            let options = Options { dns: DnsPath::ThisNode, ..Options::default() };
+            let desired = Desired::of(family, options, &snapshot);
+            let some = packets(&snapshot, family).into_iter().skip(turn % 5).step_by(5);
+            assert_eq!(objection(&snapshot, &desired, some), None, "{setting}");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_rules_on_the_way_tell_it_rightly_in_any_world(
+        facts in any_whole_world(),
+        proxy in any_settings(),
+        limit in prop::sample::select(vec![0, 1000]),
+        turn in 0..7usize,
+    ) {
+        let snapshot = snapshot_with(&proxy, &facts);
+        for family in Family::BOTH {
+            let options = Options { comment_limit: limit, ..Options::default() };
+            let desired = Desired::of(family, options, &snapshot);
+            prop_assert_eq!(wrongly_told(&desired, &snapshot).join("\n"), "");
+            let some = packets(&snapshot, family).into_iter().skip(turn).step_by(7);
+            prop_assert_eq!(objection(&snapshot, &desired, some), None, "{:?} {:?}", family, proxy);
         }
     }
 }

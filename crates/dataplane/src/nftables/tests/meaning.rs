@@ -1,11 +1,18 @@
 //! Meaning: every rule and element says what it is there for, and whose it is.
 
-use portolan_model::{Family, ObjectKind, ObjectRef};
+use portolan_model::verdict::Packet;
+use portolan_model::{Family, ObjectKind, ObjectRef, Snapshot};
+use proptest::prelude::*;
 
-use crate::meaning::Meaning;
+use crate::meaning::{Meaning, RuleTold};
 use crate::nftables::in_place::in_place;
+use crate::nftables::lang::Table;
 use crate::nftables::meaning::told;
+use crate::nftables::trace::{Tracer, Way, World, events};
 use crate::nftables::{Desired, DnsPath, Options};
+use crate::tests::any_world::{any_settings, any_whole_world};
+use crate::tests::packets::packets;
+use crate::tests::told::Told;
 use crate::tests::world::{all_settings, snapshot_with, whole};
 
 #[test]
@@ -52,6 +59,60 @@ fn every_element_of_every_set_is_in_place_for_its_service_or_pod() {
             found.dedup();
             let count: usize = desired.table().sets.values().map(|set| set.elements.len()).sum();
             assert_eq!(found.len(), count, "{setting}: elements told, and those in the table");
+        }
+    }
+}
+
+/// The rules that a packet met on this way, told one by one.
+fn tell(snapshot: &Snapshot, desired: &Desired, table: &Table, way: &Way, packet: &Packet) -> Vec<RuleTold> {
+    let met = events(table, way, packet, 40000).into_iter().filter_map(|event| Some((event.index?, event)));
+    let told = met.map(|(index, event)| {
+        let rule = &table.chains[&event.chain].rules[index];
+        told(desired, snapshot, &event.chain, rule, Some(&event.at))
+    });
+    told.collect()
+}
+
+/// The first packet of whose way something is told wrongly.
+fn objection(snapshot: &Snapshot, desired: &Desired, packets: impl Iterator<Item = Packet>) -> Option<String> {
+    let (table, world) = (desired.table(), World::of(snapshot, desired));
+    let tracer = Tracer::new(&table, &world);
+    let mut packets = packets.filter(|packet| packet.is_sent() || packet.src != packet.dst);
+    packets.find_map(|packet| {
+        tracer.walk(&packet).into_iter().find_map(|way| {
+            let told = tell(snapshot, desired, &table, &way, &packet);
+            Told { snapshot, packet: &packet, outcome: way.outcome, rules: &told }.objection()
+        })
+    })
+}
+
+#[test]
+fn the_rules_on_every_packets_way_tell_what_becomes_of_it_and_why() {
+    for (turn, (setting, proxy)) in all_settings().into_iter().enumerate() {
+        let snapshot = snapshot_with(&proxy, &whole());
+        for family in Family::BOTH {
+            let options = Options { dns: DnsPath::ThisNode, ..Options::default() };
+            let desired = Desired::of(family, options, &snapshot);
+            let some = packets(&snapshot, family).into_iter().skip(turn % 5).step_by(5);
+            assert_eq!(objection(&snapshot, &desired, some), None, "{setting}");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_rules_on_the_way_tell_it_rightly_in_any_world(
+        facts in any_whole_world(),
+        proxy in any_settings(),
+        turn in 0..7usize,
+    ) {
+        let snapshot = snapshot_with(&proxy, &facts);
+        for family in Family::BOTH {
+            let desired = Desired::of(family, Options::default(), &snapshot);
+            let some = packets(&snapshot, family).into_iter().skip(turn).step_by(7);
+            prop_assert_eq!(objection(&snapshot, &desired, some), None, "{:?} {:?}", family, proxy);
         }
     }
 }

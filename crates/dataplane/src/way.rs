@@ -104,7 +104,8 @@ pub(crate) struct Done {
     pub act: Act,
 }
 
-/// The path's rules and the bases' policies, in order. `source_port` is the client's own, of which no rule asks.
+/// The path's rules and the bases' policies, in order; of a base chain in which no rule matched nothing is said.
+/// `source_port` is the client's own, of which no rule asks.
 pub(crate) fn events<C, S>(
     packet: &Packet,
     source_port: u16,
@@ -118,13 +119,14 @@ pub(crate) fn events<C, S>(
     let mut met = 0;
     for base in bases {
         let at = At { src, dst: base.before, original_dst, proto: packet.proto, after: base.after };
+        let is_met = base.met > met;
         let rules = path.get(met..base.met).unwrap_or_default().iter().filter_map(&done);
         events.extend(rules.map(|Done { table, chain, index, act }| {
             let index = Some(index);
             Event { hook: base.hook, table, chain, index, act, at }
         }));
         met = base.met;
-        if base.by_policy {
+        if base.by_policy && is_met {
             let (table, chain) = named(&base.chain);
             let act = Act::Policy { accepts: true };
             events.push(Event { hook: base.hook, table, chain, index: None, act, at });

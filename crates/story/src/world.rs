@@ -12,12 +12,14 @@ use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
 use portolan_dataplane::iptables::{self, DnsPath, RuleSet};
+use portolan_dataplane::meaning::{Meaning, RuleTold};
 use portolan_dataplane::nftables;
+use portolan_dataplane::way::Event;
 use portolan_model::verdict::{Mode, Outcome, Packet};
 use portolan_model::{Fact, Facts, Family, NsName, Settings, Snapshot, Text, resolve};
 
 use crate::evidence::{Backend, Step};
-use crate::foresee::steps::{self, Scene};
+use crate::foresee::steps;
 
 /// What is said of a cluster before any packet is sent.
 #[derive(Clone, Debug)]
@@ -159,28 +161,31 @@ impl NodeView {
             Plan::Iptables { desired, rules, world } => {
                 let ways = iptables::trace::walk(rules, world, packet);
                 let passed = |way: iptables::trace::Way| {
-                    let places = way.path.iter().map(|step| (step.chain.clone(), step.index));
-                    let scene = Scene::new(&self.snapshot, packet, way.outcome);
-                    let (steps, is_untracked) = steps::of_iptables(scene, places, rules, &|chain, rule| {
-                        iptables::meaning::told(desired, &self.snapshot, chain, rule)
-                    });
-                    Passed { chance: way.chance, outcome: way.outcome, steps, is_untracked }
+                    let told = iptables::meaning::told_way((desired, rules), &self.snapshot, &way, packet, 0);
+                    self.passed(packet, (way.chance, way.outcome), told)
                 };
                 ways.into_iter().map(passed).collect()
             }
             Plan::Nftables { desired, table, world } => {
                 let ways = nftables::trace::walk(table, world, packet);
                 let passed = |way: nftables::trace::Way| {
-                    let places = way.path.iter().map(|place| (place.chain.clone(), place.index));
-                    let scene = Scene::new(&self.snapshot, packet, way.outcome);
-                    let (steps, is_untracked) = steps::of_nftables(scene, places, table, &|chain, rule, at| {
-                        nftables::meaning::told(desired, &self.snapshot, chain, rule, Some(at))
-                    });
-                    Passed { chance: way.chance, outcome: way.outcome, steps, is_untracked }
+                    let told = nftables::meaning::told_way((desired, table), &self.snapshot, &way, packet, 0);
+                    self.passed(packet, (way.chance, way.outcome), told)
                 };
                 ways.into_iter().map(passed).collect()
             }
         }
+    }
+
+    fn passed(
+        &self,
+        packet: &Packet,
+        (chance, outcome): (f64, Outcome),
+        told: Vec<(Event, Option<RuleTold>)>,
+    ) -> Passed {
+        let is_untracked =
+            told.iter().any(|(_, rule)| rule.as_ref().is_some_and(|rule| rule.meaning == Meaning::KeepsUntracked));
+        Passed { chance, outcome, steps: steps::of(&self.snapshot, packet, outcome, told), is_untracked }
     }
 
     /// The node has `addr` itself: a process on it gets what goes there.

@@ -61,7 +61,7 @@ impl Namer {
                         planned.get(index).filter(|_| planned.len() == place.count)?.clone()
                     }
                 };
-                Some(iptables::meaning::told(desired, view.snapshot, &chain, &rule))
+                Some(iptables::meaning::told(desired, view.snapshot, &chain, &rule, Some(&place.at)))
             }
             Plan::Nftables(desired) if place.table == TABLE => {
                 let rules = &desired.chain(&place.chain)?.rules;
@@ -77,7 +77,9 @@ impl Namer {
 pub(crate) fn name_line(view: &View<'_>, place: &Place, line: &str) -> Option<RuleTold> {
     let table = Table::parse(&place.table)?;
     match view.proxy.plan(family_of(place.family)?)? {
-        Plan::Iptables(desired) => Some(iptables::meaning::told_line(desired, view.snapshot, table, line)?.1),
+        Plan::Iptables(desired) => {
+            Some(iptables::meaning::told_line(desired, view.snapshot, table, line, Some(&place.at))?.1)
+        }
         Plan::Nftables(_) => None,
     }
 }

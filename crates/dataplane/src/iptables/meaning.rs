@@ -9,15 +9,18 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use portolan_model::verdict::Packet;
 use portolan_model::{NsName, ObjectKind, ObjectRef, Proto, ServicePortKey, Snapshot};
 
 use crate::causes::{Said, node_of_range, object, pod_behind, service};
 use crate::claims::Destination;
 use crate::iptables::names::{self, ServiceChains};
-use crate::iptables::plan::Desired;
+use crate::iptables::plan::{Desired, RuleSet};
 use crate::iptables::rule::{Chain, CtState, Match, Rule, Sign, Table, Target, Where};
+use crate::iptables::trace::{self, Way};
 use crate::iptables::{parse, render, saved};
 use crate::meaning::{At, Door, Masqueraded, Meaning, RuleTold, TurnedAway};
+use crate::way::Event;
 
 /// What `rule` in `chain` is there for, ours or not, built-in or not. Its text is the line of `iptables-save` without
 /// `-A CHAIN`. Cheap where the rule bears its comment; else the chain's owner is looked for in the whole plan. `at` is the
@@ -41,6 +44,25 @@ pub fn told_line(
     let mut told = told(desired, snapshot, &chain, &rule, at);
     told.text = line.trim().strip_prefix("-A ")?.strip_prefix(&*chain.name)?.trim().into();
     Some((chain, told))
+}
+
+/// What a trace in the kernel would tell of `way`, which [`trace::walk`] found for `packet` in `rules`, each rule with what
+/// it is there for.
+pub fn told_way(
+    (desired, rules): (&Desired, &RuleSet),
+    snapshot: &Snapshot,
+    way: &Way,
+    packet: &Packet,
+    source_port: u16,
+) -> Vec<(Event, Option<RuleTold>)> {
+    let mut steps = way.path.iter();
+    let events = trace::events(rules, way, packet, source_port).into_iter().map(|event| {
+        let step = event.index.and_then(|_| steps.next());
+        let rule = step.and_then(|step| Some((&step.chain, rules.get(&step.chain)?.get(step.index)?)));
+        let told = rule.map(|(chain, rule)| told(desired, snapshot, chain, rule, Some(&event.at)));
+        (event, told)
+    });
+    events.collect()
 }
 
 /// Reads `-A CHAIN …`.

@@ -10,15 +10,18 @@
 
 use std::net::SocketAddr;
 
+use portolan_model::verdict::Packet;
 use portolan_model::{NsName, ObjectKind, ObjectRef, ServicePortKey, Snapshot};
 
 use crate::causes::{Said, node_of_range, object, pod_behind, service};
 use crate::meaning::{At, Door, Masqueraded, Meaning, RuleTold, TurnedAway};
-use crate::nftables::lang::{Data, Element, Field, Key, Rule, Sign, Statement};
+use crate::nftables::lang::{Data, Element, Field, Key, Rule, Sign, Statement, Table};
 use crate::nftables::names::{CLIENTS, SetId};
 use crate::nftables::plan::Desired;
 use crate::nftables::render;
 use crate::nftables::service::{Kind, Owner};
+use crate::nftables::trace::{self, Way};
+use crate::way::Event;
 
 /// What `rule` in `chain` of our table is there for, for the packet that came to it. `at` is `None` where no packet did:
 /// then what depends on one is left out.
@@ -26,6 +29,23 @@ pub fn told(desired: &Desired, snapshot: &Snapshot, chain: &str, rule: &Rule, at
     let reader = Reader { desired, snapshot, at };
     let said = reader.said(chain, rule).unwrap_or_else(|| Meaning::Foreign.into());
     said.told(snapshot, render::rule(desired.family(), rule))
+}
+
+/// What a trace in the kernel would tell of `way`, which [`trace::walk`] found for `packet` in `table`, each rule with what
+/// it is there for.
+pub fn told_way(
+    (desired, table): (&Desired, &Table),
+    snapshot: &Snapshot,
+    way: &Way,
+    packet: &Packet,
+    source_port: u16,
+) -> Vec<(Event, Option<RuleTold>)> {
+    let events = trace::events(table, way, packet, source_port).into_iter().map(|event| {
+        let rule = event.index.and_then(|index| table.chains.get(&event.chain)?.rules.get(index));
+        let told = rule.map(|rule| told(desired, snapshot, &event.chain, rule, Some(&event.at)));
+        (event, told)
+    });
+    events.collect()
 }
 
 /// What an element of `set` is there for. `owner` is the service port that asked for it, if one did.

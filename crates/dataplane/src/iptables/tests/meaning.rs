@@ -4,9 +4,9 @@ use portolan_model::verdict::Packet;
 use portolan_model::{Family, Snapshot};
 use proptest::prelude::*;
 
-use crate::iptables::meaning::{told, told_line};
-use crate::iptables::trace::{Way, World, events, walk};
-use crate::iptables::{Desired, DnsPath, Options, RuleSet, names, saved};
+use crate::iptables::meaning::{told, told_line, told_way};
+use crate::iptables::trace::{World, walk};
+use crate::iptables::{Desired, DnsPath, Options, names, saved};
 use crate::meaning::{Meaning, RuleTold};
 use crate::tests::any_world::{any_settings, any_whole_world};
 use crate::tests::packets::packets;
@@ -60,21 +60,12 @@ fn objection(snapshot: &Snapshot, desired: &Desired, mut packets: impl Iterator<
     let (rules, world) = (desired.with_hooks(), World::of(snapshot, desired));
     packets.find_map(|packet| {
         walk(&rules, &world, &packet).into_iter().find_map(|way| {
-            let told = tell(snapshot, desired, &rules, &way, &packet);
+            let told = told_way((desired, &rules), snapshot, &way, &packet, 40000);
+            let told: Vec<RuleTold> = told.into_iter().filter_map(|(_, told)| told).collect();
+            assert_eq!(told.len(), way.path.len());
             Told { snapshot, packet: &packet, outcome: way.outcome, rules: &told }.objection()
         })
     })
-}
-
-/// The rules that a packet met on this way, told one by one.
-fn tell(snapshot: &Snapshot, desired: &Desired, rules: &RuleSet, way: &Way, packet: &Packet) -> Vec<RuleTold> {
-    let met = events(rules, way, packet, 40000).into_iter().filter(|event| event.index.is_some());
-    assert_eq!(met.clone().count(), way.path.len());
-    let told = met.zip(&way.path).map(|(event, step)| {
-        assert_eq!((&event.chain, event.index), (&step.chain.name, Some(step.index)));
-        told(desired, snapshot, &step.chain, &rules[&step.chain][step.index], Some(&event.at))
-    });
-    told.collect()
 }
 
 #[test]

@@ -6,9 +6,8 @@ use proptest::prelude::*;
 
 use crate::meaning::{Meaning, RuleTold};
 use crate::nftables::in_place::in_place;
-use crate::nftables::lang::Table;
-use crate::nftables::meaning::told;
-use crate::nftables::trace::{Tracer, Way, World, events};
+use crate::nftables::meaning::{told, told_way};
+use crate::nftables::trace::{Tracer, World};
 use crate::nftables::{Desired, DnsPath, Options};
 use crate::tests::any_world::{any_settings, any_whole_world};
 use crate::tests::packets::packets;
@@ -63,16 +62,6 @@ fn every_element_of_every_set_is_in_place_for_its_service_or_pod() {
     }
 }
 
-/// The rules that a packet met on this way, told one by one.
-fn tell(snapshot: &Snapshot, desired: &Desired, table: &Table, way: &Way, packet: &Packet) -> Vec<RuleTold> {
-    let met = events(table, way, packet, 40000).into_iter().filter_map(|event| Some((event.index?, event)));
-    let told = met.map(|(index, event)| {
-        let rule = &table.chains[&event.chain].rules[index];
-        told(desired, snapshot, &event.chain, rule, Some(&event.at))
-    });
-    told.collect()
-}
-
 /// The first packet of whose way something is told wrongly.
 fn objection(snapshot: &Snapshot, desired: &Desired, packets: impl Iterator<Item = Packet>) -> Option<String> {
     let (table, world) = (desired.table(), World::of(snapshot, desired));
@@ -80,7 +69,9 @@ fn objection(snapshot: &Snapshot, desired: &Desired, packets: impl Iterator<Item
     let mut packets = packets.filter(|packet| packet.is_sent() || packet.src != packet.dst);
     packets.find_map(|packet| {
         tracer.walk(&packet).into_iter().find_map(|way| {
-            let told = tell(snapshot, desired, &table, &way, &packet);
+            let told = told_way((desired, &table), snapshot, &way, &packet, 40000);
+            let told: Vec<RuleTold> = told.into_iter().filter_map(|(_, told)| told).collect();
+            assert_eq!(told.len(), way.path.len());
             Told { snapshot, packet: &packet, outcome: way.outcome, rules: &told }.objection()
         })
     })

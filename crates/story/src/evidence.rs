@@ -266,7 +266,7 @@ pub enum Direction {
 }
 
 /// A packet's addresses at one moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Header {
     /// Source. Where it is foreseen, port 0 is one that the kernel would choose.

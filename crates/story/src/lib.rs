@@ -13,6 +13,7 @@
 pub mod change;
 mod diagnose;
 pub mod evidence;
+pub mod flows;
 pub mod foresee;
 pub mod history;
 pub mod knows;
@@ -23,8 +24,8 @@ pub mod story;
 pub mod tell;
 pub mod text;
 pub mod why;
-mod words;
 pub mod world;
+mod words;
 
 #[cfg(test)]
 mod fixture;

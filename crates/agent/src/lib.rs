@@ -19,6 +19,7 @@ mod core;
 pub mod dns;
 mod drain;
 mod exec;
+mod flows;
 mod history;
 mod network;
 mod node;

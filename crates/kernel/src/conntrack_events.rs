@@ -48,12 +48,21 @@ impl ConntrackEvents {
         Self::with_buffer(RECEIVE_BUFFER_BYTES)
     }
 
+    /// The same, and hears of flows that begin alone: a quarter of what a TCP connection has to tell.
+    pub fn of_beginnings() -> Result<ConntrackEvents, ConntrackError> {
+        Self::of_groups(&GROUPS[..1], RECEIVE_BUFFER_BYTES)
+    }
+
     pub(crate) fn with_buffer(bytes: usize) -> Result<ConntrackEvents, ConntrackError> {
+        Self::of_groups(&GROUPS, bytes)
+    }
+
+    fn of_groups(groups: &[u32], bytes: usize) -> Result<ConntrackEvents, ConntrackError> {
         let open = || {
             let mut socket = Socket::new(NETLINK_NETFILTER)?;
             grow(&socket, libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, bytes)?;
             socket.bind(&SocketAddr::new(0, 0))?;
-            GROUPS.iter().try_for_each(|group| socket.add_membership(*group))?;
+            groups.iter().try_for_each(|group| socket.add_membership(*group))?;
             socket.set_non_blocking(true)?;
             Ok(socket)
         };

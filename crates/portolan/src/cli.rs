@@ -50,6 +50,11 @@ enum Command {
     /// Ask a node's agent about itself; stop a lab's node, or start it again
     #[command(subcommand)]
     Node(NodeCommand),
+    /// Show the live connections of all nodes, each once, with names
+    Flows(crate::flows::FlowsArgs),
+    /// Show what is busiest
+    #[command(subcommand)]
+    Top(crate::flows::TopCommand),
     /// Cut a lab's LAN between two hosts, or heal it
     #[command(subcommand)]
     Lan(crate::lan::LanCommand),
@@ -203,6 +208,8 @@ pub fn run() -> Result<(), Failure> {
         Command::Node(NodeCommand::Status(args)) => block_on(crate::node::status(args)),
         Command::Node(NodeCommand::Stop(args)) => crate::node_power::stop(&args),
         Command::Node(NodeCommand::Start(args)) => crate::node_power::start(&args),
+        Command::Flows(args) => block_on(crate::flows::flows(args)),
+        Command::Top(command) => block_on(crate::flows::top(command)),
         Command::Lan(command) => crate::lan::run(&command),
         Command::Image(command) => crate::image::run(command),
     }

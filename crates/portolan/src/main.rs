@@ -7,6 +7,7 @@ mod client;
 mod dns;
 mod exec;
 mod failure;
+mod flows;
 mod gather;
 mod image;
 mod lab;

@@ -24,8 +24,8 @@ pub mod story;
 pub mod tell;
 pub mod text;
 pub mod why;
-pub mod world;
 mod words;
+pub mod world;
 
 #[cfg(test)]
 mod fixture;

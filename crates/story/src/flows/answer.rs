@@ -9,7 +9,7 @@ use crate::evidence::Header;
 pub fn answer(names: &Names<'_>, table: &[Tracked], ask: &Ask) -> NodeFlows {
     let joining: HashSet<&Header> = ask.joining.iter().collect();
     let is_wanted = |entry: &&Tracked| match joining.is_empty() {
-        true => names.is_wanted(&ask.only, &entry.original, &entry.reply),
+        true => names.is_wanted(ask, &entry.original, &entry.reply),
         false => joining.contains(&entry.original) || joining.contains(&left(&entry.reply)),
     };
     let flows = table.iter().filter(is_wanted).map(|entry| names.tell(entry.clone())).collect();

@@ -149,14 +149,16 @@ fn chains(runs: &[Run]) -> Vec<Vec<usize>> {
 fn told(pieces: &[Piece<'_>], chain: &[usize]) -> Flow {
     let on_the_way = || chain.iter().map(|index| &pieces[*index]);
     let (first, last) = (&pieces[chain[0]], &pieces[chain[chain.len() - 1]]);
-    // The node that chose the endpoint knows it best: it may be a pod with its node's address.
+    // Who chose an endpoint, or has the pod, knows best whose an address is.
+    let is_pod = |who: &Who| matches!(who, Who::Pod { .. });
     let at = last.flow.reply.src;
-    let knows = |piece: &&Piece<'_>| piece.flow.reply.src == at && matches!(piece.flow.endpoint, Who::Pod { .. });
-    let endpoint = on_the_way().find(knows).unwrap_or(last);
+    let endpoint = on_the_way().find(|p| p.flow.reply.src == at && is_pod(&p.flow.endpoint)).unwrap_or(last);
+    let from = first.flow.original.src;
+    let client = on_the_way().find(|p| p.flow.original.src == from && is_pod(&p.flow.client)).unwrap_or(first);
     let claimed = on_the_way().find(|piece| piece.flow.sent_to != SentTo::Itself).unwrap_or(first);
     Flow {
         proto: first.flow.original.proto,
-        client: Party { who: first.flow.client.clone(), at: first.flow.original.src },
+        client: Party { who: client.flow.client.clone(), at: from },
         sent_to: claimed.flow.sent_to.clone(),
         to: first.flow.original.dst,
         endpoint: Party { who: endpoint.flow.endpoint.clone(), at },

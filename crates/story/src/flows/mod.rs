@@ -12,15 +12,17 @@
 //! snapshot of now. This room reads no table itself. Spec of an entry: `nfnetlink_conntrack.h`.
 
 mod answer;
+mod changes;
 mod join;
 mod names;
 mod rates;
+mod rest;
 mod text;
 
 #[cfg(test)]
 mod tests;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use portolan_dataplane::meaning::Door;
 use portolan_model::{NsName, Proto, ServicePortKey, Text};
@@ -29,10 +31,12 @@ use serde::{Deserialize, Serialize};
 use crate::evidence::Header;
 
 pub use answer::{add, answer};
+pub use changes::{Change, What, changes};
 pub use join::{ends, joined};
 pub use names::Names;
 pub use rates::{EndpointRate, NodeRates, Opened, Rate, Rates, ServiceRate, TOP_SCHEMA, merged};
-pub use text::{changes, rates_text, table};
+pub use rest::{Nameless, name_rest};
+pub use text::{change_line, rates_text, table};
 
 /// Version of [`Flows`]' shape.
 pub const SCHEMA: &str = "portolan.flows/v1";
@@ -74,13 +78,15 @@ pub struct Only {
 }
 
 /// What an agent is asked: `POST /portolan/v1/flows`. Without `joining`, for its entries that `only` names; a Service is
-/// named by its own addresses and a pod by its own, so that what others' packets are travels nowhere. With it, for those
+/// found by its addresses and a pod by its own, so that others' connections travel nowhere. With it, for those
 /// that came in, or left, with one of these headers: the rest of connections that another node told of.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Ask {
     /// Which.
     pub only: Only,
+    /// The addresses of that pod, which not every node knows; none where it has its node's.
+    pub addresses: Vec<IpAddr>,
     /// Headers, as [`ends`] finds them.
     pub joining: Vec<Header>,
 }
@@ -101,7 +107,7 @@ pub enum Who {
         /// Which.
         name: Text,
     },
-    /// An address of the pods' range that no pod has now.
+    /// An address of the pods' range, and no pod that is known has it.
     Gone,
     /// None of the cluster's.
     Outside,
@@ -264,6 +270,12 @@ impl SentTo {
 }
 
 impl Only {
+    /// Whether `node` is to be asked for what is named. A Service or pod may be named by another node's entries alone.
+    pub fn asks_first(&self, node: &Text) -> bool {
+        let is_named = self.service.is_some() || self.pod.is_some();
+        is_named || self.node.as_ref().is_none_or(|wanted| wanted == node)
+    }
+
     /// A joined connection is one of those asked for.
     pub fn keeps(&self, flow: &Flow) -> bool {
         self.service.as_ref().is_none_or(|key| flow.sent_to.is_service(key))

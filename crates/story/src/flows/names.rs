@@ -1,4 +1,7 @@
 //! Names of addresses, by one node's snapshot: whose they are, and which Service answers there.
+//!
+//! A node knows its own pods and those that are endpoints; of others it says that the address is a pod's and no more. The
+//! other end's node knows, or who has all pods' list: [`name_rest`](super::name_rest).
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -6,13 +9,13 @@ use std::net::{IpAddr, SocketAddr};
 use portolan_dataplane::meaning::Door;
 use portolan_model::{NsName, Proto, ServicePort, ServicePortKey, ServiceView, Snapshot, Text};
 
-use super::{NodeFlow, Only, SentTo, Tracked, Who};
+use super::{Ask, NodeFlow, SentTo, Tracked, Who};
 use crate::evidence::Header;
 
 /// Looks addresses up. Made of a snapshot, and good as long as that is.
 pub struct Names<'a> {
     snapshot: &'a Snapshot,
-    pods: HashMap<IpAddr, &'a NsName>,
+    pods: HashMap<IpAddr, (&'a NsName, Option<&'a Text>)>,
     nodes: HashMap<IpAddr, &'a Text>,
     doors: HashMap<(IpAddr, u16, Proto), (&'a ServicePort, Door)>,
     node_ports: HashMap<(u16, Proto), &'a ServicePort>,
@@ -28,9 +31,6 @@ impl<'a> Names<'a> {
             doors: HashMap::new(),
             node_ports: HashMap::new(),
         };
-        for (key, pod) in snapshot.pods.iter().filter(|(_, pod)| !pod.host_network && !pod.finished) {
-            names.pods.extend(pod.addresses.iter().map(|addr| (*addr, key)));
-        }
         for (name, node) in &snapshot.nodes {
             names.nodes.extend(node.addresses.iter().map(|addr| (*addr, name)));
         }
@@ -39,7 +39,25 @@ impl<'a> Names<'a> {
             names.nodes.entry(*addr).or_insert(&snapshot.settings.node);
         }
         snapshot.services.values().for_each(|service| names.add(service));
+        names.add_pods();
         names
+    }
+
+    /// Endpoints first: the cluster's list and this node's own links know better who has an address now.
+    fn add_pods(&mut self) {
+        let snapshot = self.snapshot;
+        let endpoints = snapshot.services.values().flat_map(|service| &service.ports).flat_map(|port| &port.endpoints);
+        for endpoint in endpoints.filter(|endpoint| !self.nodes.contains_key(&endpoint.addr)) {
+            let pod = endpoint.pod.as_ref();
+            self.pods.extend(pod.map(|pod| (endpoint.addr, (pod, endpoint.node.as_ref()))));
+        }
+        for (key, pod) in snapshot.pods.iter().filter(|(_, pod)| !pod.host_network && !pod.finished) {
+            self.pods.extend(pod.addresses.iter().map(|addr| (*addr, (key, pod.node.as_ref()))));
+        }
+        let here = Some(&snapshot.settings.node);
+        for (key, attached) in &snapshot.attachments {
+            self.pods.extend(attached.addresses.iter().map(|addr| (*addr, (key, here))));
+        }
     }
 
     fn add(&mut self, service: &'a ServiceView) {
@@ -69,20 +87,10 @@ impl<'a> Names<'a> {
         &self.snapshot.settings.node
     }
 
-    /// There is such a Service.
-    pub fn has_service(&self, key: &NsName) -> bool {
-        self.snapshot.services.contains_key(key)
-    }
-
-    /// There is such a pod.
-    pub fn has_pod(&self, key: &NsName) -> bool {
-        self.snapshot.pods.contains_key(key)
-    }
-
     /// Who has an address.
     pub fn who(&self, addr: IpAddr) -> Who {
-        if let Some(pod) = self.pods.get(&addr) {
-            return self.pod(pod);
+        if let Some((pod, node)) = self.pods.get(&addr) {
+            return Who::Pod { pod: (*pod).clone(), node: node.cloned() };
         }
         if let Some(name) = self.nodes.get(&addr) {
             return Who::Node { name: (*name).clone() };
@@ -94,10 +102,6 @@ impl<'a> Names<'a> {
             true => Who::Gone,
             false => Who::Outside,
         }
-    }
-
-    fn pod(&self, key: &NsName) -> Who {
-        Who::Pod { pod: key.clone(), node: self.snapshot.pods.get(key).and_then(|pod| pod.node.clone()) }
     }
 
     fn service_at(&self, to: SocketAddr, proto: Proto) -> Option<(&'a ServicePort, Door)> {
@@ -113,8 +117,8 @@ impl<'a> Names<'a> {
     fn answering(&self, from: SocketAddr, port: Option<&ServicePort>) -> Who {
         let endpoints = port.into_iter().flat_map(|port| &port.endpoints);
         let listed = endpoints.into_iter().find(|e| SocketAddr::new(e.addr, e.port) == from);
-        match listed.and_then(|endpoint| endpoint.pod.as_ref()) {
-            Some(pod) => self.pod(pod),
+        match listed.and_then(|endpoint| Some((endpoint.pod.as_ref()?, endpoint))) {
+            Some((pod, endpoint)) => Who::Pod { pod: pod.clone(), node: endpoint.node.clone() },
             None => self.who(from.ip()),
         }
     }
@@ -154,15 +158,16 @@ impl<'a> Names<'a> {
         }
     }
 
-    /// The entry is one of those that `only` names. Looked at before names are given: most are not.
-    pub fn is_wanted(&self, only: &Only, original: &Header, reply: &Header) -> bool {
+    /// The entry is one of those that are asked for by name. Looked at before names are given: most are not.
+    pub fn is_wanted(&self, ask: &Ask, original: &Header, reply: &Header) -> bool {
         let asked = || self.service_at(original.dst, original.proto).map(|(port, _)| port);
         let is_ends = |key: &NsName| {
-            let has = |addr: SocketAddr| self.pods.get(&addr.ip()).is_some_and(|pod| *pod == key);
-            has(original.src) || has(original.dst) || self.answering(reply.src, asked()).is_pod(key)
+            let is_its = |addr: SocketAddr| ask.addresses.contains(&addr.ip());
+            [original.src, original.dst, reply.src].into_iter().any(is_its)
+                || self.answering(reply.src, asked()).is_pod(key)
         };
-        only.service.as_ref().is_none_or(|key| asked().is_some_and(|port| port.key.service == *key))
-            && only.pod.as_ref().is_none_or(is_ends)
+        ask.only.service.as_ref().is_none_or(|key| asked().is_some_and(|port| port.key.service == *key))
+            && ask.only.pod.as_ref().is_none_or(is_ends)
     }
 
     /// The service port that a packet's destination was rewritten for, and the endpoint it became. `None` where it was

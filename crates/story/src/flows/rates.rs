@@ -27,9 +27,11 @@ const OVER: [&str; 4] = ["TIME_WAIT", "CLOSE", "LAST_ACK", "CLOSED"];
 pub struct Opened(HashMap<(Proto, SocketAddr, SocketAddr), u64>);
 
 impl Opened {
-    /// One began.
+    /// One began. Those that are not sent on to another destination are of no Service here.
     pub fn saw(&mut self, original: &Header, reply: &Header) {
-        *self.0.entry((original.proto, original.dst, reply.src)).or_default() += 1;
+        if original.dst != reply.src {
+            *self.0.entry((original.proto, original.dst, reply.src)).or_default() += 1;
+        }
     }
 }
 

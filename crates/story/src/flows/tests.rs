@@ -74,19 +74,23 @@ fn snapshot(node: &str) -> Snapshot {
         let addresses = Family::BOTH.map(|family| node_address(family, name)).to_vec();
         facts.apply(Fact::Node(name.into(), Some(Node { addresses, ready: true, ..Node::default() })));
     }
-    for (name, node, _) in PODS {
+    // A node knows its own pods, and of others' those that are endpoints.
+    for (name, ..) in PODS.iter().filter(|(_, of, _)| *of == node) {
         let addresses = Family::BOTH.map(|family| pod_address(family, name)).to_vec();
-        facts.apply(Fact::Pod(key(name), Some(Pod { node: Some(node.into()), addresses, ..Pod::default() })));
+        let host_port = HostPort { proto: Proto::Tcp, host_addr: None, host_port: 8443, pod_port: 443 };
+        let host_ports = if *name == "tool" { vec![host_port] } else { Vec::new() };
+        let attachment = Attachment { link: IfName(format!("cali-{name}").into()), addresses, host_ports };
+        facts.apply(Fact::Attachment(key(name), Some(attachment)));
     }
-    let addresses = Family::BOTH.map(|family| node_address(family, "node-3")).to_vec();
-    let host = Pod { node: Some("node-3".into()), addresses, host_network: true, ..Pod::default() };
-    facts.apply(Fact::Pod(key("web-host"), Some(host)));
     let port = ServicePortFact { name: "http".into(), proto: Proto::Tcp, port: 80, node_port: NODE_PORT };
     let cluster_ips = Family::BOTH.map(cluster_ip).to_vec();
     facts.apply(Fact::Service(key("web"), Some(Service { cluster_ips, ports: vec![port], ..Service::default() })));
     for family in Family::BOTH {
-        let endpoint =
-            |(name, addr): (&str, IpAddr)| EndpointFact { pod: Some(key(name)), ..EndpointFact::ready_at(addr) };
+        let endpoint = |(name, addr): (&str, IpAddr)| EndpointFact {
+            pod: Some(key(name)),
+            node: Some(runs_on(name).into()),
+            ..EndpointFact::ready_at(addr)
+        };
         let of_pods = ["web-a", "web-b"].map(|name| (name, pod_address(family, name)));
         let endpoints =
             of_pods.into_iter().chain([("web-host", node_address(family, "node-3"))]).map(endpoint).collect();
@@ -94,17 +98,29 @@ fn snapshot(node: &str) -> Snapshot {
         let slice = Slice { service: key("web"), family, ports, endpoints };
         facts.apply(Fact::Slice(key(&format!("web-{family:?}")), Some(slice)));
     }
-    if node == "node-2" {
-        let host_port = HostPort { proto: Proto::Tcp, host_addr: None, host_port: 8443, pod_port: 443 };
-        let attachment = Attachment {
-            link: IfName("cali1".into()),
-            addresses: Family::BOTH.map(|family| pod_address(family, "tool")).to_vec(),
-            host_ports: vec![host_port],
-        };
-        facts.apply(Fact::Attachment(key("tool"), Some(attachment)));
-    }
     let touched = facts.all();
     resolve(&facts, &Snapshot::empty(Arc::new(settings)), &touched).0
+}
+
+fn runs_on(pod: &str) -> &'static str {
+    PODS.iter().find(|(name, ..)| *name == pod).map_or("node-3", |(_, node, _)| node)
+}
+
+/// As the API lists them.
+fn all_pods() -> BTreeMap<NsName, Arc<Pod>> {
+    let pod = |name: &str| Pod {
+        node: Some(runs_on(name).into()),
+        addresses: Family::BOTH.map(|family| pod_address(family, name)).to_vec(),
+        ..Pod::default()
+    };
+    PODS.iter().map(|(name, ..)| (key(name), Arc::new(pod(name)))).collect()
+}
+
+/// As the command tells them.
+fn told(known: &[NodeFlows]) -> Vec<Flow> {
+    let mut flows = joined(known);
+    name_rest(&mut flows, &all_pods());
+    flows
 }
 
 fn header(src: SocketAddr, dst: SocketAddr) -> Header {
@@ -270,19 +286,21 @@ impl Nodes {
 
     /// As the command asks.
     fn only(&self, only: &Only) -> Vec<Flow> {
-        let first = |name: &&&'static str| only.node.as_ref().is_none_or(|node| **node == ***name);
-        let ask = Ask { only: only.clone(), joining: Vec::new() };
+        let first = |name: &&&'static str| only.asks_first(&(**name).into());
+        let pod = only.pod.as_ref().filter(|pod| &*pod.name != "web-host");
+        let addresses = pod.map(|pod| Family::BOTH.map(|family| pod_address(family, &pod.name)).to_vec());
+        let ask = Ask { only: only.clone(), addresses: addresses.unwrap_or_default(), joining: Vec::new() };
         let mut known: Vec<NodeFlows> = NODES.iter().filter(first).map(|node| self.ask(node, &ask)).collect();
         let mut asked = BTreeSet::new();
         loop {
             let joining: Vec<Header> = ends(&known).difference(&asked).copied().collect();
             if joining.is_empty() {
-                let mut flows = joined(&known);
+                let mut flows = told(&known);
                 flows.retain(|flow| only.keeps(flow));
                 return flows;
             }
             asked.extend(joining.iter().copied());
-            let ask = Ask { only: Only::default(), joining };
+            let ask = Ask { joining, ..Ask::default() };
             for node in NODES {
                 add(&mut known, self.ask(node, &ask));
             }
@@ -350,20 +368,21 @@ proptest! {
         if reversed {
             answers.iter_mut().for_each(|node| node.flows.reverse());
         }
-        let flows = joined(&answers);
+        let flows = told(&answers);
         check(&made, &flows);
-        prop_assert_eq!(flows, joined(&Nodes::with(&made).all()));
+        prop_assert_eq!(flows, told(&Nodes::with(&made).all()));
     }
 
     #[test]
     fn asking_for_some_is_asking_for_all_and_keeping_some(made in any_connections()) {
         let nodes = Nodes::with(&made);
-        let all = joined(&nodes.all());
+        let all = told(&nodes.all());
         let service = Only { service: Some(key("web")), ..Only::default() };
         let pods = ["client", "web-b", "web-host"].map(|name| Only { pod: Some(key(name)), ..Only::default() });
         let here = NODES.map(|name| Only { node: Some(name.into()), ..Only::default() });
-        let both = Only { service: Some(key("web")), pod: Some(key("tool")), node: Some("node-2".into()) };
-        for only in [service, both].into_iter().chain(pods).chain(here) {
+        let at = |only: &Only| Only { node: Some("node-2".into()), ..only.clone() };
+        let both = [at(&service), at(&pods[0]), Only { service: Some(key("web")), ..at(&pods[1]) }];
+        for only in [service].into_iter().chain(both).chain(pods).chain(here) {
             let kept: Vec<Flow> = all.iter().filter(|flow| only.keeps(flow)).cloned().collect();
             prop_assert_eq!(nodes.only(&only), kept, "{:?}", only);
         }
@@ -375,7 +394,7 @@ fn pod_client(to: To, endpoint: usize) -> Made {
 }
 
 fn said(made: &[Made]) -> String {
-    table(&joined(&Nodes::with(made).all()), &[])
+    table(&told(&Nodes::with(made).all()), &[])
 }
 
 #[test]
@@ -400,7 +419,7 @@ fn what_goes_to_loopback_is_each_nodes_own() {
     for node in ["node-1", "node-2"] {
         nodes.tables.get_mut(node).unwrap().push(entry(packet, packet));
     }
-    let flows = joined(&nodes.all());
+    let flows = told(&nodes.all());
     let of: Vec<&Who> = flows.iter().map(|flow| &flow.client.who).collect();
     assert_eq!(of, [&Who::Node { name: "node-1".into() }, &Who::Node { name: "node-2".into() }]);
 }
@@ -418,7 +437,7 @@ fn a_host_port_an_address_that_is_gone_and_anothers_rewrite_are_called_what_they
     table.push(rewritten("172.18.0.12:99", "10.244.9.9:99"));
     // An address of the Service that no rule rewrote: a bypass.
     table.push(rewritten("10.96.0.80:80", "10.96.0.80:80"));
-    let flows = joined(&nodes.all());
+    let flows = told(&nodes.all());
     let told: Vec<(&SentTo, &Who)> = flows.iter().map(|flow| (&flow.sent_to, &flow.endpoint.who)).collect();
     let service = ServicePortKey { service: key("web"), port: "http".into(), proto: Proto::Tcp };
     let tool = Who::Pod { pod: key("tool"), node: Some("node-2".into()) };
@@ -438,7 +457,7 @@ fn a_watch_says_what_came_what_changed_and_what_went() {
         joined(&Nodes::with(&[pod_client(To::ClusterIp, 0), Made { port: 7, ..pod_client(To::Pod("tool"), 0) }]).all());
     let mut second =
         joined(&Nodes::with(&[pod_client(To::ClusterIp, 0), Made { port: 8, ..pod_client(To::Pod("tool"), 0) }]).all());
-    assert_eq!(changes(&first, &first), "");
+    assert_eq!(changes(&first, &first), []);
     second
         .iter_mut()
         .filter(|flow| flow.client.at.port() == 40_000)
@@ -448,7 +467,8 @@ fn a_watch_says_what_came_what_changed_and_what_went() {
 ~ tcp default/client:40000 (node-1) → default/web:http 10.96.0.80:80 → default/web-a:8080 (node-1)  TIME_WAIT  [node-1: to 10.96.0.80:80 → 10.244.1.6:8080]
 + tcp default/client:8 (node-1) → default/tool:8080 (node-2)  ESTABLISHED
 ";
-    assert_eq!(changes(&first, &second), expected);
+    let said: String = changes(&first, &second).iter().map(change_line).collect();
+    assert_eq!(said, expected);
 }
 
 /// What every node counts, if all of these began in its interval and are open still.

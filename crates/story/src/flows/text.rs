@@ -1,9 +1,8 @@
 //! Flows and rates as tables for people.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use super::{EndpointRate, Flow, Nat, Party, Rates, SentTo, ServiceRate, Silent, Who};
+use super::{Change, EndpointRate, Flow, Nat, Party, Rates, SentTo, ServiceRate, Silent, What, Who};
 
 const FLOW_HEAD: [&str; 7] = ["PROTO", "CLIENT", "SENT TO", "ENDPOINT", "STATE", "EXPIRES", "NAT"];
 const RATE_HEAD: [&str; 5] = ["SERVICE", "ENDPOINT", "NEW/S", "SHARE", "OPEN"];
@@ -36,19 +35,14 @@ pub fn table(flows: &[Flow], silent: &[Silent]) -> String {
     text
 }
 
-/// What differs between two looks: `+` began, `-` was forgotten, `~` changed state.
-pub fn changes(before: &[Flow], after: &[Flow]) -> String {
-    let by_key = |flows: &'_ [Flow]| -> BTreeMap<_, Flow> { flows.iter().map(|f| (f.key(), f.clone())).collect() };
-    let (old, new) = (by_key(before), by_key(after));
-    let gone = old.iter().filter(|(key, _)| !new.contains_key(*key)).map(|(_, flow)| line('-', flow));
-    let came = new.iter().filter(|(key, _)| !old.contains_key(*key)).map(|(_, flow)| line('+', flow));
-    let is_other = |key, flow: &Flow| old.get(key).is_some_and(|was| status(was) != status(flow));
-    let changed = new.iter().filter(|(key, flow)| is_other(key, flow)).map(|(_, flow)| line('~', flow));
-    gone.chain(changed).chain(came).collect()
-}
-
-fn line(sign: char, flow: &Flow) -> String {
-    let [proto, client, to, endpoint, state, _, nat] = cells(flow);
+/// A change as a line: `+` began, `-` was forgotten, `~` changed state.
+pub fn change_line(change: &Change) -> String {
+    let sign = match change.what {
+        What::Began => '+',
+        What::Changed => '~',
+        What::Ended => '-',
+    };
+    let [proto, client, to, endpoint, state, _, nat] = cells(&change.flow);
     let via = if to == "-" { String::new() } else { format!(" → {to}") };
     let nat = if nat == "-" { String::new() } else { format!("  [{nat}]") };
     format!("{sign} {proto} {client}{via} → {endpoint}  {state}{nat}\n")

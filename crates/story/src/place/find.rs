@@ -167,12 +167,20 @@ impl<'a> Ground<'a> {
         nodes.get(name).map(|node| &**node).ok_or_else(|| unknown("Node", name, nodes.keys().map(|n| n.to_string())))
     }
 
-    fn pod(&self, key: &NsName) -> Result<&'a Pod, NotFound> {
+    /// The pod of that name.
+    ///
+    /// # Errors
+    /// There is none; names much like it come with that.
+    pub fn pod(&self, key: &NsName) -> Result<&'a Pod, NotFound> {
         let pods = &self.facts.pods;
         pods.get(key).map(|pod| &**pod).ok_or_else(|| unknown_key("Pod", key, pods.keys()))
     }
 
-    fn service(&self, key: &NsName) -> Result<&'a Service, NotFound> {
+    /// The Service of that name.
+    ///
+    /// # Errors
+    /// There is none; names much like it come with that.
+    pub fn service(&self, key: &NsName) -> Result<&'a Service, NotFound> {
         let services = &self.facts.services;
         services.get(key).map(|service| &**service).ok_or_else(|| unknown_key("Service", key, services.keys()))
     }

@@ -33,7 +33,7 @@ mod rules;
 mod source;
 mod spdy;
 mod status;
-mod trace;
+pub mod trace;
 mod why;
 
 use std::net::IpAddr;

@@ -58,6 +58,9 @@ enum Command {
     /// Cut a lab's LAN between two hosts, or heal it
     #[command(subcommand)]
     Lan(crate::lan::LanCommand),
+    /// Send one packet from here: a probe as JSON on standard input, what came of it as JSON on standard output
+    #[command(hide = true)]
+    Probe,
     /// The store of container images
     #[command(subcommand)]
     Image(crate::image::ImageCommand),
@@ -211,6 +214,7 @@ pub fn run() -> Result<(), Failure> {
         Command::Flows(args) => block_on(crate::flows::flows(args)),
         Command::Top(command) => block_on(crate::flows::top(command)),
         Command::Lan(command) => crate::lan::run(&command),
+        Command::Probe => crate::probe::run(),
         Command::Image(command) => crate::image::run(command),
     }
 }

@@ -14,6 +14,7 @@ mod lab;
 mod lan;
 mod node;
 mod node_power;
+mod probe;
 mod process;
 mod proxy;
 mod render;

@@ -5,6 +5,7 @@
 //!  POST /portolan/v1/trace            Watch ─► Watching      a thread: trap and tracer
 //!  GET  /portolan/v1/trace/ID         Seen: packets so far, waited for
 //!  POST /portolan/v1/trace/ID/end     NodeEvidence           passages, rules with their names, flows, routes
+//!  POST /portolan/v1/trace/ID/probe   Probe ─► Probed           one packet of ours, from a pod or the node
 //! ```
 //!
 //! A watch leaves nothing: its rules go with its socket. It never touches another's rules, and other traffic costs the kernel two or
@@ -13,7 +14,9 @@
 mod evidence;
 mod names;
 mod passages;
+mod probe;
 mod requests;
+mod resolver;
 mod settings;
 mod watch;
 
@@ -24,6 +27,7 @@ use axum::routing::{get, post};
 
 use crate::api::NodeApi;
 
+pub use probe::send_here;
 pub(crate) use settings::Fixed;
 pub(crate) use watch::Watches;
 
@@ -34,4 +38,5 @@ pub(crate) fn routes() -> Router<Arc<NodeApi>> {
         .route("/portolan/v1/trace", post(requests::begin))
         .route("/portolan/v1/trace/{id}", get(requests::seen))
         .route("/portolan/v1/trace/{id}/end", post(requests::end))
+        .route("/portolan/v1/trace/{id}/probe", post(probe::post))
 }

@@ -1,6 +1,7 @@
 //! The node's settings, for a program that plans what this node plans.
 
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use axum::Json;
@@ -21,6 +22,7 @@ pub(crate) struct Fixed {
     mode: Mode,
     lan_interface: String,
     addresses: Vec<IpAddr>,
+    resolv_conf: PathBuf,
     legacy: OnceLock<bool>,
 }
 
@@ -31,12 +33,23 @@ impl Fixed {
             mode: config.proxy_mode,
             lan_interface: config.lan_interface.clone(),
             addresses: config.addresses.clone(),
+            resolv_conf: config.resolv_conf.clone(),
             legacy: OnceLock::new(),
         }
     }
 
     pub(crate) fn node(&self) -> Text {
         self.settings.node.clone()
+    }
+
+    /// The domain of the cluster's names.
+    pub(super) fn cluster_domain(&self) -> &str {
+        &self.settings.cluster_domain
+    }
+
+    /// The node's own resolv.conf.
+    pub(super) fn resolv_conf(&self) -> &Path {
+        &self.resolv_conf
     }
 
     /// How rules are written.

@@ -15,6 +15,7 @@ mod socket;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use crate::netlink::{Netlink, RouteFate, RouteQuestion};
@@ -120,6 +121,11 @@ pub fn udp(shot: &Shot, payload: &[u8]) -> Seen {
     }
     let end = await_end(&socket, shot, deadline);
     Seen { local, end, took: sent.elapsed() }
+}
+
+/// Has an ordinary socket to a host of this family end its calls with every ICMP error, also those that might pass.
+pub fn hear_icmp_errors(socket: &impl AsFd, of: IpAddr) -> io::Result<()> {
+    socket::hear_icmp_errors(socket.as_fd(), of.is_ipv6())
 }
 
 impl Seen {

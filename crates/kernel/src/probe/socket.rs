@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use super::icmp::IcmpError;
@@ -60,10 +60,7 @@ pub(super) struct Socket {
 impl Socket {
     /// For a destination of this family.
     pub(super) fn open(to: SocketAddr, kind: Kind) -> Result<Socket, Failed> {
-        let (domain, level, option) = match to {
-            SocketAddr::V4(_) => (libc::AF_INET, libc::IPPROTO_IP, libc::IP_RECVERR),
-            SocketAddr::V6(_) => (libc::AF_INET6, libc::IPPROTO_IPV6, libc::IPV6_RECVERR),
-        };
+        let domain = if to.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
         let sort = match kind {
             Kind::Tcp => libc::SOCK_STREAM,
             Kind::Udp => libc::SOCK_DGRAM,
@@ -75,7 +72,7 @@ impl Socket {
         }
         // SAFETY: just opened, owned by nobody else.
         let socket = Socket { fd: unsafe { OwnedFd::from_raw_fd(raw) }, kind };
-        socket.set(level, option, 1).map_err(failed("ask for ICMP errors"))?;
+        hear_icmp_errors(socket.fd.as_fd(), to.is_ipv6()).map_err(failed("ask for ICMP errors"))?;
         Ok(socket)
     }
 
@@ -226,10 +223,22 @@ impl Socket {
     }
 
     fn set(&self, level: i32, option: i32, value: i32) -> io::Result<()> {
-        let length = size_of::<i32>() as libc::socklen_t;
-        // SAFETY: the value is whole and outlives the call.
-        checked(unsafe { libc::setsockopt(self.fd.as_raw_fd(), level, option, (&raw const value).cast(), length) })
+        set(self.fd.as_fd(), level, option, value)
     }
+}
+
+pub(super) fn hear_icmp_errors(fd: BorrowedFd<'_>, is_v6: bool) -> io::Result<()> {
+    let (level, option) = match is_v6 {
+        false => (libc::IPPROTO_IP, libc::IP_RECVERR),
+        true => (libc::IPPROTO_IPV6, libc::IPV6_RECVERR),
+    };
+    set(fd, level, option, 1)
+}
+
+fn set(fd: BorrowedFd<'_>, level: i32, option: i32, value: i32) -> io::Result<()> {
+    let length = size_of::<i32>() as libc::socklen_t;
+    // SAFETY: the value is whole and outlives the call.
+    checked(unsafe { libc::setsockopt(fd.as_raw_fd(), level, option, (&raw const value).cast(), length) })
 }
 
 /// An entry of the error queue.

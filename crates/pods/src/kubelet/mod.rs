@@ -242,6 +242,13 @@ impl Kubelet {
         Ok(PathBuf::from(format!("/proc/{}/ns/net", sandbox.pid)))
     }
 
+    /// The folder of what the pod's containers see as `/etc/hosts` and `/etc/resolv.conf`, by these names, unless they mount
+    /// their own; empty until the first container is made.
+    pub fn etc(&self, namespace: &str, pod: &str) -> Result<PathBuf, ExecError> {
+        let dir = self.folder(namespace, pod).ok_or_else(|| ExecError::NoPod(format!("{namespace}/{pod}")))?;
+        Ok(dir.join("etc"))
+    }
+
     /// The folder of the pod that bears the name now.
     fn folder(&self, namespace: &str, name: &str) -> Option<PathBuf> {
         let pods = self.shared.lock();

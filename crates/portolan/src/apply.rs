@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 use crate::failure::Failure;
 
-const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+pub(crate) const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// Reads every object of the files, folders and `-` in `paths`, printing warnings.
 ///

@@ -33,6 +33,8 @@ enum Command {
     Walk(crate::walk::Options),
     /// Send one real packet and show its way hop by hop, on every node, and why
     Trace(Box<crate::trace::TraceArgs>),
+    /// Tell what would become of a packet without sending one, also after a change not yet made
+    Explain(Box<crate::explain::ExplainArgs>),
     /// Create or change objects from files, as kubectl apply does
     Apply(ApplyArgs),
     /// Run a command in a container, as kubectl exec does
@@ -201,6 +203,7 @@ pub fn run() -> Result<(), Failure> {
         Command::Shell(args) => crate::lab::shell(&args.lab, &args.place, &args.command),
         Command::Walk(options) => crate::walk::walk(&options),
         Command::Trace(args) => block_on(crate::trace::run(*args)),
+        Command::Explain(args) => block_on(crate::explain::run(*args)),
         Command::Apply(args) => apply(&args),
         Command::Exec(args) => block_on(crate::exec::run(args)),
         Command::Render(args) => render(&args),

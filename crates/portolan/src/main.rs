@@ -6,6 +6,7 @@ mod cli;
 mod client;
 mod dns;
 mod exec;
+mod explain;
 mod failure;
 mod flows;
 mod gather;

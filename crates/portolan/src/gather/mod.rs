@@ -12,7 +12,6 @@ pub mod agents;
 mod notes;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use futures::future::try_join_all;
@@ -57,11 +56,9 @@ pub struct Gathered {
 /// # Errors
 /// The API server does not answer, or answers what is no list of objects.
 pub async fn from_cluster(client: &Client) -> Result<Gathered, Failure> {
-    let lists = try_join_all(KINDS.map(|(path, version, kind)| list(client, path, version, kind))).await?;
     let mut objects = Vec::new();
-    for (value, (_, _, kind)) in
-        lists.into_iter().zip(KINDS).flat_map(|(list, row)| list.into_iter().map(move |v| (v, row)))
-    {
+    for value in values_of_cluster(client).await? {
+        let kind = value["kind"].as_str().unwrap_or_default();
         let read = Object::from_value(&value);
         let object = read.map_err(|e| Failure::no(format!("the API server's {kind} {}: {e}", name_of(&value))))?;
         objects.extend(object.map(|object| (value, object)));
@@ -69,12 +66,13 @@ pub async fn from_cluster(client: &Client) -> Result<Gathered, Failure> {
     Ok(gathered(objects, Timestamp::now()))
 }
 
-/// All objects of these files and folders; `-` is standard input.
+/// The same objects as the API gives them, for who would change them.
 ///
 /// # Errors
-/// A file cannot be read, does not parse, or holds an object of the wrong shape.
-pub fn from_files(files: &[PathBuf]) -> Result<Gathered, Failure> {
-    from_values(crate::apply::read(files)?)
+/// As [`from_cluster`].
+pub async fn values_of_cluster(client: &Client) -> Result<Vec<Value>, Failure> {
+    let lists = try_join_all(KINDS.map(|(path, version, kind)| list(client, path, version, kind))).await?;
+    Ok(lists.into_iter().flatten().collect())
 }
 
 /// All of these objects, as files hold them: facts are drawn from them with their defaults.

@@ -21,6 +21,9 @@ mod watch;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use print::style;
+pub(crate) use reach::Reach;
+
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
@@ -113,7 +116,7 @@ impl From<FamilyArg> for Family {
 /// Exit code 1 without a further message: what became of a packet has been printed. Or why it could not be followed.
 pub async fn run(args: TraceArgs) -> Result<(), Failure> {
     let written = question::Written::read(&args)?;
-    let reach = reach::Reach::open(&args).await?;
+    let reach = reach::Reach::open(&args.lab, args.kubeconfig.clone()).await?;
     let session = session::Session::begin(&args, &written, &reach).await?;
     let mut printer = print::Printer::new(&args);
     if args.live {

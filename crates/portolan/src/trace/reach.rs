@@ -1,14 +1,14 @@
 //! Reach: the cluster to trace in, and the lab that it is, if it is one.
 
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use kube::Client;
 use portolan_lab::Lab;
 
 use crate::failure::Failure;
-use crate::trace::TraceArgs;
+use crate::lab::LabName;
 
 /// What a trace can reach.
 pub struct Reach {
@@ -23,13 +23,13 @@ impl Reach {
     ///
     /// # Errors
     /// There is no such cluster, or it is not clear which.
-    pub async fn open(args: &TraceArgs) -> Result<Self, Failure> {
-        if args.lab.is_given() {
-            let lab = crate::lab::open(&args.lab)?;
+    pub async fn open(name: &LabName, kubeconfig: Option<PathBuf>) -> Result<Self, Failure> {
+        if name.is_given() {
+            let lab = crate::lab::open(name)?;
             let client = crate::client::connect(Some(lab.kubeconfig())).await?;
             return Ok(Self { client, lab: Some(lab) });
         }
-        let path = crate::client::kubeconfig(args.kubeconfig.clone())?;
+        let path = crate::client::kubeconfig(kubeconfig)?;
         let lab = lab_of(&path);
         Ok(Self { client: crate::client::connect(Some(path)).await?, lab })
     }

@@ -75,7 +75,7 @@ impl Walk<'_> {
         let (next, went_by, fate) = match sender_link {
             Some(None) => (Step::Arrived, None, Fate::Taken),
             Some(Some(link)) => (Step::Arrived, Some(link), Fate::Sent),
-            None => self.road_back(node, left, &mut passage),
+            None => self.road_back(node, left, left == reversed(trail.passages[0].1.entered), &mut passage),
         };
         passage = Passage { went_by, fate, ..passage };
         if is_first {
@@ -85,7 +85,13 @@ impl Walk<'_> {
         next
     }
 
-    fn road_back(&self, node: &Text, left: Header, passage: &mut Passage) -> (Step, Option<Text>, Fate) {
+    fn road_back(
+        &self,
+        node: &Text,
+        left: Header,
+        is_as_sent: bool,
+        passage: &mut Passage,
+    ) -> (Step, Option<Text>, Fate) {
         let Some(view) = self.world.view(node) else { return (Step::Lost, None, Fate::Vanished) };
         let (road, route) = roads::from_node(self.world, node, view, left.dst.ip());
         passage.route = Some(route);
@@ -98,6 +104,8 @@ impl Walk<'_> {
             Road::Here => (Step::Lost, None, Fate::Taken),
             Road::Nowhere => (Step::Lost, None, Fate::Vanished),
             Road::Pod { link, .. } => (Step::Lost, Some(link), Fate::Sent),
+            // A node beside the one that it came by may answer for it, where nothing was rewritten.
+            Road::Outside | Road::Away if is_as_sent => (Step::Arrived, Some(lan), Fate::Sent),
             Road::Outside | Road::Away | Road::Nobody => (Step::Lost, Some(lan), Fate::Sent),
         }
     }

@@ -221,7 +221,10 @@ impl<'a> Ground<'a> {
         match self.facts.services.get(&key) {
             Some(service) => Asked { ground: self, key: &key, service, proto }.port(port),
             None => {
-                let why = "no Service of that name says it; add :PORT as a number".to_owned();
+                let siblings = self.facts.services.keys().filter(|other| other.namespace == key.namespace);
+                let near = nearest(service, siblings.map(|other| &*other.name));
+                let meant = near.first().map(|near| format!(" (did you mean {near}?)")).unwrap_or_default();
+                let why = format!("no Service {key}{meant} says it; add :PORT as a number");
                 Err(NotFound::WhichPort { place: name.to_owned(), why })
             }
         }

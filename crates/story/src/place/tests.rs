@@ -251,7 +251,12 @@ fn what_is_not_there_is_named_with_what_is() {
         ("pod/new", "svc/web", "pod shop/new has no address: no node runs it yet; see `kubectl describe pod`"),
         ("pod/client", "svc/ports", "Service shop/ports: which port? it has http 80/tcp, metrics 90/tcp; add :PORT"),
         ("pod/client", "svc/web:sql", "Service shop/web has no tcp port \"sql\"; it has http 80/tcp"),
-        ("pod/client", "nobody", "nobody: which port? no Service of that name says it; add :PORT as a number"),
+        ("pod/client", "nobody", "nobody: which port? no Service shop/nobody says it; add :PORT as a number"),
+        (
+            "pod/client",
+            "wbe",
+            "wbe: which port? no Service shop/wbe (did you mean web?) says it; add :PORT as a number",
+        ),
         ("outside", "pod/host", "pod shop/host: which port? the pod declares none; add :PORT as a number"),
     ];
     for (sender, goal, expected) in rows {

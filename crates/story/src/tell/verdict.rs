@@ -65,10 +65,13 @@ fn as_nodes_saw(case: &Case<'_>) -> End {
     }
 }
 
-/// The answer came to the sender's node, with the address that the sender waits for.
+/// The answer came to the sender's node, with the address that the sender waits for; or left another node for a sender out
+/// there, who has more roads than one.
 fn came_back(case: &Case<'_>) -> bool {
     let (Some(first), Some(last)) = (case.trail.forth.first(), case.trail.back.last()) else { return false };
-    last.is_through() && last.node == first.node && last.out().dst == first.passage.entered.src
+    let (sent, back) = (first.passage.entered, last.out());
+    let is_home = last.node == first.node || (case.knows.home(sent.src.ip()).is_none() && back.src == sent.dst);
+    last.is_through() && is_home && back.dst == sent.src
 }
 
 /// It came to whom it is for: a process of the node, or a pod there.

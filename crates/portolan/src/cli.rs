@@ -37,6 +37,8 @@ enum Command {
     Explain(Box<crate::explain::ExplainArgs>),
     /// Create or change objects from files, as kubectl apply does
     Apply(ApplyArgs),
+    /// Show what is in place for an object on each node, since when and why; or whose a rule, route or record is
+    Why(crate::why::WhyArgs),
     /// Run a command in a container, as kubectl exec does
     Exec(crate::exec::ExecArgs),
     /// Print what would be put in place on a node, from files, without a cluster
@@ -205,6 +207,7 @@ pub fn run() -> Result<(), Failure> {
         Command::Trace(args) => block_on(crate::trace::run(*args)),
         Command::Explain(args) => block_on(crate::explain::run(*args)),
         Command::Apply(args) => apply(&args),
+        Command::Why(args) => block_on(crate::why::run(args)),
         Command::Exec(args) => block_on(crate::exec::run(args)),
         Command::Render(args) => render(&args),
         Command::Proxy(args) => crate::proxy::run(&args),

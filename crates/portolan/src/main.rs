@@ -25,6 +25,7 @@ mod status;
 mod tools;
 mod trace;
 mod walk;
+mod why;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

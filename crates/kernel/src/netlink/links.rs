@@ -5,7 +5,9 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
-use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope};
+use netlink_packet_route::address::{
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope, CacheInfo,
+};
 use netlink_packet_route::link::{
     InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo as LinkInfoAttribute, LinkMessage,
 };
@@ -295,6 +297,13 @@ fn change(index: u32) -> LinkMessage {
     link
 }
 
+/// Valid for ever, and not preferred (`preferred_lft 0`).
+fn never_preferred() -> CacheInfo {
+    let mut times = CacheInfo::default();
+    times.ifa_valid = u32::MAX;
+    times
+}
+
 fn address_message(index: u32, address: IpNet) -> AddressMessage {
     let mut message = AddressMessage::default();
     message.header.family = family(address.addr());
@@ -312,7 +321,13 @@ fn address_message(index: u32, address: IpNet) -> AddressMessage {
         IpNet::V4(net) if net.prefix_len() < 31 && !net.addr().is_loopback() => {
             message.attributes.push(AddressAttribute::Broadcast(net.broadcast()));
         }
-        IpNet::V6(_) => message.header.flags = AddressHeaderFlags::Nodad,
+        IpNet::V6(_) => {
+            message.header.flags = AddressHeaderFlags::Nodad;
+            // IPv6 knows no such scope for choosing a source: what is no longer preferred comes last instead.
+            if index == LOOPBACK && !address.addr().is_loopback() {
+                message.attributes.push(AddressAttribute::CacheInfo(never_preferred()));
+            }
+        }
         IpNet::V4(_) => {}
     }
     message

@@ -86,6 +86,33 @@ fn addresses_of_both_families_come_and_go_and_twice_is_once() {
     }
 }
 
+/// Masquerade asks the same question: a node's packets must not come from an address that it shares with other nodes.
+#[test]
+fn an_address_on_lo_is_no_source_of_packets_that_leave() {
+    let (here, _there, near, _) = pair();
+    let rows = [
+        ("192.0.2.1/24", "10.96.0.10/32", "10.244.0.0/26", "10.244.0.5"),
+        ("2001:db8::1/64", "fd00:96::a/128", "fd00:244::/122", "fd00:244::5"),
+    ];
+    inside(&here, |n| {
+        n.set_up(1).unwrap();
+        for (own, shared, block, pod) in rows {
+            let own: IpNet = own.parse().unwrap();
+            n.add_addr(near, own).unwrap();
+            n.add_addr(1, shared.parse().unwrap()).unwrap();
+            n.add_addr(1, shared.parse().unwrap()).unwrap();
+            n.replace_routes(&[KernelRoute::on_link(block.parse().unwrap(), near)]).remove(0).unwrap();
+            let to: IpAddr = pod.parse().unwrap();
+            let patience = Instant::now() + Duration::from_secs(10);
+            let mut src = n.route_get(to).unwrap().src;
+            while src != Some(own.addr()) && Instant::now() < patience {
+                src = n.route_get(to).unwrap().src; // an IPv6 address can be a source a moment after it is there
+            }
+            assert_eq!(src, Some(own.addr()), "{shared}");
+        }
+    });
+}
+
 #[test]
 fn routes_read_back_as_written_in_both_families() {
     let (here, _there, near, _) = pair();

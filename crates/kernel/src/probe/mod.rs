@@ -171,13 +171,13 @@ fn answered_by_errno(to: SocketAddr, error: &io::Error) -> End {
 fn no_way(to: SocketAddr, error: &io::Error) -> End {
     let unreachable = |why: String| End::Unreachable { by: None, why };
     match error.raw_os_error() {
-        Some(libc::ENETUNREACH | libc::EHOSTUNREACH) => unreachable(error.to_string()),
+        Some(libc::ENETUNREACH | libc::EHOSTUNREACH) => unreachable("no route of the sender's leads there".to_owned()),
         // What these mean depends on the route: a blackhole gives EINVAL, `prohibit` EACCES; without any route and address
         // of IPv6 no source can be chosen, which is EADDRNOTAVAIL.
         Some(libc::EINVAL | libc::EACCES | libc::EADDRNOTAVAIL) => match fate(to.ip()) {
-            Some(RouteFate::Blackhole) => unreachable(format!("the route is a blackhole ({error})")),
-            Some(RouteFate::Unreachable) => unreachable(format!("the route forbids it ({error})")),
-            Some(RouteFate::NoRoute) => unreachable(format!("no route, network unreachable ({error})")),
+            Some(RouteFate::Blackhole) => unreachable("the sender's route there is a blackhole".to_owned()),
+            Some(RouteFate::Unreachable) => unreachable("the sender's route there forbids it".to_owned()),
+            Some(RouteFate::NoRoute) => unreachable("no route of the sender's leads there".to_owned()),
             _ => End::NotSent { why: format!("connect to {to}: {error}") },
         },
         _ => End::NotSent { why: format!("connect to {to}: {error}") },

@@ -350,7 +350,7 @@ fn routes_that_refuse_or_lead_nowhere_are_told_with_their_owner() {
         }
         for seen in both(&bare, host_in(row.hole), PATIENT) {
             let End::Unreachable { by: None, why } = &seen.end else { panic!("{seen:?}") };
-            assert!(why.contains("unreachable") && seen.local.is_none(), "{why}");
+            assert!(why.contains("no route") && seen.local.is_none(), "{why}");
         }
     }
 }

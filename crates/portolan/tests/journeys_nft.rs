@@ -1,0 +1,11 @@
+//! From everyone to everywhere, traced in a lab whose nodes write nftables.
+
+mod matrix;
+mod support;
+
+use portolan_lab::ProxyMode;
+
+#[test]
+fn every_journey_is_told_as_it_went() {
+    matrix::Ground::new(matrix::world("journeys-nft", ProxyMode::Nftables)).travel();
+}

@@ -364,7 +364,8 @@ impl<'a> Teller<'a> {
     /// The reason that the rule which marked it knows, else that of the one which rewrote it.
     fn why(&self, parts: &Parts<'a>) -> String {
         let marked = parts.early.iter().rev().find_map(|step| match meaning(step) {
-            Some(Meaning::MarksMasquerade { because, .. }) => Some(*because),
+            // The mark's own chain serves all: who sent the packet there knows why.
+            Some(Meaning::MarksMasquerade { because, .. }) if *because != Masqueraded::Marked => Some(*because),
             _ => None,
         });
         let done = parts.late.iter().rev().find_map(|step| match meaning(step) {

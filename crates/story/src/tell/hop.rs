@@ -3,7 +3,7 @@
 use portolan_dataplane::meaning::Meaning;
 use portolan_model::{ObjectKind, ObjectRef, Text};
 
-use crate::evidence::{Act, Source, Step};
+use crate::evidence::{Act, Hook, Source, Step};
 use crate::story::{Hop, RuleLine};
 use crate::tell::trail::Leg;
 
@@ -15,7 +15,7 @@ impl Hop {
     pub(super) fn on(mut self, leg: &Leg<'_>, steps: &[&Step]) -> Self {
         self.node = Some(leg.node.clone());
         let at_us = steps.first().map_or(leg.passage.at_us, |step| step.at_us);
-        self.at_us = (leg.source != Source::Plan).then_some(at_us);
+        self.at_us = (leg.source != Source::Plan).then(|| at_us.saturating_sub(leg.since_us));
         self.chains = chains(steps);
         self.rules = steps.iter().map(|step| rule_line(step)).collect();
         for object in steps.iter().filter_map(|step| step.rule.as_ref()).flat_map(|rule| &rule.objects) {
@@ -86,7 +86,13 @@ fn act_word(act: &Act) -> String {
 /// The chains of our rules among these, each once, in order.
 fn chains(steps: &[&Step]) -> Vec<Text> {
     let mut named: Vec<Text> = Vec::new();
-    for step in steps.iter().filter(|step| step.rule.is_some() && !is_foreign(step)) {
+    // After routing many chains are gone through that have nothing to say of the packet.
+    let decides = |step: &Step| match step.rule.as_ref().map(|rule| &rule.meaning) {
+        None | Some(Meaning::Foreign) => false,
+        Some(Meaning::Leads) => step.hook != Hook::Postrouting,
+        Some(_) => true,
+    };
+    for step in steps.iter().filter(|step| decides(step)) {
         let is_new = !named.contains(&step.chain);
         if is_new && !UNNAMED.contains(&&*step.chain) {
             named.push(step.chain.clone());

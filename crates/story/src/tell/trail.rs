@@ -26,6 +26,8 @@ pub struct Leg<'a> {
     pub node: &'a Text,
     /// How that node knows.
     pub source: Source,
+    /// When the packet was first seen on that node, by its clock.
+    pub since_us: u64,
     /// What happened.
     pub passage: &'a Passage,
 }
@@ -95,13 +97,14 @@ impl<'a> Leg<'a> {
 fn legs(evidence: &[NodeEvidence], direction: Direction) -> Vec<Leg<'_>> {
     let mut all = Vec::new();
     for told in evidence {
+        let since_us = told.passages.iter().map(|passage| passage.at_us).min().unwrap_or(0);
         // A packet that was sent again looks as before: once is enough.
         let mut seen = HashSet::new();
         let mut passages: Vec<&Passage> = told.passages.iter().filter(|p| p.direction == direction).collect();
         passages.sort_by_key(|passage| passage.at_us);
         for passage in passages {
             if seen.insert((passage.entered, &passage.came_by)) {
-                all.push(Leg { node: &told.node, source: told.source, passage });
+                all.push(Leg { node: &told.node, source: told.source, since_us, passage });
             }
         }
     }

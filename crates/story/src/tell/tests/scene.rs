@@ -24,6 +24,9 @@ use crate::tell::tell;
 
 pub const NOW: i64 = 1_000_000;
 
+/// Microseconds from the beginning of a watch to its packet.
+const BEGAN: u64 = 2_900_000;
+
 pub fn at(text: &str) -> SocketAddr {
     text.parse().unwrap_or_else(|e| panic!("{text}: {e}"))
 }
@@ -173,7 +176,7 @@ impl Way {
             left: entered,
             came_by: Some(came_by).filter(|link| !link.is_empty()).map(Text::from),
             went_by: None,
-            at_us: 0,
+            at_us: if direction == Direction::Forth { BEGAN } else { BEGAN + 300 },
             steps: Vec::new(),
             fate: Fate::Sent,
             flow: None,
@@ -188,7 +191,7 @@ impl Way {
         let number = self.passage.steps.len();
         let objects = meaning.service().map(|key| ObjectRef { kind: ObjectKind::Service, key: key.service.clone() });
         self.passage.steps.push(Step {
-            at_us: 3 * number as u64 + 2,
+            at_us: BEGAN + 3 * number as u64 + 2,
             hook,
             table: format!("{} {table}", self.family).into(),
             chain: chain.into(),
@@ -206,7 +209,7 @@ impl Way {
         let (table, chain) = (format!("{} {table}", self.family).into(), chain.into());
         let act = Act::Policy { accepts };
         self.passage.steps.push(Step {
-            at_us: 40,
+            at_us: BEGAN + 40,
             hook,
             table,
             chain,
@@ -268,7 +271,7 @@ impl Way {
                 hook,
                 "nat KUBE-MARK-MASQ",
                 "-j MARK --or-mark 0x4000",
-                Meaning::Plumbing,
+                Meaning::MarksMasquerade { service: None, because: Masqueraded::Marked },
                 Act::Continue,
             );
         }

@@ -172,7 +172,7 @@ fn a_step_that_fails_among_others_ends_the_walk_there() {
 }
 
 /// What step `step` relies on is taken away: a check of that step fails, and a program learns which.
-fn sabotaged(step: u8, checks: &[&str]) {
+fn sabotaged(step: u8, checks: &[&str]) -> Vec<Value> {
     let output = walk(&format!("--step {step} --sabotage {step} --output json"));
     assert_eq!(output.status.code(), Some(1), "step {step} is sabotaged and must fail:\n{}", both(&output));
     let said = objects(&output);
@@ -184,6 +184,20 @@ fn sabotaged(step: u8, checks: &[&str]) {
     let name = summary["failure"]["check"].as_str().expect("the check's name");
     assert_eq!(failed[0]["name"], name);
     assert!(checks.contains(&name), "step {step} failed at {name}, not at one of {checks:?}");
+    said
+}
+
+/// The last trace says which rule took the packet before the Service was asked, and where.
+fn names_the_foreign_rule(said: &[Value], chain: &str, service: &str) {
+    let traces = of_type(said, "command").into_iter().filter(|command| command["argv"][1] == "trace");
+    let told = traces.last().and_then(|trace| trace["output"].as_str()).expect("a trace");
+    let told = told.split_whitespace().collect::<Vec<_>>().join(" ");
+    let words = [
+        "because a foreign rule on node-".to_owned(),
+        format!("took it before Service default/{service} was asked: ip {chain}: -j ACCEPT"),
+        "mend on node-".to_owned(),
+    ];
+    assert!(words.iter().all(|part| told.contains(part)), "{words:?} in {told}");
 }
 
 #[test]
@@ -193,7 +207,7 @@ fn a_sabotaged_step_1_fails() {
 
 #[test]
 fn a_sabotaged_step_2_fails() {
-    sabotaged(2, &["all-requests-answered"]);
+    names_the_foreign_rule(&sabotaged(2, &["trace-arrives"]), "nat OUTPUT", "ngx-svc:http");
 }
 
 #[test]
@@ -208,7 +222,7 @@ fn a_sabotaged_step_4_fails() {
 
 #[test]
 fn a_sabotaged_step_5_fails() {
-    sabotaged(5, &["node-port-on-node-1", "node-port-on-node-2"]);
+    names_the_foreign_rule(&sabotaged(5, &["node-port-trace"]), "nat PREROUTING", "ngx-nodeport:http");
 }
 
 #[test]

@@ -138,8 +138,23 @@ fn service(stage: &mut Stage) -> Result<(), StepError> {
         "Now a request to the ClusterIP, sent from node-1. 200 is HTTP's status for success. curl never hears of the pods: to it the ClusterIP answers.",
     );
     ask_once(stage, &cluster_ip, "walk-2")?;
+    traced(stage)?;
     stage.say("Which pod answers is chance, anew for each connection. So, many requests, and a look at each pod's access log:");
     both_answer(stage, &pods, &cluster_ip, "walk-2")
+}
+
+/// The story of a packet like curl's, to the pod on the other node.
+fn traced(stage: &mut Stage) -> Result<(), StepError> {
+    let far = stage.an_nginx_pod(Some("node-2"))?;
+    stage.say(
+        "How did that come to a pod? `portolan trace` sends one packet of the same kind, has each node's kernel tell what became of \
+         it, and puts that into the words of Kubernetes, here of one that went to the pod on node-2. service: a Service claims \
+         it; dnat: the pod's address takes the place of the ClusterIP; route: the way to node-2; back: in the answer the \
+         ClusterIP is put in again. Steps 4 and 8 say more of each; in brackets are chains of rules, which step 4 reads.",
+    );
+    let told = stage.trace("node/node-1", "svc/ngx-svc", &far.name)?;
+    let arrives = told.ok && told.has_line(&["✔ delivered", "→ ngx-svc →", &format!("{} on node-2", far.name)]);
+    stage.check("trace-arrives", "by the Service to the pod on node-2, and its answer back", arrives)
 }
 
 /// Waits until node `node` DNATs to each of `targets`: the change has reached its rules.

@@ -140,7 +140,12 @@ fn from_a_pod(stage: &mut Stage) -> Result<(), StepError> {
     let line = log.text.lines().find(|line| wanted(line)).unwrap_or_default();
     stage.check("pod-keeps-its-address", &format!("nginx saw the pod's own address, {}", shell.ip), {
         line.split_whitespace().next() == Some(shell.ip.as_str())
-    })
+    })?;
+    stage.say("The packet's own story says so too. Look at snat, the change of the source:");
+    let far = stage.an_nginx_pod(Some("node-2"))?;
+    let told = stage.trace("pod/shell", "svc/ngx-svc", &far.name)?;
+    let kept = told.ok && told.has_line(&[" snat ", "no: the sender is a pod"]);
+    stage.check("trace-keeps-the-source", "no rule changed the source of a pod's packet", kept)
 }
 
 fn from_the_node(stage: &mut Stage, service: &str) -> Result<(), StepError> {
@@ -163,7 +168,12 @@ fn from_the_node(stage: &mut Stage, service: &str) -> Result<(), StepError> {
         "it counts on the Service chain's `! -s 10.244.0.0/16` rule",
         marked_after > marked,
     )?;
-    stage.check("node-is-masqueraded", "and on MASQUERADE", masqueraded_after > masqueraded)
+    stage.check("node-is-masqueraded", "and on MASQUERADE", masqueraded_after > masqueraded)?;
+    stage.say("In such a packet's story, snat says yes, and why. The address stays node-1's; the port is a new one:");
+    let far = stage.an_nginx_pod(Some("node-2"))?;
+    let told = stage.trace("node/node-1", "svc/ngx-svc", &far.name)?;
+    let done = told.ok && told.has_line(&[" snat ", "yes, ", "the sender is no pod"]);
+    stage.check("trace-masquerades", "a packet of the node itself is masqueraded since its sender is no pod", done)
 }
 
 /// Packets that the rule of `chain` with all of `parts` has matched.
@@ -210,7 +220,11 @@ fn tracked(stage: &mut Stage, far: &PodSeen, cluster_ip: &str, node_ip: &str) ->
     let argv = ["conntrack", "-L", "-p", "tcp", "--orig-src", &outside, "--orig-dst", cluster_ip];
     let entries = stage.at_lines(&Place::node("node-1"), &argv, Shown::First(&wanted))?;
     let claim = "conntrack on node-1 keeps both, so the answer comes back the same way";
-    stage.check("conntrack-keeps-both", claim, entries.text.lines().any(wanted))
+    stage.check("conntrack-keeps-both", claim, entries.text.lines().any(wanted))?;
+    stage.say("And the whole way of such a packet, with the line back:");
+    let told = stage.trace("outside", &format!("{cluster_ip}:80"), &far.name)?;
+    let back = told.ok && told.has_line(&[" snat ", "yes, "]) && told.has_line(&["↩ back", "by node-1's conntrack"]);
+    stage.check("trace-comes-back", "its source becomes node-1's address, and conntrack there undoes all of it", back)
 }
 
 /// Asks from outside until the pod on node-2 was the one picked.

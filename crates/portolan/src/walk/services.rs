@@ -61,10 +61,11 @@ fn node_port(stage: &mut Stage) -> Result<(), StepError> {
     stage.wait("one-pod-left", "one nginx pod is left", |stage| stage.nginx_pods().len() == 1)?;
     let pod = stage.an_nginx_pod(None)?;
     settled(stage, &pod.ip)?;
+    let without = if pod.node == "node-1" { "node-2" } else { "node-1" };
     if stage.sabotaged() {
-        let without = if pod.node == "node-1" { "node-2" } else { "node-1" };
         stage.bypass(without, "PREROUTING")?;
     }
+    through(stage, without, port, &pod.name)?;
     for node in ["node-1", "node-2"] {
         let url = format!("http://{}:{port}/?walk-5-{node}", stage.lab.node_address(node));
         let got = stage.at(&Place::Outside, &status_of(&url))?;
@@ -74,6 +75,17 @@ fn node_port(stage: &mut Stage) -> Result<(), StepError> {
     }
     stage.kubectl(&["scale", "deployment", "nginx-deployment", "--replicas=2"])?;
     stage.wait("two-pods-again", "two pods again", |stage| stage.nginx_pods().len() == 2)
+}
+
+/// The story of a packet that comes by the node which runs no pod of the Service.
+fn through(stage: &mut Stage, without: &str, port: u64, pod: &str) -> Result<(), StepError> {
+    stage.say(
+        "How a node without a pod of it does that, in a packet's own story: the Service claims it by its node port, and since \
+         the answer must pass this node again, it goes on with this node's address as its source (snat).",
+    );
+    let told = stage.trace("outside", &format!("node/{without}:{port}"), pod)?;
+    let holds = told.ok && told.has_line(&[" service ", "by its node port"]) && told.has_line(&[" snat ", "yes, "]);
+    stage.check("node-port-trace", "a node without a pod sends it on as its own", holds)
 }
 
 /// Waits until both nodes know no other endpoint than the pod that is left.

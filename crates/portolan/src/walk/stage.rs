@@ -25,6 +25,8 @@ const FORMAT: u8 = 1;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a sabotaged check waits: the walk is known to fail.
 const SABOTAGED_PATIENCE: Duration = Duration::from_secs(6);
+/// Traces until chance picks one of two endpoints: none of 40 does once in 2^40 walks.
+const MOST_TRACES: usize = 40;
 
 /// One HTTP request that prints its status code and nothing else; `url` is the last word.
 pub(crate) fn status_of(url: &str) -> [&str; 9] {
@@ -260,6 +262,19 @@ impl Stage {
     /// Runs this same program and shows it.
     pub(crate) fn portolan(&self, args: &[&str]) -> Result<Output, StepError> {
         self.show("here", &[&["portolan"], args].concat(), Shown::All, self.run_portolan(args)?)
+    }
+
+    /// Traces packets from `from` to `to` until the story of one has `wanted`, or one does not arrive; shows the last.
+    pub(crate) fn trace(&self, from: &str, to: &str, wanted: &str) -> Result<Output, StepError> {
+        let args = ["trace", from, to];
+        let mut told = self.run_portolan(&args)?;
+        for _ in 1..MOST_TRACES {
+            if !told.ok || told.has(wanted) {
+                break;
+            }
+            told = self.run_portolan(&args)?;
+        }
+        self.show("here", &["portolan", "trace", from, to], Shown::All, told)
     }
 
     /// Runs this same program without showing it.

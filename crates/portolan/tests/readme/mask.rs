@@ -17,6 +17,9 @@ fn mask_line(line: &str) -> String {
     {
         return (*what).to_owned();
     }
+    if is_of_a_trace(line) {
+        return mask_trace(line);
+    }
     // Which node has the pod that is left when one goes is chance.
     let line = line.split_once(", which runs ").map_or(line, |(before, _)| before);
     let words: Vec<&str> = line.split_whitespace().collect();
@@ -34,6 +37,62 @@ fn mask_line(line: &str) -> String {
     let masked: Vec<String> = masked.collect();
     let of_a_pod = masked.iter().any(|word| word.contains("-ID"));
     masked.iter().map(|word| if of_a_pod { any_node(word) } else { word.clone() }).collect::<Vec<_>>().join(" ")
+}
+
+/// A line of a packet's story: the verdict, a numbered hop, the way back.
+fn is_of_a_trace(line: &str) -> bool {
+    let words: Vec<&str> = line.split_whitespace().take(2).collect();
+    let is_hop = |word: &str| HOPS.contains(&word) || word.strip_prefix("node-").is_some_and(is_number);
+    match words[..] {
+        ["✔" | "✘", what] => ["delivered", "refused", "dropped", "no"].contains(&what),
+        ["↩", "back"] => true,
+        [number, what] => is_number(number) && number.len() < 3 && is_hop(what),
+        _ => false,
+    }
+}
+
+const HOPS: [&str; 11] = ["dns", "pod", "node", "outside", "service", "dnat", "route", "filter", "snat", "flow", "end"];
+
+/// Which node it goes by is chance, and so are ports of clients, how long it took, and how old a route is.
+fn mask_trace(line: &str) -> String {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let is_unit = |word: &str| ["µs", "ms", "s", "min", "h"].contains(&word.trim_end_matches(','));
+    let masked = words.iter().enumerate().filter_map(|(place, word)| {
+        let next = words.get(place + 1).copied().unwrap_or_default();
+        let is_span = word.bytes().all(|b| b.is_ascii_digit() || b == b'.') && is_unit(next);
+        let before = place.checked_sub(1).map_or("", |before| words[before]);
+        let is_unit_of_span = is_unit(word) && before.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+        match (is_span, is_unit_of_span) {
+            (true, _) => Some("SPAN".to_owned()),
+            (false, true) => None,
+            (false, false) => Some(mask_trace_word(word)),
+        }
+    });
+    masked.collect::<Vec<_>>().join(" ")
+}
+
+fn mask_trace_word(word: &str) -> String {
+    let bare = word.trim_end_matches([',', ':', ';']);
+    let end = &word[bare.len()..];
+    let address = bare.split_once(':').and_then(|(host, port)| Some((host.parse().ok()?, port.parse::<u16>().ok()?)));
+    if let Some((host, port)) = address {
+        let port = if port >= 1024 { "PORT".to_owned() } else { port.to_string() };
+        return format!("{}:{port}{end}", mask_node(host));
+    }
+    if let Ok(host) = bare.parse::<Ipv4Addr>() {
+        return mask_node(host) + end;
+    }
+    match bare.strip_prefix("node-").map(|rest| rest.trim_start_matches(|c: char| c.is_ascii_digit())) {
+        Some(rest) => format!("node-N{rest}{end}"),
+        None => mask_word(word),
+    }
+}
+
+fn mask_node(host: Ipv4Addr) -> String {
+    match host.octets() {
+        [172, 18, 0, 11 | 12] => "NODE".to_owned(),
+        _ => mask_address(host, "").map_or_else(|| host.to_string(), str::to_owned),
+    }
 }
 
 /// What stands before a number that differs: a query's id, a killed process, the seconds of a BGP session.
@@ -208,6 +267,22 @@ fn what_differs_from_run_to_run_is_masked() {
             "80:NODEPORT/TCP 'http://172.18.0.11:NODEPORT/' chosen: NODEPORT",
         ),
         ("172.18.0.12 64512 Established 32 1 -", "172.18.0.12 64512 Established N 1 -"),
+        (
+            "✔ delivered  shell → ngx-svc → nginx-deployment-74fd5d4865-9hmmg on node-2, 0.31 ms",
+            "✔ delivered shell → ngx-svc → nginx-deployment-74fd5d4865-ID on node-N, SPAN",
+        ),
+        (
+            " 4 route   10.244.0.64/26 via 172.18.0.12 dev eth0, BGP from node-2, 41 s ago",
+            "4 route BLOCK/26 via NODE dev eth0, BGP from node-N, SPAN ago",
+        ),
+        (
+            " 5 snat    yes, 172.18.0.1:44444 → 172.18.0.11:6101: its answer must pass   [KUBE-POSTROUTING]",
+            "5 snat yes, 172.18.0.1:PORT → NODE:PORT: its answer must pass [KUBE-POSTROUTING]",
+        ),
+        (
+            " ↩ back    10.244.0.65:80 is 10.108.167.1:80 again by node-1's conntrack; no rule asked",
+            "↩ back POD:80 is CLUSTERIP:80 again by node-N's conntrack; no rule asked",
+        ),
         ("node-1$ kill -9 103", "node-1$ kill -9 N"),
         (
             "'http://10.108.167.1/?walk-2' /run/portolan/labs/walk-8070/x",

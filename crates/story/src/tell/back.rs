@@ -1,17 +1,17 @@
 //! Back: the answer's way. Most of it nobody sees: conntrack undoes NAT without a rule.
 
 use crate::evidence::{FlowEntry, Header};
-use crate::story::{Hop, Stage};
+use crate::story::{End, Hop, Stage};
 use crate::tell::Case;
 use crate::tell::forth::stopped_words;
 use crate::tell::hop::rule_line;
 use crate::tell::trail::Leg;
 use crate::words;
 
-/// Every hop of the answer; where no answer's packet was seen, what the conntrack entry says of it.
-pub(super) fn hops(case: &Case<'_>) -> Vec<Hop> {
+/// Every hop of the answer; where there was one and none of its packets was seen, what the conntrack entry says of it.
+pub(super) fn hops(case: &Case<'_>, end: End) -> Vec<Hop> {
     let mut hops: Vec<Hop> = case.trail.back.iter().flat_map(passes).collect();
-    if hops.is_empty() {
+    if hops.is_empty() && end == End::Delivered {
         hops.extend(case.trail.forth.iter().filter(|leg| leg.is_through()).filter_map(expected));
     }
     hops

@@ -37,6 +37,11 @@ pub(super) fn dns(dns: &DnsTold, case: &Case<'_>) -> Hop {
         (true, Some(last)) => format!(": {}", last.answer),
         _ => String::new(),
     };
+    // The name as typed goes first where there is room.
+    let is_long = way.iter().map(|name| name.chars().count() + 3).sum::<usize>() > ROOM_FOR_NAMES;
+    if is_long && way.len() > 2 && way[1].starts_with(&way[0]) {
+        way.remove(0);
+    }
     let rest = dns.addresses.len().saturating_sub(1);
     let rest = if rest > 0 { format!(" (and {rest} more)") } else { String::new() };
     let mut hop = Hop::new(Stage::Dns, format!("{}{rest}{end}, {queries}{ttl}", way.join(" → ")));
@@ -62,6 +67,8 @@ pub(super) fn hops(case: &Case<'_>, end: End) -> Vec<Hop> {
 
 /// Columns of a line about DNAT that leave room for the name of an endpoint's chain, at the usual width.
 const ROOM_FOR_SLICE: usize = 70;
+/// Columns of a line about DNS that leave room for who was asked.
+const ROOM_FOR_NAMES: usize = 60;
 
 struct Teller<'a> {
     case: &'a Case<'a>,
@@ -224,7 +231,14 @@ impl<'a> Teller<'a> {
         let (rewrites, asks): (Vec<&Step>, Vec<&Step>) = early.iter().partition(|step| is_dnat(step));
         let mut hops: Vec<Hop> = self.untracked(&asks).or_else(|| self.older(&asks)).into_iter().collect();
         if hops.is_empty() && !asks.is_empty() {
-            let mut hop = Hop::new(Stage::Service, "no Service has this address and port").on(&self.leg, &asks);
+            let entered = self.leg.passage.entered;
+            let says = match self.case.knows.port_at(entered.dst, entered.proto) {
+                Some((_, port)) => {
+                    format!("{} has this address and port, but no rule asked for it", self.port_name(&port.key))
+                }
+                None => "no Service has this address and port".to_owned(),
+            };
+            let mut hop = Hop::new(Stage::Service, says).on(&self.leg, &asks);
             hop.quiet = !asks.iter().any(|step| rule_line(step).foreign);
             hop.objects.clear();
             hops.push(hop);
@@ -514,7 +528,7 @@ fn because_word(because: Masqueraded) -> &'static str {
         Masqueraded::Hairpin => "the pod reaches itself",
         Masqueraded::All => "--masquerade-all",
         Masqueraded::FromNode => "a process of the node sent it",
-        Masqueraded::LeavesCluster => "a pod's address means nothing outside the cluster",
+        Masqueraded::LeavesCluster => "it leaves the cluster",
         Masqueraded::HostPort => "a host port reached from its own node",
         Masqueraded::Marked => "it was marked before",
     }

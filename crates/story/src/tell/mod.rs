@@ -45,7 +45,7 @@ pub fn tell(asked: Asked, probed: Option<&Probed>, evidence: &[NodeEvidence], kn
     let dns = probed.and_then(|probed| probed.dns.clone());
     let mut hops: Vec<Hop> = dns.iter().map(|dns| forth::dns(dns, &case)).collect();
     hops.extend(forth::hops(&case, verdict.end));
-    let back = back::hops(&case);
+    let back = back::hops(&case, verdict.end);
     let source = case.source();
     Story { schema: SCHEMA.into(), asked, source, verdict, dns, hops, back, oracle }
 }

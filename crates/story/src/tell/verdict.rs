@@ -5,6 +5,7 @@ use portolan_model::Proto;
 
 use crate::diagnose::{self, Cause};
 use crate::evidence::{Fate, ProbeEnd, RouteWay};
+use crate::knows::Who;
 use crate::story::{End, Oracle, Verdict};
 use crate::tell::Case;
 use crate::tell::forth::{self, claimed, stop_word};
@@ -99,6 +100,8 @@ fn says(case: &Case<'_>, end: End) -> String {
     way.extend(asked_for(case));
     let last = case.trail.last();
     let target = last.filter(|leg| leg.is_through()).map(|leg| leg.out().dst.ip());
+    // A Service's own address, where no rule sent the packet on, is no target: it stands there already.
+    let target = target.filter(|to| !matches!(case.knows.who(*to), Who::Service(_)));
     let target = target.map(|to| (case.name(to), case.knows.pod_at(to).and_then(|(_, pod)| pod.node.clone())));
     if let Some((name, node)) = target {
         if way.last() != Some(&name) {

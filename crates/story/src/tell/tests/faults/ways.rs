@@ -178,6 +178,9 @@ fn a_foreign_rule_takes_the_packet_before_the_service_is_asked() {
     let story = Fault::of(WEB, ProbeEnd::Silence, seen.clone()).says(End::Unanswered, because, mend);
     let text = render(&story, Style::default());
     assert!(text.contains("foreign: ip nat PREROUTING: -d 10.96.0.11/32 -j ACCEPT"), "{text}");
+    assert!(text.contains("web:http has this address and port, but no rule asked for it"), "{text}");
+    assert!(text.contains("✘ no answer  client → web: last seen on node-1"), "{text}");
+    assert!(!text.contains('↩'), "nothing came back:\n{text}");
     let unreachable = ProbeEnd::Unreachable { by: Some(ip("172.18.0.1")), why: "Host is unreachable".to_owned() };
     Fault::of(WEB, unreachable, seen).says(End::Unroutable, because, mend);
     // From the node itself, and rules that are not there at all.

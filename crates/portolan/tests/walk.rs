@@ -222,7 +222,7 @@ fn a_sabotaged_step_4_fails() {
 
 #[test]
 fn a_sabotaged_step_5_fails() {
-    names_the_foreign_rule(&sabotaged(5, &["node-port-trace"]), "nat PREROUTING", "ngx-nodeport:http");
+    names_the_foreign_rule(&sabotaged(5, &["node-port-trace"]), "nat PREROUTING", "ngx-nodeport");
 }
 
 #[test]

@@ -4,6 +4,7 @@ use portolan_model::{ObjectKind, ObjectRef, Snapshot};
 
 use crate::causes::services_of_pod;
 use crate::iptables::meaning::{read_line, told};
+use crate::iptables::names;
 use crate::iptables::parse::canonical;
 use crate::iptables::plan::Desired;
 use crate::iptables::rule::{Chain, Rule, Table};
@@ -43,7 +44,9 @@ impl View<'_> {
         let shared = self.desired.shared_rules(&object.key);
         let shared = shared.into_iter().map(|(chain, index, rule)| self.place(&chain, index, rule));
         let own = self.desired.own_chains(&object.key).flat_map(|(chain, rules)| self.chain(chain, rules));
-        shared.chain(own).collect()
+        let dns = [Table::Raw, Table::Filter].map(|table| Chain { table, name: names::DNS.into() });
+        let dns = dns.iter().flat_map(|chain| self.chain(chain, &self.desired.rules(chain).unwrap_or_default()));
+        shared.chain(own).chain(dns.filter(|place| place.told.objects.contains(object))).collect()
     }
 
     fn of_pod(&self, object: &ObjectRef) -> Vec<InPlace> {

@@ -242,7 +242,8 @@ impl Reader<'_> {
     /// KUBE-SVC and KUBE-SVL: who is masqueraded, then one endpoint of the list.
     fn list(&self, chain: &Chain) -> Option<Said> {
         let to = self.rule.jumps_to()?;
-        let key = self.owner(chain, |name| name.strip_suffix(" cluster IP").or(Some(name.split_once(" -> ")?.0)))?;
+        let arrow = |name| str::split_once(name, " -> ").map(|(name, _)| name);
+        let key = self.owner(chain, |name| name.strip_suffix(" cluster IP").or_else(|| arrow(name)))?;
         if to == names::MARK_MASQ {
             return self.stranger(key);
         }

@@ -152,7 +152,7 @@ impl Reader<'_> {
         let (name, chain) = self.rule.comment()?.split_once(" traffic not accepted by ")?;
         let key = key_of(name, self.proto()?).filter(|key| ServiceChains::of(key).firewall == chain)?;
         // Whom KUBE-FW let in comes here too where no local endpoint took it.
-        let because = match self.may_come(&key) {
+        let because = match self.may_come(&key) && !self.takes_strangers(&key) {
             true => TurnedAway::NoLocalEndpoints,
             false => TurnedAway::SourceRange,
         };
@@ -161,11 +161,20 @@ impl Reader<'_> {
 
     /// The packet's source is one that the Service's KUBE-FW lets in.
     fn may_come(&self, key: &ServicePortKey) -> bool {
-        let chain = Chain::nat(ServiceChains::of(key).firewall);
-        let rules = self.desired.fragment(key).and_then(|fragment| fragment.own.get(&chain));
-        let Some((rules, at)) = rules.zip(self.at) else { return false };
+        let rules = self.planned(key, ServiceChains::of(key).firewall);
+        let Some(at) = self.at else { return false };
         let sources = rules.iter().flat_map(|rule| &rule.matches);
         sources.into_iter().any(|m| matches!(m, Match::Src(Sign::Is, net) if net.net().contains(&at.src.ip())))
+    }
+
+    /// The Service's KUBE-EXT ends with a way on for everybody.
+    fn takes_strangers(&self, key: &ServicePortKey) -> bool {
+        self.planned(key, ServiceChains::of(key).external).last().is_some_and(|rule| rule.matches.is_empty())
+    }
+
+    fn planned(&self, key: &ServicePortKey, chain: String) -> &[Rule] {
+        let rules = self.desired.fragment(key).and_then(|fragment| fragment.own.get(&Chain::nat(chain)));
+        rules.map(Vec::as_slice).unwrap_or_default()
     }
 
     fn forward(&self) -> Option<Said> {
@@ -383,7 +392,7 @@ impl Reader<'_> {
         let arrow = self.rule.comment().and_then(|comment| comment.split_once(" -> "));
         let said = arrow.and_then(|(_, target)| target.parse().ok()).filter(is_it);
         said.or_else(|| {
-            let rules = self.desired.fragment(key)?.own.get(&Chain::nat(to))?;
+            let rules = self.planned(key, to.to_owned());
             rules.iter().find_map(|rule| if let Some(Target::Dnat(to)) = rule.target { Some(to) } else { None })
         })
     }

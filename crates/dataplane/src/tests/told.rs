@@ -142,7 +142,9 @@ impl<'a> Told<'a> {
             (TurnedAway::SourceRange, Some(key)) => {
                 let Some((view, _)) = self.claimant(key) else { return Some(format!("{key:?} has no such address")) };
                 let is_named = view.spec.source_ranges.iter().any(|net| net.contains(&self.packet.src));
-                let is_wrong = is_named || !view.spec.load_balancer_ips.contains(&at.ip());
+                // An endpoint may be at a guarded address itself: then who may come is dropped there all the same.
+                let may_come = is_named && self.sent_to().is_none();
+                let is_wrong = may_come || !view.spec.load_balancer_ips.contains(&at.ip());
                 is_wrong.then(|| "the source may come".into())
             }
             (TurnedAway::Loopback, None) => {

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use portolan_dataplane::meaning::{At, RuleTold};
+use portolan_dataplane::meaning::{At, Meaning, RuleTold};
 use portolan_kernel::conntrack::{Conntrack, Entry, Tuple};
 use portolan_kernel::netlink::{RouteFate, RouteFound, RouteQuestion};
 use portolan_kernel::nft::Nft;
@@ -17,7 +17,7 @@ use portolan_kernel::{Netlink, NetlinkError};
 use portolan_model::verdict::{self, Arrival, Mode, Outcome, Packet};
 use portolan_model::{NsName, ObjectKind, ObjectRef, Proto, RouteCause, Snapshot, Text};
 use portolan_story::evidence::{
-    Backend, Direction, Flow, FlowEntry, Header, NodeEvidence, Passage, RouteTold, RouteWay, Source, Step,
+    Backend, Direction, Fate, Flow, FlowEntry, Header, NodeEvidence, Passage, RouteTold, RouteWay, Source, Step,
 };
 use tracing::warn;
 
@@ -64,7 +64,10 @@ pub(crate) async fn tell(core: &ToCore, fixed: &Fixed, recorded: Recorded) -> No
         let known: Vec<Known> = looked.iter().map(|looked| known_of(view, &mut namer, looked, mode)).collect();
         (looked, known)
     });
-    let (looked, mut known) = asked.await.unwrap_or_default();
+    let (mut looked, mut known) = asked.await.unwrap_or_default();
+    for (looked, known) in looked.iter_mut().zip(&mut known) {
+        follow_vanished(core, looked, known).await;
+    }
     name_strangers(core, &looked, &mut known).await;
     let passages = looked.into_iter().zip(known).map(|(looked, known)| passage(looked, known)).collect();
     NodeEvidence { node: fixed.node(), source: Source::Kernel, backend: fixed.backend(), passages, lost }
@@ -122,13 +125,7 @@ impl Kernel {
             None
         });
         let direction = direction_of(&way, entry.as_ref(), flow);
-        let question = RouteQuestion {
-            to: way.left.dst.ip(),
-            from: way.came_by.map(|_| way.entered.src.ip()),
-            came_by: way.came_by,
-            mark: 0,
-        };
-        let route = self.netlink.route_lookup(&question);
+        let route = self.netlink.route_lookup(&route_question(&way));
         let route = route.inspect_err(|error| warn!(%error, "a traced packet's route is not known")).ok();
         let places = (0..way.steps.len()).map(|at| self.place(&way, at)).collect();
         let name = |index: Option<u32>| index.map(|index| self.link(index));
@@ -169,6 +166,12 @@ impl Kernel {
             },
         })
     }
+}
+
+/// As the kernel's own routing asks, for where the packet was to go last.
+fn route_question(way: &Way) -> RouteQuestion {
+    let from = way.came_by.map(|_| way.entered.src.ip());
+    RouteQuestion { to: way.left.dst.ip(), from, came_by: way.came_by, mark: 0 }
 }
 
 fn tuple_of(header: &Header) -> Tuple {
@@ -268,6 +271,30 @@ fn route_told(snapshot: &Snapshot, found: &RouteFound) -> RouteTold {
     }
 }
 
+/// A packet that a rule sent to an endpoint and that the kernel's routing ended there: no later chain tells its new
+/// destination and its conntrack entry went with it, so the rule says where it was to go.
+async fn follow_vanished(core: &ToCore, looked: &mut Looked, known: &mut Known) {
+    if looked.way.fate != Fate::Vanished {
+        return;
+    }
+    let sent_to = |rule: &RuleTold| match &rule.meaning {
+        Meaning::SendsTo { endpoint, .. } => Some(*endpoint),
+        Meaning::HostPort { to, .. } => Some(*to),
+        _ => None,
+    };
+    let found = known.names.iter().enumerate().rev().find_map(|(at, rule)| Some((at, sent_to(rule.as_ref()?)?)));
+    let Some((at, to)) = found.filter(|(_, to)| *to != looked.way.left.dst) else { return };
+    looked.way.left.dst = to;
+    looked.way.steps[at].rewritten = Some(looked.way.left);
+    let question = route_question(&looked.way);
+    let look = move || Netlink::open().and_then(|mut netlink| netlink.route_lookup(&question));
+    match tokio::task::spawn_blocking(look).await {
+        Ok(Ok(route)) => known.route = core.ask(move |view| route_told(view.snapshot, &route)).await,
+        Ok(Err(error)) => warn!(%error, "a traced packet's route is not known"),
+        Err(error) => warn!(%error, "a traced packet's route was not looked up"),
+    }
+}
+
 /// Rules that the plan does not name are read from where they are, and named by what they say.
 async fn name_strangers(core: &ToCore, looked: &[Looked], known: &mut [Known]) {
     let unnamed: Vec<(usize, usize, Place)> = looked
@@ -340,9 +367,11 @@ fn passage(looked: Looked, known: Known) -> Passage {
     }
 }
 
-/// The flow was there before the packet: conntrack said so, or no chain for NAT was asked.
+/// The flow was there before the packet: conntrack said so, or no chain for NAT was asked. A flow that was never answered is
+/// still called new, and yet its entry decides.
 fn is_older(way: &Way, direction: Direction) -> bool {
-    direction == Direction::Forth && (way.state == Some(CtSeen::Known) || way.state.is_none() && !way.asked_nat)
+    let is_tracked = !matches!(way.state, Some(CtSeen::Invalid | CtSeen::Untracked));
+    direction == Direction::Forth && (way.state == Some(CtSeen::Known) || is_tracked && !way.asked_nat)
 }
 
 fn flow_entry(entry: &Entry, older: bool, proto: Proto) -> FlowEntry {

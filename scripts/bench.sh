@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# How long a lab takes for what a user waits for, and the service proxy beside kube-proxy's layouts: tables on standard
-# output and in target/bench/lab.md and proxy.md. docs/performance.md says what the rows mean. Of root's labs and
-# namespaces; builds the release profile first. `scripts/bench.sh lab` or `proxy` runs one of the two.
+# How long a lab takes for what a user waits for, the service proxy beside kube-proxy's layouts, and what a packet's story
+# takes and costs: tables on standard output and in target/bench/lab.md, proxy.md and trace.md. docs/performance.md says what
+# the rows mean. Of root's labs and namespaces; builds the release profile first. `scripts/bench.sh lab`, `proxy` or `trace`
+# runs one of the three.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PORTOLAN_DEB_BIN=${PORTOLAN_DEB_BIN:-$PWD/target/deb/bin}
@@ -10,9 +11,9 @@ export PORTOLAN_IMAGES=${PORTOLAN_IMAGES:-$PWD/target/images}
 lacks() { printf 'bench: %s\n' "$*" >&2; exit 3; }
 
 case "${1:-all}" in
-    all) benches=(lab proxy) ;;
-    lab | proxy) benches=("$1") ;;
-    *) printf 'bench: there is no bench %s: lab or proxy, or none for both\n' "$1" >&2; exit 2 ;;
+    all) benches=(lab proxy trace) ;;
+    lab | proxy | trace) benches=("$1") ;;
+    *) printf 'bench: there is no bench %s: lab, proxy or trace, or none for all\n' "$1" >&2; exit 2 ;;
 esac
 [ "$(id -u)" = 0 ] || lacks "the figures are of labs of root: try sudo make bench"
 for program in iptables nft conntrack; do

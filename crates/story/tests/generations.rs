@@ -43,7 +43,7 @@ fn live() -> usize {
     LIVE.load(Ordering::Relaxed)
 }
 
-struct Node {
+pub struct Node {
     facts: Facts,
     snapshot: Arc<Snapshot>,
     history: Option<History>,
@@ -139,7 +139,7 @@ impl Node {
 }
 
 /// Bytes that are live with a node after `rounds`, and the node.
-fn cost(remembers: bool, rounds: u32) -> (usize, Node) {
+pub fn cost(remembers: bool, rounds: u32) -> (usize, Node) {
     let before = live();
     let mut node = Node::new(remembers);
     node.start();

@@ -89,7 +89,7 @@ pub fn measure(ways: &[Way<'_>], rounds: usize) -> Outcome<Vec<Taken>> {
 }
 
 /// The time of each connect, and of the whole run.
-fn run(way: &Way<'_>, cpu: usize) -> Outcome<(Vec<Duration>, Duration)> {
+pub fn run(way: &Way<'_>, cpu: usize) -> Outcome<(Vec<Duration>, Duration)> {
     let to = way.to;
     netns::run_in(way.place.client.as_fd(), || {
         at_priority(cpu)?;
@@ -115,7 +115,7 @@ fn once(to: SocketAddrV4) -> Outcome<Duration> {
 }
 
 /// A server on the place's addresses until the bench ends; it sleeps while nobody asks.
-fn serve(netns: &OwnedFd, cpu: usize) -> Outcome<()> {
+pub fn serve(netns: &OwnedFd, cpu: usize) -> Outcome<()> {
     let bound = netns::run_in(netns.as_fd(), || TcpListener::bind((Ipv4Addr::UNSPECIFIED, TARGET)))?;
     let listener = match bound {
         Err(e) if e.kind() == io::ErrorKind::AddrInUse => return Ok(()), // two ways through one place
@@ -135,7 +135,8 @@ fn serve(netns: &OwnedFd, cpu: usize) -> Outcome<()> {
     Ok(())
 }
 
-fn last_cpu() -> Outcome<usize> {
+/// Where client and server run.
+pub fn last_cpu() -> Outcome<usize> {
     Ok(std::thread::available_parallelism()?.get() - 1)
 }
 

@@ -6,6 +6,7 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use portolan_dataplane::meaning::{At, Meaning, RuleTold};
 use portolan_kernel::conntrack::{Conntrack, Entry, Tuple};
@@ -49,8 +50,9 @@ struct Known {
 }
 
 /// Tells what this node did with the flow that was watched.
-pub(crate) async fn tell(core: &ToCore, fixed: &Fixed, recorded: Recorded) -> NodeEvidence {
+pub(crate) async fn tell(core: &ToCore, fixed: &Arc<Fixed>, recorded: Recorded) -> NodeEvidence {
     let lost = recorded.lost;
+    let source = source(fixed.clone()).await;
     let looked = tokio::task::spawn_blocking(move || look(&recorded)).await.unwrap_or_else(|error| {
         warn!(%error, "what the kernel says of a traced flow was not read");
         Vec::new()
@@ -70,7 +72,13 @@ pub(crate) async fn tell(core: &ToCore, fixed: &Fixed, recorded: Recorded) -> No
     }
     name_strangers(core, &looked, &mut known).await;
     let passages = looked.into_iter().zip(known).map(|(looked, known)| passage(looked, known)).collect();
-    NodeEvidence { node: fixed.node(), source: Source::Kernel, backend: fixed.backend(), passages, lost }
+    NodeEvidence { node: fixed.node(), source, backend: fixed.backend(), passages, lost }
+}
+
+/// Whether the kernel tells of rules: of those that iptables-legacy writes it does not.
+async fn source(fixed: Arc<Fixed>) -> Source {
+    let is_legacy = tokio::task::spawn_blocking(move || fixed.is_legacy()).await.unwrap_or(false);
+    if is_legacy { Source::KernelWithoutRules } else { Source::Kernel }
 }
 
 /// Reads what the kernel has of the packets that were seen. Blocks.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
+use bytes::Bytes;
 use portolan_story::evidence::{NodeEvidence, Seen, Watch, Watching};
 use serde::Deserialize;
 
@@ -19,11 +20,11 @@ const LONGEST_NEWS_MS: u64 = 60_000;
 
 type Refusal = (StatusCode, String);
 
-/// `POST /portolan/v1/trace`: listens, and answers once it does.
-pub(crate) async fn begin(
-    State(api): State<Arc<NodeApi>>,
-    Json(watch): Json<Watch>,
-) -> Result<Json<Watching>, Refusal> {
+/// `POST /portolan/v1/trace`: listens, and answers once it does. A body of any media type is read as JSON: `kubectl create
+/// --raw` names none.
+pub(crate) async fn begin(State(api): State<Arc<NodeApi>>, body: Bytes) -> Result<Json<Watching>, Refusal> {
+    let bad = |error| (StatusCode::BAD_REQUEST, format!("the body is no Watch: {error}\n"));
+    let watch: Watch = serde_json::from_slice(&body).map_err(bad)?;
     let watches = api.traces.clone();
     let begun = tokio::task::spawn_blocking(move || watches.begin(watch)).await;
     match begun {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use portolan_kernel::nft::{Nft, NftError};
 use portolan_kernel::nft_look::BaseChain;
-use portolan_kernel::nftrace::{TraceEvent, Traced, Tracer};
+use portolan_kernel::nftrace::{CtSeen, TraceEvent, Traced, Tracer};
 use portolan_kernel::trap::{ENTER, KNOWN, Trap, Watched};
 use portolan_model::Proto;
 use portolan_story::evidence::{Direction, Flow, Header, Seen, Watch};
@@ -230,9 +230,16 @@ impl Listener {
                 false => self.overflown = true,
             }
         }
-        if !begun.is_empty() {
-            self.seen.send_modify(|seen| seen.packets.extend(begun));
-        }
+        self.seen.send_if_modified(|seen| {
+            let before = seen.packets.len();
+            for packet in begun {
+                // What a node sends to itself comes in again.
+                if !seen.packets.contains(&packet) {
+                    seen.packets.push(packet);
+                }
+            }
+            seen.packets.len() > before
+        });
         Ok(())
     }
 
@@ -251,7 +258,12 @@ impl Listener {
 /// A packet that was just seen: by itself it tells which way it goes, or by the chain that knew it as an answer.
 fn first_of(event: &TraceEvent) -> Option<(Direction, Header)> {
     let head = event.packet.as_ref()?;
-    let is_answer = begins_tcp(head).map_or(event.chain.starts_with(KNOWN), |begins| !begins);
+    let is_answer = match (begins_tcp(head), head.state) {
+        (Some(begins), _) => !begins,
+        (None, Some(state)) => state == CtSeen::Known,
+        // A kernel that does not tell conntrack's word: the first of a datagram's flow is taken for an answer too.
+        (None, None) => event.chain.starts_with(KNOWN),
+    };
     Some((if is_answer { Direction::Back } else { Direction::Forth }, header_of(head)?))
 }
 

@@ -7,5 +7,7 @@ use portolan_lab::ProxyMode;
 
 #[test]
 fn every_journey_is_told_as_it_went() {
-    matrix::Ground::new(matrix::world("journeys", ProxyMode::Iptables)).travel();
+    let ground = matrix::Ground::new(matrix::world("journeys", ProxyMode::Iptables));
+    ground.travel();
+    ground.is_refused();
 }

@@ -7,5 +7,7 @@ use portolan_lab::ProxyMode;
 
 #[test]
 fn every_journey_is_told_as_it_went() {
-    matrix::Ground::new(matrix::world("journeys-nft", ProxyMode::Nftables)).travel();
+    let ground = matrix::Ground::new(matrix::world("journeys-nft", ProxyMode::Nftables));
+    ground.travel();
+    ground.is_refused();
 }

@@ -15,6 +15,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::{Path as UrlPath, State};
 use axum::http::StatusCode;
+use bytes::Bytes;
 use portolan_dns::name::Name;
 use portolan_dns::rdata::Rtype;
 use portolan_dns::wire;
@@ -54,9 +55,12 @@ struct Surroundings {
 pub(crate) async fn post(
     State(api): State<Arc<NodeApi>>,
     UrlPath(id): UrlPath<String>,
-    Json(probe): Json<Probe>,
+    body: Bytes,
 ) -> Result<Json<Probed>, (StatusCode, String)> {
-    let mark = mark_of(&probe).map_err(|why| (StatusCode::BAD_REQUEST, why + "\n"))?;
+    let refused = |why: String| (StatusCode::BAD_REQUEST, why + "\n");
+    // Of any content type: `kubectl create --raw` names none.
+    let probe: Probe = serde_json::from_slice(&body).map_err(|error| refused(format!("no probe as JSON: {error}")))?;
+    let mark = mark_of(&probe).map_err(refused)?;
     let (place, surroundings) = sender(&api, probe.pod.as_ref()).map_err(|why| (StatusCode::NOT_FOUND, why + "\n"))?;
     debug!(id, to = ?probe.to, pod = ?probe.pod, "a packet is sent for a trace");
     let sent = tokio::task::spawn_blocking(move || send_from(place.as_deref(), &probe, mark, &surroundings));

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //!  node-1: client, near     node-2: far     outside        Services door-near, door-far, spare (no pods behind it)
+//!          hostly (the node's network)                     bare (headless: far), alias (a name for door-far)
 //! ```
 
 use std::net::IpAddr;
@@ -26,7 +27,11 @@ fn objects() -> String {
         );
     }
     text + "apiVersion: v1\nkind: Service\nmetadata: { name: spare }\n\
-            spec: { ipFamilyPolicy: RequireDualStack, selector: { app: spare }, ports: [{ port: 80 }] }\n"
+            spec: { ipFamilyPolicy: RequireDualStack, selector: { app: spare }, ports: [{ port: 80 }] }\n---\n\
+            apiVersion: v1\nkind: Service\nmetadata: { name: bare }\n\
+            spec: { clusterIP: None, ipFamilyPolicy: RequireDualStack, selector: { app: far }, ports: [{ port: 80 }] }\n---\n\
+            apiVersion: v1\nkind: Service\nmetadata: { name: alias }\n\
+            spec: { type: ExternalName, externalName: door-far.trip.svc.cluster.local }\n"
 }
 
 /// Where packets go, as the API and the lab tell.
@@ -68,6 +73,9 @@ impl Ground {
         let space = world.space("trip");
         space.apply(&objects());
         space.shell("client", "node-1");
+        let waits = ", command: [sleep, \"3600\"]";
+        space.pod("hostly", "node-1", waits, ", hostNetwork: true, terminationGracePeriodSeconds: 0");
+        space.ready("hostly");
         space.ready("near");
         space.ready("far");
         let ground = Ground { space };
@@ -149,6 +157,29 @@ impl Ground {
         assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
     }
 
+    /// An agent sends for pods of its own alone, and only what it can know again.
+    pub fn is_refused(&self) {
+        let probe = |pod: &str, flow: &str| {
+            format!(
+                "{{\"pod\":{{\"namespace\":\"trip\",\"name\":\"{pod}\"}},\"to\":{{\"address\":\"10.96.0.10:53\"}},\
+                 \"proto\":\"Tcp\",\"flow\":{flow},\"sourcePort\":null,\"patienceMs\":1000}}"
+            )
+        };
+        let (sequence, payload) =
+            (r#"{"by":"sequence","number":7}"#, r#"{"by":"payload","begins":"0011223344556677"}"#);
+        let rows = [
+            ("node-2", "client", sequence, "pod trip/client is not on this node"),
+            ("node-1", "nobody", sequence, "pod trip/nobody is not on this node"),
+            ("node-1", "client", payload, "a TCP probe is marked by a sequence number"),
+        ];
+        for (node, pod, flow, why) in rows {
+            // At this level kubectl shows the words of an answer that is no Status.
+            let path = format!("-v 8 create --raw /api/v1/nodes/{node}/proxy/portolan/v1/trace/none/probe -f -");
+            let said = self.space.world.kubectl_in(&path, &probe(pod, flow));
+            assert!(!said.ok() && said.err.contains(why), "{node} {pod}: {}{}", said.out, said.err);
+        }
+    }
+
     fn journeys(&self, of: &Addresses) -> Vec<Journey> {
         let near_port = format!("{}:{}", host(of.nodes[0]), self.node_port("door-near"));
         let far_port = format!("{}:{}", host(of.nodes[0]), self.node_port("door-far"));
@@ -203,6 +234,25 @@ impl Ground {
             row("pod/client", "pod/near:80", "delivered", "node-1", Some(of.near), client, "arrive deliver"),
             row("pod/client", "pod/near:81", "refused", "node-1", None, None, "arrive end"),
             row("pod/client", "svc/spare", "refused", "node-1", None, None, "arrive end"),
+            row("pod/client", "bare.trip:80", "delivered", "node-1 node-2", Some(of.far), client, "dns arrive deliver"),
+            row(
+                "pod/client",
+                "alias.trip:80",
+                "delivered",
+                "node-1 node-2",
+                Some(of.far),
+                client,
+                "dns arrive service dnat arrive deliver",
+            ),
+            row(
+                "pod/hostly",
+                "svc/door-far",
+                "delivered",
+                "node-1 node-2",
+                Some(of.far),
+                Some(one),
+                "arrive service dnat arrive deliver",
+            ),
             row(
                 "node/node-1",
                 "svc/door-far",

@@ -26,6 +26,7 @@ mod nfnl;
 pub mod nft;
 pub mod nft_look;
 pub mod nft_monitor;
+pub mod nft_rules;
 pub mod nftrace;
 pub mod nlsock;
 pub mod ops;

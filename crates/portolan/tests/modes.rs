@@ -1,5 +1,7 @@
 //! A lab whose nodes write nftables, and the service proxy alone following its live cluster from the host outside.
 
+#[path = "why/churn.rs"]
+mod churn;
 mod support;
 
 use portolan_lab::ProxyMode;
@@ -101,4 +103,9 @@ fn the_proxy_alone_follows_a_live_cluster() {
         (!world.at("outside", &TABLE).out.contains("\"live/web\"")).then_some(())
     });
     world.at("outside", &["sh", "-c", &format!("kill {}", pid.trim())]).done();
+}
+
+#[test]
+fn rules_of_traced_packets_keep_their_names_while_elements_change() {
+    churn::every_rule_keeps_its_name(world().space("churn"), 200);
 }

@@ -1,5 +1,7 @@
 //! `portolan why` in a lab: a replaced pod's chain of causes, and whose every rule, route and record is.
 
+#[path = "why/churn.rs"]
+mod churn;
 mod support;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -341,4 +343,10 @@ fn ages_begin_anew_with_an_agent_and_say_that_what_it_found_is_older() {
     space.programmed("web", "node-2", 3);
     let (now, _) = known().expect("the agent answers");
     assert!(now.iter().any(|known| known == "older") && now.iter().any(|known| known == "exactly"), "{now:?}");
+}
+
+#[test]
+fn rules_of_traced_packets_keep_their_names_while_their_chains_are_written_anew() {
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    churn::every_rule_keeps_its_name(world().space("churn"), 200);
 }

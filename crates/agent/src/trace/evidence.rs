@@ -5,8 +5,9 @@
 //!                                                   └─ rules of others: read by their tools ─► names
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use portolan_dataplane::meaning::{At, Meaning, RuleTold};
 use portolan_kernel::conntrack::{Conntrack, Entry, Tuple};
@@ -20,19 +21,26 @@ use portolan_model::{NsName, ObjectKind, ObjectRef, Proto, RouteCause, Snapshot,
 use portolan_story::evidence::{
     Backend, Direction, Fate, Flow, FlowEntry, Header, NodeEvidence, Passage, RouteTold, RouteWay, Source, Step,
 };
+use portolan_story::history::{self as told, Fragment};
 use tracing::warn;
 
+use super::former::Former;
 use super::names::{Namer, Place, Raw, Stranger, foreign, name_line};
 use super::passages::{self, Way};
 use super::settings::Fixed;
 use super::watch::{Recorded, payload_of};
 use crate::core::{ToCore, View};
+use crate::history;
 
 const DNS_PORT: u16 = 53;
+/// An event is read so long after its packet at the most, unless the machine is very busy.
+const READ_WITHIN_US: i64 = 50_000;
 
 /// A passage with all that the kernel says of it.
 struct Looked {
     way: Way,
+    /// When it entered, microseconds since 1970.
+    at_us: i64,
     direction: Direction,
     entry: Option<Entry>,
     route: Option<RouteFound>,
@@ -53,7 +61,7 @@ struct Known {
 pub(crate) async fn tell(core: &ToCore, fixed: &Arc<Fixed>, recorded: Recorded) -> NodeEvidence {
     let lost = recorded.lost;
     let source = source(fixed.clone()).await;
-    let looked = tokio::task::spawn_blocking(move || look(&recorded)).await.unwrap_or_else(|error| {
+    let looked = tokio::task::spawn_blocking(move || look(recorded)).await.unwrap_or_else(|error| {
         warn!(%error, "what the kernel says of a traced flow was not read");
         Vec::new()
     });
@@ -82,8 +90,9 @@ async fn source(fixed: Arc<Fixed>) -> Source {
 }
 
 /// Reads what the kernel has of the packets that were seen. Blocks.
-fn look(recorded: &Recorded) -> Vec<Looked> {
-    let mut kernel = match Kernel::open(&recorded.bases) {
+fn look(recorded: Recorded) -> Vec<Looked> {
+    let Recorded { watch, table, heard, bases, former, began_us, .. } = recorded;
+    let mut kernel = match Kernel::open(&bases, former, began_us) {
         Ok(kernel) => kernel,
         Err(error) => {
             warn!(%error, "the kernel does not tell of a traced flow");
@@ -91,9 +100,9 @@ fn look(recorded: &Recorded) -> Vec<Looked> {
         }
     };
     let loopback = kernel.links.iter().find(|(_, name)| &***name == "lo").map_or(1, |(index, _)| *index);
-    let ways = passages::ways(&recorded.heard, &recorded.table, &kernel.bases, loopback);
-    let looked = ways.into_iter().map(|way| kernel.look(way, &recorded.watch.flow)).collect();
-    chosen(looked, &recorded.watch.flow, recorded.watch.count)
+    let ways = passages::ways(&heard, &table, &kernel.bases, loopback);
+    let looked = ways.into_iter().map(|way| kernel.look(way, &watch.flow)).collect();
+    chosen(looked, &watch.flow, watch.count)
 }
 
 /// The kernel, as far as a traced packet needs it.
@@ -104,6 +113,9 @@ struct Kernel {
     bases: Vec<BaseChain>,
     links: BTreeMap<u32, Text>,
     chains: BTreeMap<(u8, String, String), Vec<RuleSeen>>,
+    former: Former,
+    /// When the watch began.
+    began_us: i64,
 }
 
 /// Why the kernel cannot be read.
@@ -118,13 +130,22 @@ enum LookError {
 }
 
 impl Kernel {
-    fn open(before: &[BaseChain]) -> Result<Self, LookError> {
+    fn open(before: &[BaseChain], former: Former, began_us: i64) -> Result<Self, LookError> {
         let mut nft = Nft::open()?;
         let mut netlink = Netlink::open()?;
         let mut bases = nft.base_chains()?;
         bases.extend(before.iter().filter(|base| !bases.contains(base)).cloned().collect::<Vec<_>>());
         let links = netlink.links()?.into_iter().map(|link| (link.index, link.name.as_str().into())).collect();
-        Ok(Self { nft, netlink, conntrack: Conntrack::open()?, bases, links, chains: BTreeMap::new() })
+        Ok(Self {
+            nft,
+            netlink,
+            conntrack: Conntrack::open()?,
+            bases,
+            links,
+            chains: BTreeMap::new(),
+            former,
+            began_us,
+        })
     }
 
     fn look(&mut self, way: Way, flow: &Flow) -> Looked {
@@ -138,7 +159,8 @@ impl Kernel {
         let places = (0..way.steps.len()).map(|at| self.place(&way, at)).collect();
         let name = |index: Option<u32>| index.map(|index| self.link(index));
         let (came_by, went_by) = (name(way.came_by), name(way.went_by));
-        Looked { direction, entry, route, came_by, went_by, places, way }
+        let at_us = self.began_us.saturating_add(i64::try_from(way.at_us).unwrap_or_default());
+        Looked { at_us, direction, entry, route, came_by, went_by, places, way }
     }
 
     /// One that is gone has its number for a name.
@@ -155,15 +177,20 @@ impl Kernel {
             .chains
             .entry(key)
             .or_insert_with(|| nft.rules_of(met.family, &met.table, &met.chain).unwrap_or_default());
-        let index = rules.iter().position(|rule| rule.handle == handle);
+        let now = rules.iter().position(|rule| rule.handle == handle);
+        // Rules that went while the packet's answer was on its way stood somewhere once.
+        let former = if now.is_none() { self.former.find(met.family, &met.table, handle) } else { None };
+        let index = now.or(former.map(|stood| stood.index));
         Some(Place {
             family: met.family,
             table: met.table.clone(),
             chain: met.chain.clone(),
             handle,
             index,
-            count: rules.len(),
-            comment: index.and_then(|index| rules[index].comment.clone()),
+            is_former: former.is_some(),
+            at_us: self.began_us.saturating_add(i64::try_from(met.at_us).unwrap_or_default()),
+            count: former.map_or(rules.len(), |stood| stood.count),
+            comment: now.and_then(|index| rules[index].comment.clone()),
             act: met.act.clone(),
             at: At {
                 src: met.before.src,
@@ -234,21 +261,29 @@ fn answers(forth: &Looked, back: &Looked) -> bool {
 fn known_of(view: &View<'_>, namer: &mut Namer, looked: &Looked, mode: Mode) -> Known {
     let names = looked.places.iter().map(|place| namer.name_rule(view, place.as_ref()?)).collect();
     let allowed = match looked.direction {
-        Direction::Forth => allowed(view.snapshot, looked, mode),
+        Direction::Forth => allowed(view, looked, mode),
         Direction::Back => Vec::new(),
     };
-    let route = looked.route.as_ref().map(|route| route_told(view.snapshot, route));
+    let route = looked.route.as_ref().map(|route| route_told(view, route));
     Known { names, allowed, route }
 }
 
-fn allowed(snapshot: &Snapshot, looked: &Looked, mode: Mode) -> Vec<Outcome> {
+/// By the cluster as it was when the packet came; of a moment in which rules were written, by what was before and after.
+fn allowed(view: &View<'_>, looked: &Looked, mode: Mode) -> Vec<Outcome> {
     let Header { src, dst, proto } = looked.way.entered;
     let arrival = looked.came_by.as_deref().map_or(Arrival::Sent, Arrival::by);
     let packet = Packet { src: src.ip(), dst: dst.ip(), proto, dport: dst.port(), arrival };
-    verdict::judge(snapshot, &packet, mode).into_iter().collect()
+    let met = view.history.met_by(looked.at_us, READ_WITHIN_US);
+    let snapshots: Vec<&Snapshot> = match met.is_empty() {
+        true => vec![view.snapshot],
+        false => met.into_iter().map(|then| &*then.snapshot).collect(),
+    };
+    let outcomes = snapshots.into_iter().flat_map(|snapshot| verdict::judge(snapshot, &packet, mode));
+    outcomes.collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-fn route_told(snapshot: &Snapshot, found: &RouteFound) -> RouteTold {
+fn route_told(view: &View<'_>, found: &RouteFound) -> RouteTold {
+    let snapshot = view.snapshot;
     let planned = found.prefix.and_then(|prefix| snapshot.routes.get(&prefix));
     let node_of = |belongs: &dyn Fn(&portolan_model::Node) -> bool| {
         snapshot.nodes.iter().find(|(_, node)| belongs(node)).map(|(name, _)| name.clone())
@@ -275,7 +310,7 @@ fn route_told(snapshot: &Snapshot, found: &RouteFound) -> RouteTold {
         },
         object,
         told_by,
-        age_secs: None,
+        age_secs: planned.and_then(|route| age_secs(view, route.dst)),
     }
 }
 
@@ -297,10 +332,17 @@ async fn follow_vanished(core: &ToCore, looked: &mut Looked, known: &mut Known) 
     let question = route_question(&looked.way);
     let look = move || Netlink::open().and_then(|mut netlink| netlink.route_lookup(&question));
     match tokio::task::spawn_blocking(look).await {
-        Ok(Ok(route)) => known.route = core.ask(move |view| route_told(view.snapshot, &route)).await,
+        Ok(Ok(route)) => known.route = core.ask(move |view| route_told(view, &route)).await,
         Ok(Err(error)) => warn!(%error, "a traced packet's route is not known"),
         Err(error) => warn!(%error, "a traced packet's route was not looked up"),
     }
+}
+
+/// Since when a route is there, if that is known.
+fn age_secs(view: &View<'_>, dst: ipnet::IpNet) -> Option<u64> {
+    let written = view.history.mark_of(&Fragment::Route(dst))?.written;
+    let age_us = history::micros(SystemTime::now()) - written.at_us;
+    (written.known == told::Known::Exactly).then(|| u64::try_from(age_us / 1_000_000).unwrap_or_default())
 }
 
 /// Rules that the plan does not name are read from where they are, and named by what they say.

@@ -12,6 +12,7 @@
 //! three comparisons a packet meanwhile.
 
 mod evidence;
+mod former;
 mod names;
 mod passages;
 mod probe;

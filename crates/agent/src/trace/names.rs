@@ -6,13 +6,15 @@
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 
-use portolan_dataplane::iptables::{self, Chain, Rule, Table, hooks};
+use portolan_dataplane::iptables::{self, Chain, Rule, Table, Target, hooks};
 use portolan_dataplane::meaning::{At, Meaning, RuleTold};
+use portolan_dataplane::nftables::lang::Statement;
 use portolan_dataplane::nftables::{self, names::TABLE, parse, render};
 use portolan_kernel::iptables::{Family as ToolFamily, Tool};
 use portolan_kernel::nft::Nft;
-use portolan_model::Family;
+use portolan_model::{Family, Snapshot};
 use portolan_story::evidence::Act;
 
 use crate::core::View;
@@ -26,10 +28,14 @@ pub(crate) struct Place {
     pub(crate) table: String,
     pub(crate) chain: String,
     pub(crate) handle: u64,
-    /// Its place in the chain from 0; `None` if it is gone meanwhile.
+    /// Its place in the chain from 0; `None` if it is gone meanwhile and nobody heard of it.
     pub(crate) index: Option<usize>,
-    /// How many rules the chain has.
+    /// It is gone meanwhile: it stood there when the packet came.
+    pub(crate) is_former: bool,
+    /// How many rules the chain has, or had.
     pub(crate) count: usize,
+    /// When the packet met it, microseconds since 1970.
+    pub(crate) at_us: i64,
     /// As nft keeps it.
     pub(crate) comment: Option<String>,
     pub(crate) act: Act,
@@ -37,39 +43,106 @@ pub(crate) struct Place {
     pub(crate) at: At,
 }
 
-/// Names rules by what this node plans. Rules of one chain are looked up once.
+/// Generations that are planned again for a rule which has gone: the one that stood when the packet came, and its neighbours.
+const PLANS_TRIED: usize = 4;
+
+/// Names rules by what this node plans, or planned when the packet came. Rules of one chain are looked up once.
 #[derive(Default)]
 pub(crate) struct Namer {
     chains: BTreeMap<(Family, Chain), Option<Vec<Rule>>>,
+    /// Plans of former generations, by their numbers.
+    chains_then: BTreeMap<(Family, u64), iptables::Desired>,
+    tables_then: BTreeMap<(Family, u64), nftables::Desired>,
 }
 
 impl Namer {
     /// What a rule of ours is there for; `None` if it is none of ours, or stands elsewhere than planned.
     pub(crate) fn name_rule(&mut self, view: &View<'_>, place: &Place) -> Option<RuleTold> {
-        let family = family_of(place.family)?;
-        let index = place.index?;
-        match view.proxy.plan(family)? {
-            Plan::Iptables(desired) => {
-                let chain = Chain { table: Table::parse(&place.table)?, name: place.chain.as_str().into() };
-                let rule = match hook_of(desired, &chain, &place.act) {
-                    Some(rule) => rule,
-                    // Others have rules there too: what is none of our jumps is theirs.
-                    None if iptables::render::is_built_in(&place.chain) => return None,
-                    None => {
-                        let planned = self.chains.entry((family, chain.clone()));
-                        let planned = planned.or_insert_with(|| desired.rules(&chain)).as_ref()?;
-                        planned.get(index).filter(|_| planned.len() == place.count)?.clone()
-                    }
-                };
-                Some(iptables::meaning::told(desired, view.snapshot, &chain, &rule, Some(&place.at)))
-            }
-            Plan::Nftables(desired) if place.table == TABLE => {
-                let rules = &desired.chain(&place.chain)?.rules;
-                let rule = rules.get(index).filter(|_| rules.len() == place.count)?;
-                Some(nftables::meaning::told(desired, view.snapshot, &place.chain, rule, Some(&place.at)))
-            }
+        match view.proxy.plan(family_of(place.family)?)? {
+            Plan::Iptables(desired) => self.name_in_chain(view, desired, place),
+            Plan::Nftables(desired) if place.table == TABLE => self.name_in_table(view, desired, place),
             Plan::Nftables(_) => None,
         }
+    }
+
+    fn name_in_chain(&mut self, view: &View<'_>, desired: &iptables::Desired, place: &Place) -> Option<RuleTold> {
+        let chain = Chain { table: Table::parse(&place.table)?, name: place.chain.as_str().into() };
+        if let Some(rule) = hook_of(desired, &chain, &place.act) {
+            return Some(iptables::meaning::told(desired, view.snapshot, &chain, &rule, Some(&place.at)));
+        }
+        // Others have rules there too: what is none of our jumps is theirs.
+        if iptables::render::is_built_in(&place.chain) {
+            return None;
+        }
+        let family = desired.family();
+        let planned = self.chains.entry((family, chain.clone())).or_insert_with(|| desired.rules(&chain));
+        let planned = planned.as_ref().filter(|_| !place.is_former).and_then(|rules| rule_at(rules, place));
+        if let Some(rule) = planned {
+            return Some(iptables::meaning::told(desired, view.snapshot, &chain, rule, Some(&place.at)));
+        }
+        view.history.around(place.at_us).into_iter().take(PLANS_TRIED).find_map(|then| {
+            let plan = || iptables::Desired::of(family, desired.options().clone(), &then.snapshot);
+            let plan = self.chains_then.entry((family, then.number)).or_insert_with(plan);
+            let rules = plan.rules(&chain)?;
+            let rule = rule_at(&rules, place)?;
+            Some(iptables::meaning::told(plan, &then.snapshot, &chain, rule, Some(&place.at)))
+        })
+    }
+
+    /// Elements change where no rule does: they are asked for as they were when the packet came.
+    fn name_in_table(&mut self, view: &View<'_>, desired: &nftables::Desired, place: &Place) -> Option<RuleTold> {
+        let now = if place.is_former { None } else { told_in_table(desired, view.snapshot, place) };
+        let around = view.history.around(place.at_us);
+        let stands = around.first().is_none_or(|then| then.number == view.history.last_number());
+        if stands && now.as_ref().is_some_and(|told| agrees(told, place)) {
+            return now;
+        }
+        let family = desired.family();
+        let then = around.into_iter().take(PLANS_TRIED).find_map(|then| {
+            let plan = || nftables::Desired::of(family, desired.options().clone(), &then.snapshot);
+            let plan = self.tables_then.entry((family, then.number)).or_insert_with(plan);
+            told_in_table(plan, &then.snapshot, place).filter(|told| agrees(told, place))
+        });
+        then.or(now)
+    }
+}
+
+/// The rule at a place, if the chain is as long as it was and the rule does what was seen.
+fn rule_at<'a>(rules: &'a [Rule], place: &Place) -> Option<&'a Rule> {
+    let rule = rules.get(place.index?).filter(|_| rules.len() == place.count)?;
+    let did = match (&place.act, &rule.target) {
+        (Act::Jump { chain } | Act::Goto { chain }, _) => rule.jumps_to() == Some(&**chain),
+        (_, Some(Target::Jump(_))) => false,
+        (_, Some(Target::Dnat(to))) => is_sent_to(*to, place),
+        _ => true,
+    };
+    did.then_some(rule)
+}
+
+fn told_in_table(desired: &nftables::Desired, snapshot: &Snapshot, place: &Place) -> Option<RuleTold> {
+    let rules = &desired.chain(&place.chain)?.rules;
+    let rule = rules.get(place.index?).filter(|_| rules.len() == place.count)?;
+    let leads_to = |statement: &Statement, chain: &str| match statement {
+        Statement::Jump(to) | Statement::Goto(to) => **to == *chain,
+        _ => false,
+    };
+    let did = match &place.act {
+        Act::Jump { chain } | Act::Goto { chain } => rule.statements.iter().any(|it| leads_to(it, chain)),
+        _ => true,
+    };
+    did.then(|| nftables::meaning::told(desired, snapshot, &place.chain, rule, Some(&place.at)))
+}
+
+/// Where the packet was seen to go; of one that came to no later chain nothing was seen.
+fn is_sent_to(endpoint: SocketAddr, place: &Place) -> bool {
+    endpoint == place.at.after || place.at.after == place.at.dst
+}
+
+/// What is said of a rule is what was seen of the packet.
+fn agrees(told: &RuleTold, place: &Place) -> bool {
+    match &told.meaning {
+        Meaning::SendsTo { endpoint, .. } => is_sent_to(*endpoint, place),
+        _ => true,
     }
 }
 
@@ -109,6 +182,10 @@ pub(crate) enum Raw {
 impl Stranger {
     /// The rule as its own tool prints it.
     pub(crate) fn read(&mut self, nft: &mut Nft, place: &Place) -> Raw {
+        if place.is_former {
+            // Another rule has its place now.
+            return Raw::Text(barely(place));
+        }
         let line = || {
             let family = tool_family(family_of(place.family)?);
             Table::parse(&place.table)?;

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use portolan_kernel::nft::{Nft, NftError};
 use portolan_kernel::nft_look::BaseChain;
@@ -21,7 +21,9 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use tokio::sync::{oneshot, watch};
 use tracing::{debug, warn};
 
+use super::former::Former;
 use super::passages::{Heard, TABLE_PREFIX, begins_tcp, header_of};
+use crate::history;
 
 /// Watches at a time.
 const MOST_WATCHES: usize = 16;
@@ -59,6 +61,10 @@ pub(crate) struct Recorded {
     pub(crate) lost: bool,
     /// As they were when it began.
     pub(crate) bases: Vec<BaseChain>,
+    /// Rules that went meanwhile.
+    pub(crate) former: Former,
+    /// When it began, microseconds since 1970.
+    pub(crate) began_us: i64,
 }
 
 /// All watches of this node.
@@ -180,6 +186,8 @@ struct Listener {
     bases: Vec<BaseChain>,
     heard: Vec<Heard>,
     began: Instant,
+    began_us: i64,
+    former: Former,
     overflown: bool,
     seen: watch::Sender<Seen>,
 }
@@ -187,11 +195,12 @@ struct Listener {
 impl Listener {
     /// Hears before it traps: nothing is missed.
     fn open(id: &str, watched: &Watched, seen: watch::Sender<Seen>) -> Result<Self, WatchError> {
+        let former = Former::open();
         let tracer = Tracer::open()?;
-        let began = Instant::now();
+        let (began, began_us) = (Instant::now(), history::micros(SystemTime::now()));
         let trap = Trap::arm(&format!("{TABLE_PREFIX}{id}"), watched)?;
         let bases = Nft::open()?.base_chains()?;
-        Ok(Self { trap, tracer, bases, heard: Vec::new(), began, overflown: false, seen })
+        Ok(Self { trap, tracer, bases, heard: Vec::new(), began, began_us, former, overflown: false, seen })
     }
 
     fn run(mut self, handle: &Handle) {
@@ -215,12 +224,14 @@ impl Listener {
 
     fn wait(&self, handle: &Handle, left: Duration) {
         let left = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
-        let mut fds = [PollFd::new(&self.tracer, PollFlags::IN), PollFd::new(&handle.wake, PollFlags::IN)];
+        let mut fds = vec![PollFd::new(&self.tracer, PollFlags::IN), PollFd::new(&handle.wake, PollFlags::IN)];
+        fds.extend(self.former.watch().map(|rules| PollFd::new(rules, PollFlags::IN)));
         // An interrupted wait only looks once more.
         let _ = poll(&mut fds, Some(&left));
     }
 
     fn read(&mut self) -> Result<(), NftError> {
+        self.former.read();
         let at_us = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
         let events = self.tracer.read()?;
         let begun: Vec<_> = events.iter().filter(|event| self.begins(event)).filter_map(first_of).collect();
@@ -251,7 +262,9 @@ impl Listener {
     fn recorded(&mut self, watch: Watch) -> Recorded {
         let lost = self.overflown || self.tracer.has_lost();
         let (heard, bases) = (std::mem::take(&mut self.heard), std::mem::take(&mut self.bases));
-        Recorded { watch, table: self.trap.name().to_owned(), heard, lost, bases }
+        let former = std::mem::take(&mut self.former);
+        let (table, began_us) = (self.trap.name().to_owned(), self.began_us);
+        Recorded { watch, table, heard, lost, bases, former, began_us }
     }
 }
 

@@ -218,6 +218,15 @@ impl History {
         self.generations.iter().rev()
     }
 
+    /// What a packet may have met that was seen at `at_us`, up to `late_us` after it came: the generation that stood then, and
+    /// those whose write was under way. Empty before the first.
+    pub fn met_by(&self, at_us: i64, late_us: i64) -> Vec<&Generation> {
+        let begun = self.generations.iter().filter(|generation| generation.began_us <= at_us);
+        let begun: Vec<&Generation> = begun.collect();
+        let stood = begun.iter().rposition(|generation| generation.written_us <= at_us - late_us).unwrap_or(0);
+        begun.into_iter().skip(stood).collect()
+    }
+
     /// What a packet at `at_us` met, the likeliest first: the generation that stood then, the next, whose write may have been
     /// under way, the one before, and so on.
     pub fn around(&self, at_us: i64) -> Vec<&Generation> {

@@ -230,6 +230,10 @@ fn sixty_four_generations_are_kept_and_a_mark_outlives_them() {
     let numbers = |at_us| core.history.around(at_us).iter().take(3).map(|g| g.number).collect::<Vec<_>>();
     assert_eq!(numbers(newest[5].1 + 1), [newest[5].0, newest[4].0, newest[6].0]);
     assert_eq!(core.history.around(newest[5].1 - 1)[0].number, newest[6].0);
+    let met = |at_us, late_us| core.history.met_by(at_us, late_us).iter().map(|g| g.number).collect::<Vec<_>>();
+    assert_eq!(met(newest[5].1 + 50, 20), [newest[5].0], "it stood, and no other was on its way");
+    assert_eq!(met(newest[5].1 + 10, 20), [newest[6].0, newest[5].0], "it may have come before the write");
+    assert_eq!(met(newest[5].1 - 2, 1), [newest[6].0, newest[5].0], "the write was under way");
 }
 
 proptest! {

@@ -82,9 +82,10 @@ pub fn walled_in(world: &World, space: Space) {
 
 /// Nothing passes between the nodes: first in silence, then the route goes with its BGP session.
 pub fn cut(world: &World) {
-    world.portolan("lan cut node-1 node-2").done();
+    let (a, b) = (portolan_lab::Place::Node(1), portolan_lab::Place::Node(2));
+    world.lab().cut(&a, &b).expect("it is cut");
     ends(world, "pod/client svc/open", End::Unanswered, &["node-1 has no route to", "BGP session with node-2 is down"]);
-    world.portolan("lan heal node-1 node-2").done();
+    world.lab().heal(&a, &b).expect("it is healed");
     delivered(world, "pod/client svc/open");
 }
 

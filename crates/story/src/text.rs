@@ -57,6 +57,20 @@ pub fn render(story: &Story, style: Style) -> String {
     lines.join("\n") + "\n"
 }
 
+/// How a verdict begins that nothing was sent for.
+fn foreseen(end: End) -> &'static str {
+    match end {
+        End::Delivered => "would be delivered",
+        End::Refused => "would be refused",
+        End::Dropped => "would be dropped",
+        End::Unroutable => "would find no route",
+        End::Unanswered => "would get no answer",
+        End::NoSuchName => "would find no such name",
+        End::NotSent => "could not be sent",
+        End::NotSeen => "would not be seen",
+    }
+}
+
 /// Where a line is of: `pod`, `service`, `node-2`.
 fn label(hop: &Hop, is_first: bool) -> String {
     let kind = hop.objects.first().map(|object| object.kind);
@@ -91,9 +105,8 @@ impl Page {
         let is_yes = verdict.end.is_yes();
         let (mark, colour) = if is_yes { ("✔", Colour::Green) } else { ("✘", Colour::Red) };
         let word = match (story.source, verdict.end) {
-            (Source::Plan, End::Delivered) => "would be delivered".to_owned(),
-            (Source::Plan, end) => format!("would end: {}", end.word()),
-            (_, end) => end.word().to_owned(),
+            (Source::Plan, end) => foreseen(end),
+            (_, end) => end.word(),
         };
         let took = verdict.took_us.filter(|_| is_yes).map(|us| format!(", {}", words::micros(us))).unwrap_or_default();
         let head = format!("{mark} {word}");

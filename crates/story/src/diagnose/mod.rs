@@ -60,7 +60,7 @@ pub(crate) fn cause(case: &Case<'_>, end: End) -> Cause {
             .or_else(|| services::bypass(case))
             .or_else(|| services::stale(case))
             .or_else(|| services::unmasqueraded(case))
-            .or_else(|| services::unclaimed(case))
+            .or_else(|| services::unclaimed(case, end))
             .or_else(|| ends::refused(case, end))
             .or_else(|| routes::cause(case))
             .unwrap_or_else(|| ends::silent(case)),

@@ -9,6 +9,7 @@ use portolan_model::{NsName, ObjectKind, ServicePort, ServicePortKey};
 use crate::diagnose::{Cause, rules};
 use crate::evidence::{Act, Fate, Hook, Step};
 use crate::objects::{PodNote, ServiceNote};
+use crate::story::End;
 use crate::tell::Case;
 use crate::tell::choices::choices;
 use crate::tell::forth::{self, claimed, raw};
@@ -213,6 +214,8 @@ pub(super) fn bypass(case: &Case<'_>) -> Option<Cause> {
     let is_for_service = |leg: &&Leg<'_>| {
         let port = case.knows.port_at(leg.passage.entered.dst, leg.passage.entered.proto);
         let usable = |port: &ServicePort| port.endpoints.iter().any(|endpoint| endpoint.ready);
+        // A node port is asked for on the node that has the address.
+        let is_others = case.knows.node_at(leg.passage.entered.dst.ip()).is_some_and(|node| node != *leg.node);
         let is_ours = |leg: &Leg<'_>| {
             case.knows.view(leg.node).is_some_and(|view| {
                 let to = leg.passage.entered.dst.ip();
@@ -220,7 +223,7 @@ pub(super) fn bypass(case: &Case<'_>) -> Option<Cause> {
                     && !view.settings.cluster_dns.contains(&to)
             })
         };
-        port.is_some_and(|(_, port)| usable(port)) && is_ours(leg)
+        !is_others && port.is_some_and(|(_, port)| usable(port)) && is_ours(leg)
     };
     let skipped = |leg: &&Leg<'_>| claimed(leg, case).is_none() && !leg.is_older();
     // On a later node the address is looked at again only if it is still the Service's.
@@ -289,14 +292,15 @@ pub(super) fn unmasqueraded(case: &Case<'_>) -> Option<Cause> {
 }
 
 /// It was sent to an address of a Service, or a node port, that nobody has.
-pub(super) fn unclaimed(case: &Case<'_>) -> Option<Cause> {
+pub(super) fn unclaimed(case: &Case<'_>, end: End) -> Option<Cause> {
     let to = case.probed.and_then(|probed| probed.remote);
     let first = case.trail.forth.first();
     if first.is_some_and(|leg| claimed(leg, case).is_some() || leg.is_older()) {
         return None;
     }
     let to = first.map(|leg| leg.passage.entered.dst).or(to)?;
-    wrong_port(case, to).or_else(|| wrong_node_port(case, to))
+    // A process of the node may have that port: only who is refused knows that there is none.
+    wrong_port(case, to).or_else(|| wrong_node_port(case, to).filter(|_| end == End::Refused))
 }
 
 /// A Service's address without that port, or an address of the Service range that no Service has.

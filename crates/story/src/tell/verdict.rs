@@ -104,7 +104,8 @@ fn says(case: &Case<'_>, end: End) -> String {
     let target = target.filter(|to| !matches!(case.knows.who(*to), Who::Service(_)));
     let target = target.map(|to| (case.name(to), case.knows.pod_at(to).and_then(|(_, pod)| pod.node.clone())));
     if let Some((name, node)) = target {
-        if way.last() != Some(&name) {
+        // A Service and its pod may have the same name; a pod that was asked for by its name is told of once.
+        if way.last() != Some(&name) || case.trail.forth.iter().any(|leg| claimed(leg, case).is_some()) {
             way.push(name);
         }
         if let (Some(node), Some(name)) = (node, way.last_mut()) {

@@ -291,6 +291,21 @@ fn udp_to_a_tcp_port_and_an_address_that_no_service_has() {
 
 #[test]
 fn a_wrong_node_port() {
+    let to = "172.18.0.12:10250";
+    let lost = Way::forth("cali-client", tcp(CLIENT, to)).sent("eth0", route("172.18.0.0/24", None, "eth0"));
+    Fault::of(to, ProbeEnd::Silence, vec![evidence("node-1", vec![lost])]).says(
+        End::Unanswered,
+        "it left node-1 by eth0 for node-2 and never came there: the network between them loses it",
+        "look at the network between node-1 and node-2: cables, switches, firewalls of machines between",
+    );
+    // A node port of another node is not asked for on this one.
+    let to = "172.18.0.12:30001";
+    let lost = Way::forth("cali-client", tcp(CLIENT, to)).sent("eth0", route("172.18.0.0/24", None, "eth0"));
+    Fault::of(to, ProbeEnd::Silence, vec![evidence("node-1", vec![lost])]).says(
+        End::Unanswered,
+        "it left node-1 by eth0 for node-2 and never came there: the network between them loses it",
+        "look at the network between node-1 and node-2: cables, switches, firewalls of machines between",
+    );
     let (me, wrong) = ("172.18.0.1:44444", "172.18.0.11:30009");
     let seen = vec![evidence("node-1", vec![Way::forth("eth0", tcp(me, wrong)).taken()])];
     let mut fault = Fault::of(wrong, refused("172.18.0.11"), seen);

@@ -7,6 +7,8 @@
 mod case;
 #[path = "packets/cases.rs"]
 mod cases;
+#[path = "packets/explained.rs"]
+mod explained;
 #[path = "packets/flows.rs"]
 mod flows;
 #[path = "packets/ground.rs"]
@@ -94,6 +96,18 @@ fn every_case_holds_in_nftables_mode() {
 #[test]
 fn clients_and_flows_fare_well_over_time_in_nftables_mode() {
     over_time(Backend::Nftables);
+}
+
+#[test]
+fn what_is_explained_is_what_packets_do_in_iptables_mode() {
+    let ground = Ground::lay();
+    explained::as_foretold(&Field::new(&ground, Backend::IptablesNft));
+}
+
+#[test]
+fn what_is_explained_is_what_packets_do_in_nftables_mode() {
+    let ground = Ground::lay();
+    explained::as_foretold(&Field::new(&ground, Backend::Nftables));
 }
 
 #[test]

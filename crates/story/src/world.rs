@@ -45,7 +45,8 @@ pub struct Outside {
     pub addresses: Vec<IpAddr>,
     /// The node by which it reaches the Service ranges; `None`: it has no route to them.
     pub services_by: Option<Text>,
-    /// The node by which it reaches everything that is not on the LAN; `None`: it has no such route.
+    /// The node by which it reaches everything that is no node's; `None`: balancers' addresses by who answers for them on
+    /// the LAN, and the rest not at all.
     pub all_by: Option<Text>,
 }
 

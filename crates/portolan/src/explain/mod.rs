@@ -57,7 +57,7 @@ pub struct ExplainArgs {
     /// How nodes write the rules of Services; unset, as the cluster's nodes do, and iptables for files
     #[arg(long, value_enum)]
     proxy_mode: Option<PlanMode>,
-    /// With -f: a node by which the host outside reaches Services' and pods' addresses
+    /// With -f: a node by which the host outside reaches all addresses but the nodes'
     #[arg(long, value_name = "NODE", requires = "files")]
     via: Option<String>,
     /// With -f: an address of the host outside; repeats

@@ -35,6 +35,12 @@ pub fn objections(case: &Case, backend: Backend) -> Vec<String> {
     case.flows.iter().flat_map(judged).collect()
 }
 
+/// What the oracle allows a packet.
+pub fn allowed(case: &Case, backend: Backend, shot: &Shot) -> BTreeSet<Outcome> {
+    let mode = if backend == Backend::Nftables { Mode::Nftables } else { Mode::Iptables };
+    judge(&snapshot(case, backend), &packet(shot), mode)
+}
+
 /// Everything that the row says is allowed, and every endpoint that the oracle names is in the row.
 fn objection(shot: &Shot, rows: &[Fate], allowed: &[Outcome]) -> Option<String> {
     let said: BTreeSet<Fate> = allowed.iter().map(|outcome| fate(shot, outcome)).collect();
@@ -54,7 +60,8 @@ fn same(shot: &Shot, row: &Fate, oracle: &Fate) -> bool {
     }
 }
 
-fn fate(shot: &Shot, outcome: &Outcome) -> Fate {
+/// What an outcome looks like to who listens.
+pub fn fate(shot: &Shot, outcome: &Outcome) -> Fate {
     let who = |masquerade: &bool| if *masquerade { As::Node } else { As::Itself };
     match outcome {
         Outcome::Dnat { to, masquerade } => Fate::At(owner(to.ip()), Some(to.port()), who(masquerade)),

@@ -154,9 +154,13 @@ impl<'a> Field<'a> {
 
     /// Sends until everything that may happen has happened, or something else did.
     pub fn check(&self, shot: &Shot, expect: &Expect) -> Result<(), String> {
-        let mut missing = fates(expect);
-        let all = missing.clone();
-        for _ in 0..ENOUGH {
+        self.check_all(shot, &fates(expect)).map(|_| ())
+    }
+
+    /// The same for these fates; how many packets it took.
+    pub fn check_all(&self, shot: &Shot, all: &[Fate]) -> Result<usize, String> {
+        let mut missing = all.to_vec();
+        for sent in 1..=ENOUGH {
             let seen = self.range.shoot(shot);
             let fitting: Vec<_> = all.iter().filter(|one| one.fits(shot, &seen)).collect();
             if fitting.is_empty() {
@@ -164,7 +168,7 @@ impl<'a> Field<'a> {
             }
             missing.retain(|one| !fitting.contains(&one));
             if missing.is_empty() {
-                return Ok(());
+                return Ok(sent);
             }
         }
         Err(format!("never {missing:?} in {ENOUGH} packets"))

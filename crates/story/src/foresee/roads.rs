@@ -110,12 +110,11 @@ pub(super) fn from_outside(world: &World, to: IpAddr) -> Option<Text> {
     if let Some(node) = world.node_at(to) {
         return Some(node.clone());
     }
-    if let Some(node) = elected(world, to) {
+    if let Some(node) = cluster.outside.all_by.clone().or_else(|| elected(world, to)) {
         return Some(node);
     }
     let to_services = cluster.settings.service_cidrs.iter().any(|range| range.contains(&to));
-    let by = if to_services { cluster.outside.services_by.as_ref() } else { None };
-    by.or(cluster.outside.all_by.as_ref()).cloned()
+    cluster.outside.services_by.clone().filter(|_| to_services)
 }
 
 /// The node that answers on the LAN for a balancer's address.

@@ -157,6 +157,8 @@ fn a_change_is_followed_to_its_endpoints_and_flows() {
 
     let (_, text, _) = files.said(&["--without", "svc/web"]);
     assert!(text.contains("name gone  web.default.svc.cluster.local."), "{text}");
+    files.write("gone.yaml", "{apiVersion: v1, kind: Service, metadata: {name: web}, $patch: delete}");
+    assert_eq!(files.said(&["--with", "gone.yaml"]).1, text, "a deletion may stand in a file");
     assert!(text.lines().filter(|line| line.ends_with("→ not there")).count() >= 2, "{text}");
 }
 

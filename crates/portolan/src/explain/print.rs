@@ -85,8 +85,8 @@ pub fn differences(before: &Seen, after: &Seen, args: &ExplainArgs) -> Result<()
         })),
         OutputFormat::Text => {
             let mut lines: Vec<String> = found.iter().map(|difference| difference.to_string()).collect();
-            lines.extend(gone.iter().map(|record| format!("name gone  {record}")));
-            lines.extend(new.iter().map(|record| format!("name new   {record}")));
+            lines.extend(gone.iter().filter(|record| leads_on(record)).map(|record| format!("name gone  {record}")));
+            lines.extend(new.iter().filter(|record| leads_on(record)).map(|record| format!("name new   {record}")));
             if lines.is_empty() {
                 lines.push("no flow changes".to_owned());
             }
@@ -106,6 +106,11 @@ fn names(before: &Seen, after: &Seen) -> (Vec<String>, Vec<String>) {
     };
     let (then, now) = (records(before), records(after));
     (then.difference(&now).cloned().collect(), now.difference(&then).cloned().collect())
+}
+
+/// What programs ask for; the records that follow from it are for JSON.
+fn leads_on(record: &str) -> bool {
+    [" A ", " AAAA ", " CNAME "].iter().any(|rtype| record.contains(rtype))
 }
 
 /// What differs for one packet, a line each.

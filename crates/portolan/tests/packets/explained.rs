@@ -78,7 +78,16 @@ fn explained(field: &Field<'_>, case: &Case, shot: &Shot) -> Result<BTreeSet<Out
     let (to, proto) = (shot.to.to_string(), shot.proto.lower());
     let mut command = Command::new(env!("CARGO_BIN_EXE_portolan"));
     command.args(["explain", &from, &to, "--proto", proto, "--output", "json", "-f"]).arg(field.objects());
-    command.args(["--proxy-mode", field.backend.mode(), "--via", NODE_1, "--outside", &outside, "--cluster-dns", "10.96.0.250"]);
+    command.args([
+        "--proxy-mode",
+        field.backend.mode(),
+        "--via",
+        NODE_1,
+        "--outside",
+        &outside,
+        "--cluster-dns",
+        "10.96.0.250",
+    ]);
     command.args(["--cluster-cidr", &case.pod_ranges, "--service-cidr", SERVICE_RANGES]).env_remove("KUBECONFIG");
     let output = command.output().expect("the program runs");
     let said = String::from_utf8_lossy(&output.stderr);

@@ -131,6 +131,7 @@ pub fn foresee(world: &World, question: &Question) -> Result<Vec<Way>, NotSent> 
     let start = walk.start(question)?;
     let mut ways = match start {
         Start::At(stop, header) => walk.on(stop, header, Trail::default()),
+        Start::Inside(landing) => vec![Trail::default().ends(landing, End::Delivered)],
         Start::NoRoute => {
             vec![Trail::default().ends(Landing::Nowhere { node: None, to: question.to }, End::Unroutable)]
         }
@@ -149,6 +150,8 @@ struct Stop {
 
 enum Start {
     At(Stop, Header),
+    /// A pod speaks to itself: no node hears of it.
+    Inside(Landing),
     NoRoute,
 }
 
@@ -184,6 +187,10 @@ impl Walk<'_> {
         let header =
             |src: IpAddr| Header { src: SocketAddr::new(src, question.source_port), dst: to, proto: self.proto };
         match &question.from {
+            Origin::Place(Sender::Pod(key)) if self.world.pod_at(to.ip()) == Some(key) => {
+                let (stop, _) = self.from_pod(key, to)?;
+                Ok(Start::Inside(Landing::Pod { pod: Some(key.clone()), node: stop.node, at: to }))
+            }
             Origin::Place(Sender::Pod(key)) => self.from_pod(key, to).map(|(stop, src)| Start::At(stop, header(src))),
             Origin::Place(Sender::Node(node)) => {
                 self.from_node(node, to).map(|(stop, src)| Start::At(stop, header(src)))

@@ -87,6 +87,7 @@ fn packets_come_where_services_promise() {
         ("pod/host", "10.96.0.12:80", &["1.00 node-1: a 10.244.0.6:8080 as 172.18.0.11, Delivered"]),
         ("pod/client", "10.96.0.13:80", &["1.00 node-1: stopped on node-1, Refused"]),
         ("pod/client", "10.244.1.6:8080", &["1.00 node-1 > node-2: b 10.244.1.6:8080 as 10.244.0.5, Delivered"]),
+        ("pod/a", "10.244.0.6:8080", &["1.00 : a 10.244.0.6:8080, Delivered"]),
         ("pod/client", "10.244.1.9:80", &["1.00 node-1 > node-2: nowhere 10.244.1.9:80, Unroutable"]),
         ("pod/client", "10.244.9.9:80", &["1.00 node-1: nowhere 10.244.9.9:80, Unanswered"]),
         ("pod/client", "172.18.0.12:22", &["1.00 node-1 > node-2: node-2 172.18.0.12:22 as 172.18.0.11, Delivered"]),

@@ -255,7 +255,7 @@ fn counted(world: &World, of: &str, work: impl FnOnce()) -> Value {
     for (node, _) in NODES {
         wait_for("a listener", 14, || {
             let groups = world.at(node, &["cat", "/proc/net/netlink"]).out;
-            groups.lines().any(|line| is_listening(line)).then_some(())
+            groups.lines().any(is_listening).then_some(())
         });
     }
     work();

@@ -201,7 +201,7 @@ fn once(flows: &[Flow], silent: Vec<Silent>, output: OutputFormat) -> Result<Str
 
 /// Prints changes until it is told to end. What a node told last stands while it is silent.
 async fn watch(client: &Client, nodes: &[Text], ask: &Ask, output: OutputFormat) -> Result<(), Failure> {
-    let (mut before, mut last, mut silent) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
+    let (mut before, mut last, mut silent) = (Vec::new(), BTreeMap::new(), BTreeSet::new());
     let mut rest = Rest::new(client);
     loop {
         let seen = ask::look(client, nodes, ask).await?;
@@ -224,11 +224,11 @@ fn one(change: &Change, output: OutputFormat) -> Result<String, Failure> {
 }
 
 /// On standard error, once for each time that a node falls silent.
-fn tell_silence(known: &mut BTreeMap<Text, ()>, now: &[Silent]) {
-    for Silent { node, why } in now.iter().filter(|silent| !known.contains_key(&silent.node)) {
+fn tell_silence(known: &mut BTreeSet<Text>, now: &[Silent]) {
+    for Silent { node, why } in now.iter().filter(|silent| !known.contains(&silent.node)) {
         eprintln!("portolan: {node} does not answer, so its connections stand as they were: {why}");
     }
-    *known = now.iter().map(|silent| (silent.node.clone(), ())).collect();
+    *known = now.iter().map(|silent| silent.node.clone()).collect();
 }
 
 /// A reader that has seen enough (`| head`) ends the command.
@@ -265,9 +265,9 @@ mod tests {
     #[test]
     fn a_node_that_falls_silent_is_told_of_once() {
         let silent = [Silent { node: "node-2".into(), why: "no answer".to_owned() }];
-        let mut known = BTreeMap::new();
+        let mut known = BTreeSet::new();
         tell_silence(&mut known, &silent);
-        assert!(known.contains_key("node-2"));
+        assert!(known.contains("node-2"));
         tell_silence(&mut known, &[]);
         assert!(known.is_empty());
     }

@@ -19,7 +19,7 @@ pub fn table(flows: &[Flow], silent: &[Silent]) -> String {
             row.insert(6, flow.carried.map_or_else(dash, |(there, back)| format!("{}/{}", bytes(there), bytes(back))));
         }
         if has_age {
-            row.insert(6, flow.age_secs.map_or_else(dash, |secs| time(secs)));
+            row.insert(6, flow.age_secs.map_or_else(dash, time));
         }
         row
     };

@@ -14,7 +14,7 @@ use portolan_dataplane::nftables::lang::Statement;
 use portolan_dataplane::nftables::{self, names::TABLE, parse, render};
 use portolan_kernel::iptables::{Family as ToolFamily, Tool};
 use portolan_kernel::nft::Nft;
-use portolan_model::{Family, Snapshot};
+use portolan_model::{Family, ObjectKind, Snapshot};
 use portolan_story::evidence::Act;
 
 use crate::core::View;
@@ -138,10 +138,13 @@ fn is_sent_to(endpoint: SocketAddr, place: &Place) -> bool {
     endpoint == place.at.after || place.at.after == place.at.dst
 }
 
-/// What is said of a rule is what was seen of the packet.
+/// What is said of a rule is what was seen of the packet, and known of the endpoint: its Pod, if it has one, is in the plan of
+/// the time alone.
 fn agrees(told: &RuleTold, place: &Place) -> bool {
+    let names_pod = || told.objects.iter().any(|object| object.kind == ObjectKind::Pod);
     match &told.meaning {
-        Meaning::SendsTo { endpoint, .. } => is_sent_to(*endpoint, place),
+        Meaning::SendsTo { endpoint, .. } => is_sent_to(*endpoint, place) && names_pod(),
+        Meaning::Foreign | Meaning::Plumbing => false,
         _ => true,
     }
 }

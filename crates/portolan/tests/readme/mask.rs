@@ -62,13 +62,17 @@ fn mask_trace(line: &str) -> String {
         let is_span = word.bytes().all(|b| b.is_ascii_digit() || b == b'.') && is_unit(next);
         let before = place.checked_sub(1).map_or("", |before| words[before]);
         let is_unit_of_span = is_unit(word) && before.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+        if before == "slice" {
+            return Some("SLICE".to_owned());
+        }
         match (is_span, is_unit_of_span) {
             (true, _) => Some("SPAN".to_owned()),
             (false, true) => None,
             (false, false) => Some(mask_trace_word(word)),
         }
     });
-    masked.collect::<Vec<_>>().join(" ")
+    // How old a route is, a node tells only if it wrote it itself.
+    masked.collect::<Vec<_>>().join(" ").replace(", SPAN ago", "")
 }
 
 fn mask_trace_word(word: &str) -> String {
@@ -272,8 +276,12 @@ fn what_differs_from_run_to_run_is_masked() {
             "✔ delivered shell → ngx-svc → nginx-deployment-74fd5d4865-ID on node-N, SPAN",
         ),
         (
+            " 3 dnat    10.108.167.1:80 → 10.244.0.65:80: web, slice web-x8cjv  [KUBE-SEP-KVGIN7NXSJSDU5AG]",
+            "3 dnat CLUSTERIP:80 → POD:80: web, slice SLICE [KUBE-SEP-HASH]",
+        ),
+        (
             " 4 route   10.244.0.64/26 via 172.18.0.12 dev eth0, BGP from node-2, 41 s ago",
-            "4 route BLOCK/26 via NODE dev eth0, BGP from node-N, SPAN ago",
+            "4 route BLOCK/26 via NODE dev eth0, BGP from node-N",
         ),
         (
             " 5 snat    yes, 172.18.0.1:44444 → 172.18.0.11:6101: its answer must pass   [KUBE-POSTROUTING]",

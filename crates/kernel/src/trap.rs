@@ -220,13 +220,13 @@ fn live_rules(batch: &mut Batch<'_>, protocol: u8, sources: &[IpAddr], destinati
         (first, prefix) = (first.begins_flow(), KNOWN);
     }
     if !sources.is_empty() {
-        first = first.load(0, Base::Network, batch.source_at(), batch.address_len()).is_in(SOURCES);
+        first = first.load(0, Base::Network, batch.source_at(), batch.address_len()).belongs_to(SOURCES);
     }
     let port = batch.address_len().div_ceil(4);
     let first = first
         .load(0, Base::Network, batch.destination_at(), batch.address_len())
         .load(port, Base::Transport, 2, 2)
-        .is_in(DESTINATIONS)
+        .belongs_to(DESTINATIONS)
         .at_most(per_second)
         .trace()
         .remember(FLOWS, &batch.tuple());
@@ -311,7 +311,7 @@ impl Batch<'_> {
             .original(words, destination)
             .original(2 * words, Ct::SourcePort)
             .original(2 * words + 1, Ct::DestinationPort)
-            .is_in(FLOWS)
+            .belongs_to(FLOWS)
             .trace();
         for hook in [PREROUTING, OUTPUT] {
             self.chain(KNOWN, hook, BEHIND_CONNTRACK);

@@ -189,8 +189,8 @@ fn sabotaged(step: u8, checks: &[&str]) -> Vec<Value> {
 
 /// The last trace says which rule took the packet before the Service was asked, and where.
 fn names_the_foreign_rule(said: &[Value], chain: &str, service: &str) {
-    let traces = of_type(said, "command").into_iter().filter(|command| command["argv"][1] == "trace");
-    let told = traces.last().and_then(|trace| trace["output"].as_str()).expect("a trace");
+    let mut traces = of_type(said, "command").into_iter().filter(|command| command["argv"][1] == "trace");
+    let told = traces.next_back().and_then(|trace| trace["output"].as_str()).expect("a trace");
     let told = told.split_whitespace().collect::<Vec<_>>().join(" ");
     let words = [
         "because a foreign rule on node-".to_owned(),

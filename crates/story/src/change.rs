@@ -132,13 +132,13 @@ impl<'a> Look<'a> {
                 None => fates.push(fate),
             }
         }
-        fates.sort_by(|a, b| a.order().cmp(&b.order()));
+        fates.sort_by_key(Fate::order);
         fates
     }
 
     fn fate(&self, way: &Way) -> Fate {
         let forth = || way.evidence.iter().flat_map(|e| &e.passages).filter(|p| p.direction == Direction::Forth);
-        let seen = forth().last().map(|passage| passage.left.src.ip());
+        let seen = forth().next_back().map(|passage| passage.left.src.ip());
         let sent = forth().next().map(|passage| passage.entered.src.ip());
         let pod = match &way.landing {
             Landing::Pod { pod, .. } => pod.clone(),
@@ -147,7 +147,7 @@ impl<'a> Look<'a> {
         let at = way.landing.at();
         let is_node = || seen.is_some_and(|addr| self.world.node_at(addr).is_some());
         let seen_as_node = Some(at.is_some() && seen != sent && is_node());
-        let because = forth().filter_map(turned_away).last();
+        let because = forth().filter_map(turned_away).next_back();
         Fate { chance: way.chance, end: way.end, at, pod, seen_as_node, because }
     }
 }

@@ -46,10 +46,9 @@ enum Colour {
 pub fn render(story: &Story, style: Style) -> String {
     let page = Page { style: Style { width: style.width.max(NARROWEST), ..style } };
     let mut lines = page.verdict(story);
-    let mut number = usize::from(story.dns.is_none());
-    for hop in story.hops.iter().filter(|hop| page.shows(hop)) {
-        lines.extend(page.hop(&number.to_string(), &label(hop, number == usize::from(story.dns.is_none())), hop));
-        number += 1;
+    let first = usize::from(story.dns.is_none());
+    for (number, hop) in (first..).zip(story.hops.iter().filter(|hop| page.shows(hop))) {
+        lines.extend(page.hop(&number.to_string(), &label(hop, number == first), hop));
     }
     for hop in page.back(story) {
         lines.extend(page.hop("↩", "back", &hop));

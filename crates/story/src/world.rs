@@ -76,7 +76,7 @@ struct PlanSettings {
 /// The rules of one family.
 #[derive(Debug)]
 enum Plan {
-    Iptables { desired: iptables::Desired, rules: RuleSet, world: iptables::trace::World },
+    Iptables { desired: Box<iptables::Desired>, rules: RuleSet, world: iptables::trace::World },
     Nftables { desired: Box<nftables::Desired>, table: nftables::lang::Table, world: nftables::trace::World },
 }
 
@@ -211,7 +211,7 @@ impl NodeView {
                 let options = iptables::Options { dns, masquerade_mark, ..iptables::Options::default() };
                 let desired = iptables::Desired::of(family, options, snapshot);
                 let (rules, world) = (desired.with_hooks(), iptables::trace::World::of(snapshot, &desired));
-                Plan::Iptables { desired, rules, world }
+                Plan::Iptables { desired: Box::new(desired), rules, world }
             }
             Backend::Nftables => {
                 let options = nftables::Options { dns, masquerade_mark, ..nftables::Options::default() };

@@ -202,7 +202,7 @@ impl Socket {
             let error = io::Error::last_os_error();
             return if error.kind() == io::ErrorKind::WouldBlock { Ok(Queued::None) } else { Err(error) };
         }
-        let length = (message.msg_controllen as usize).min(CONTROL_BYTES);
+        let length = message.msg_controllen.min(CONTROL_BYTES);
         Ok(icmp_error(&control.0[..length]).map_or(Queued::Other, Queued::Icmp))
     }
 

@@ -163,7 +163,7 @@ impl Expressions {
     }
 
     /// What the registers hold from the first on is in the set.
-    pub(super) fn is_in(mut self, set: &str) -> Self {
+    pub(super) fn belongs_to(mut self, set: &str) -> Self {
         self.push("lookup", |data| {
             text(data, LOOKUP_SET, set);
             register(data, LOOKUP_SREG, 0);

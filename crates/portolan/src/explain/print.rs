@@ -117,7 +117,7 @@ fn leads_on(record: &str) -> bool {
 fn changes(before: &Result<Answer, Failure>, after: &Result<Answer, Failure>) -> Vec<String> {
     let lines = |answer: &Result<Answer, Failure>| -> BTreeSet<String> {
         let Ok(answer) = answer else { return BTreeSet::from(["it cannot be sent".to_owned()]) };
-        answer.ways.iter().map(|told| line(told)).collect()
+        answer.ways.iter().map(line).collect()
     };
     let (then, now) = (lines(before), lines(after));
     let gone = then.difference(&now).map(|line| format!("- {line}"));

@@ -1,5 +1,8 @@
 //! A packet of ours through a lab, what agents tell of it, and the witnesses that hear of it by other means.
 
+// Each test binary uses its own part of this room.
+#![allow(dead_code)]
+
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;

@@ -188,14 +188,14 @@ impl Walk<'_> {
             |src: IpAddr| Header { src: SocketAddr::new(src, question.source_port), dst: to, proto: self.proto };
         match &question.from {
             Origin::Place(Sender::Pod(key)) if self.world.pod_at(to.ip()) == Some(key) => {
-                let (stop, _) = self.from_pod(key, to)?;
+                let (stop, _) = self.pods_start(key, to)?;
                 Ok(Start::Inside(Landing::Pod { pod: Some(key.clone()), node: stop.node, at: to }))
             }
-            Origin::Place(Sender::Pod(key)) => self.from_pod(key, to).map(|(stop, src)| Start::At(stop, header(src))),
+            Origin::Place(Sender::Pod(key)) => self.pods_start(key, to).map(|(stop, src)| Start::At(stop, header(src))),
             Origin::Place(Sender::Node(node)) => {
-                self.from_node(node, to).map(|(stop, src)| Start::At(stop, header(src)))
+                self.nodes_start(node, to).map(|(stop, src)| Start::At(stop, header(src)))
             }
-            Origin::AnyPodOf(node) => self.from_any_pod(node, to).map(|(stop, src)| Start::At(stop, header(src))),
+            Origin::AnyPodOf(node) => self.any_pods_start(node, to).map(|(stop, src)| Start::At(stop, header(src))),
             Origin::Place(Sender::Outside) => {
                 let src = self.own_address(&self.world.cluster().outside.addresses, "outside", to)?;
                 let by = roads::from_outside(self.world, to.ip());
@@ -205,12 +205,12 @@ impl Walk<'_> {
         }
     }
 
-    fn from_pod(&self, key: &NsName, to: SocketAddr) -> Result<(Stop, IpAddr), NotSent> {
+    fn pods_start(&self, key: &NsName, to: SocketAddr) -> Result<(Stop, IpAddr), NotSent> {
         let missing = || NotSent::NoSender(format!("pod {key}"));
         let pod = self.world.cluster().facts.pods.get(key).ok_or_else(missing)?;
         let node = pod.node.clone().ok_or_else(missing)?;
         if pod.host_network {
-            return self.from_node(&node, to);
+            return self.nodes_start(&node, to);
         }
         let view = self.world.view(&node).ok_or_else(|| NotSent::NoSender(format!("node {node}")))?;
         let src = self.own_address(&pod.addresses, &format!("pod {key}"), to)?;
@@ -219,7 +219,7 @@ impl Walk<'_> {
     }
 
     /// A node sends to its own addresses from themselves, and to others from its first.
-    fn from_node(&self, node: &Text, to: SocketAddr) -> Result<(Stop, IpAddr), NotSent> {
+    fn nodes_start(&self, node: &Text, to: SocketAddr) -> Result<(Stop, IpAddr), NotSent> {
         let view = self.world.view(node).ok_or_else(|| NotSent::NoSender(format!("node {node}")))?;
         let primary = || view.snapshot.primary_address(Family::of(to.ip()));
         let src = Some(to.ip()).filter(|addr| view.holds(*addr)).or_else(primary);
@@ -227,7 +227,7 @@ impl Walk<'_> {
         Ok((Stop { node: node.clone(), came_by: None }, src))
     }
 
-    fn from_any_pod(&self, node: &Text, to: SocketAddr) -> Result<(Stop, IpAddr), NotSent> {
+    fn any_pods_start(&self, node: &Text, to: SocketAddr) -> Result<(Stop, IpAddr), NotSent> {
         let view = self.world.view(node).ok_or_else(|| NotSent::NoSender(format!("node {node}")))?;
         let block = view.snapshot.node_cidr(Family::of(to.ip()));
         let free = block.and_then(|block| block.hosts().skip(1).take(4096).find(|addr| self.is_free(*addr)));

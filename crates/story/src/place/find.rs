@@ -257,7 +257,7 @@ impl Asked<'_> {
                 let addr = self.ground.choose(&self.endpoints(), &self.named(), why)?;
                 Ok(Target::Address(SocketAddr::new(addr, number)))
             }
-            _ if *from == Sender::Outside => self.from_outside(number).map(Target::Address),
+            _ if *from == Sender::Outside => self.door_for_outside(number).map(Target::Address),
             _ => self.cluster_ip(number).map(Target::Address),
         }
     }
@@ -322,7 +322,7 @@ impl Asked<'_> {
         Ok(SocketAddr::new(addr, port))
     }
 
-    fn from_outside(&self, port: u16) -> Result<SocketAddr, NotFound> {
+    fn door_for_outside(&self, port: u16) -> Result<SocketAddr, NotFound> {
         let fits = |addr: &&IpAddr| self.ground.fits(addr);
         if let Some(addr) = self.service.load_balancer_ips.iter().find(fits) {
             return Ok(SocketAddr::new(*addr, port));

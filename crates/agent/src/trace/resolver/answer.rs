@@ -47,7 +47,7 @@ pub(super) fn read(bytes: &[u8], id: u16, name: &Name, rtype: Rtype) -> Reading 
     let addresses = message.answers.iter().filter(|record| record.owner.key() == owner.key() && record.rtype == rtype);
     Reading::Told(Told {
         answer: message.rcode.to_string(),
-        aliases: aliases.iter().map(|alias| text(alias)).collect(),
+        aliases: aliases.iter().map(text).collect(),
         addresses: addresses.filter_map(address_of).collect(),
         ttl_secs: message.ttl_secs(rtype),
     })

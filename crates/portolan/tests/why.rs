@@ -279,7 +279,8 @@ fn every_record_of_the_zone_names_its_objects() {
         let placed = rows(&found[0]["nodes"][0]["inPlace"]).find(|placed| text(&placed["text"]) == record);
         let placed = placed.unwrap_or_else(|| panic!("{record}: {:#}", found[0]));
         let (mut told, mut expected) = (objects(placed), causes.split(", ").map(str::to_owned).collect::<Vec<_>>());
-        (told.sort(), expected.sort());
+        told.sort();
+        expected.sort();
         assert_eq!(told, expected, "{line}");
         assert!(told.iter().any(|object| object.starts_with("Service records/")), "{line}");
         assert!(placed["since"]["atUs"].is_i64(), "{line}: {placed:#}");

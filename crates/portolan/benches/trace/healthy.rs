@@ -57,7 +57,9 @@ async fn make(client: &Client) -> Outcome<()> {
     let pods: Api<Pod> = Api::namespaced(client.clone(), NAMESPACE);
     let pod = |name: &str, node: &str, more: Value| -> Outcome<Pod> {
         let mut container = json!({"name": "main", "image": NGINX});
-        container.as_object_mut().zip(more.as_object().cloned()).map(|(to, more)| to.extend(more));
+        if let (Some(to), Some(more)) = (container.as_object_mut(), more.as_object().cloned()) {
+            to.extend(more);
+        }
         Ok(serde_json::from_value(json!({
             "metadata": {"name": name, "labels": {"app": name}},
             "spec": {"nodeName": node, "containers": [container]},

@@ -49,8 +49,8 @@ fn ways(world: &World, from: &str, to: &str) -> Vec<Way> {
 /// `0.50 node-1 > node-2: b 10.244.1.6:8080 as 172.18.0.11, delivered`
 fn told(way: &Way) -> String {
     let nodes: Vec<&str> = way.evidence.iter().map(|evidence| &*evidence.node).collect();
-    let forth = way.evidence.iter().flat_map(|e| &e.passages).filter(|p| p.direction == Direction::Forth);
-    let last = forth.last().map(|passage| passage.left);
+    let mut forth = way.evidence.iter().flat_map(|e| &e.passages).filter(|p| p.direction == Direction::Forth);
+    let last = forth.next_back().map(|passage| passage.left);
     let seen = last.map(|header| format!(" as {}", header.src.ip())).unwrap_or_default();
     let landing = match &way.landing {
         Landing::Pod { pod, at, .. } => format!("{} {at}{seen}", pod.as_ref().map_or("?", |pod| &pod.name)),
@@ -234,8 +234,8 @@ fn ip_in_block(addr: std::net::IpAddr, number: usize) -> bool {
 }
 
 fn foreseen(way: &Way) -> String {
-    let forth = way.evidence.iter().flat_map(|e| &e.passages).filter(|p| p.direction == Direction::Forth);
-    let left = forth.last().map(|passage| passage.left).expect("it was on some node");
+    let mut forth = way.evidence.iter().flat_map(|e| &e.passages).filter(|p| p.direction == Direction::Forth);
+    let left = forth.next_back().map(|passage| passage.left).expect("it was on some node");
     match &way.landing {
         Landing::Pod { at, .. } | Landing::Node { at, .. } => format!("{at} as {}", left.src.ip()),
         Landing::Outside(to) | Landing::Away(to) => format!("out {to} as {}", left.src.ip()),

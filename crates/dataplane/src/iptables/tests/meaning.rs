@@ -124,8 +124,8 @@ fn an_object_finds_all_its_rules_and_each_of_them_leads_back_by_place_and_by_lin
             assert_eq!(told.collect::<BTreeSet<_>>(), because_of(&desired, &snapshot, object), "{object}");
             for place in &places {
                 let line = format!("{} -A {} {}", place.table, place.name, place.told.text);
-                assert_eq!(owner_of(&desired, &snapshot, &place.to_string()), [place.clone()]);
-                assert_eq!(owner_of(&desired, &snapshot, &line), [place.clone()]);
+                assert_eq!(owner_of(&desired, &snapshot, &place.to_string()), std::slice::from_ref(place));
+                assert_eq!(owner_of(&desired, &snapshot, &line), std::slice::from_ref(place));
                 assert!(owner_of(&desired, &snapshot, &place.name).contains(place));
             }
             count += places.len();

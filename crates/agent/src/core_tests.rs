@@ -15,6 +15,8 @@ use tokio::sync::{mpsc, watch};
 
 #[path = "history_tests.rs"]
 mod history;
+#[path = "why_tests.rs"]
+mod why;
 
 use super::{Core, Input, Listeners, Question, View};
 use crate::announce::Answers;

@@ -269,3 +269,7 @@ fn tool_family(family: Family) -> ToolFamily {
         Family::V6 => ToolFamily::V6,
     }
 }
+
+#[cfg(test)]
+#[path = "names_tests.rs"]
+mod tests;

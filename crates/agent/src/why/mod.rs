@@ -63,3 +63,11 @@ async fn answer(
     let ended = (StatusCode::SERVICE_UNAVAILABLE, "the node's core has ended\n".to_owned());
     Ok(Json(answers.await.ok_or(ended)?))
 }
+
+/// The answer to one question, but for records.
+#[cfg(test)]
+pub(crate) fn asked(view: &crate::core::View<'_>, what: &str, value: &str) -> NodeWhy {
+    let question = Question::parse(what, value).expect("a question");
+    let backend = portolan_story::evidence::Backend::Iptables;
+    Asker { view, records: None, backend, now_us: history::micros(SystemTime::now()) }.answer(&question)
+}

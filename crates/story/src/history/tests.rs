@@ -173,6 +173,8 @@ fn routes_are_in_place_before_the_rules_are() {
     assert!(core.history.mark_of(&Fragment::Service(key("web"))).is_none());
     let route = core.history.mark_of(&Fragment::Route(pod_route)).expect("it is in place").clone();
     assert_eq!(*route.step.causes, [attached]);
+    assert_eq!((route.written.at_us, route.written.known), (core.now_us, Known::Exactly));
+    assert!(route.written.at_us > core.history.started_us());
     core.write();
     assert_eq!(core.mark("web").number, 2);
     assert!(core.mark("web").step.shift.is_new);
@@ -222,7 +224,9 @@ fn sixty_four_generations_are_kept_and_a_mark_outlives_them() {
         core.web(&[1 + round % 2]);
         core.write();
     }
-    assert_eq!(core.history.generations().count(), KEPT);
+    assert_eq!((core.history.generations().count(), KEPT), (64, 64));
+    let numbers: Vec<u64> = core.history.generations().map(|generation| generation.number).collect();
+    assert_eq!(numbers, (38..=101).rev().collect::<Vec<_>>(), "the newest");
     assert_eq!(core.history.last_number(), 101);
     assert_eq!(core.mark("db").number, 1, "its generation is forgotten, its age is not");
     // A packet between two writes met the earlier one; one that came with the write, perhaps the next.

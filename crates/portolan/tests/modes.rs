@@ -2,6 +2,8 @@
 
 #[path = "why/churn.rs"]
 mod churn;
+#[path = "modes/elements.rs"]
+mod elements;
 mod support;
 
 use portolan_lab::ProxyMode;
@@ -108,4 +110,9 @@ fn the_proxy_alone_follows_a_live_cluster() {
 #[test]
 fn rules_of_traced_packets_keep_their_names_while_elements_change() {
     churn::every_rule_keeps_its_name(world().space("churn"), 200);
+}
+
+#[test]
+fn every_element_that_names_a_service_leads_back_to_it() {
+    elements::each_leads_back_to_its_service(world().space("elements"));
 }

@@ -69,9 +69,6 @@ pub(crate) enum Input {
 
 /// What this node knows and has planned, at one moment between two writes.
 pub(crate) struct View<'a> {
-    /// As told.
-    #[allow(dead_code)] // for those who tell how things came to be
-    pub(crate) facts: &'a Facts,
     /// What was in place when, and because of what.
     pub(crate) history: &'a History,
     /// Which routes the kernel does not take.
@@ -225,7 +222,6 @@ impl Core {
             let _ = sender.send(is_left);
         }
         let view = View {
-            facts: &self.facts,
             history: &self.history,
             routes: &self.routes,
             programmed: self.programmed,

@@ -25,6 +25,8 @@ pub(super) fn dns(dns: &DnsTold, case: &Case<'_>) -> Hop {
     if let Some(query) = found {
         way.extend([&query.name].into_iter().chain(&query.aliases).filter(|name| **name != dns.name).cloned());
     }
+    // The name as typed goes first where there is room; whatever the address, so that one Service's lines are alike.
+    let is_long = way.iter().map(|name| name.chars().count() + 3).sum::<usize>() > ROOM_FOR_NAMES;
     way.extend(dns.addresses.first().map(ToString::to_string));
     let mut servers: Vec<String> = dns.queries.iter().map(|query| query.server.to_string()).collect();
     servers.dedup();
@@ -37,8 +39,6 @@ pub(super) fn dns(dns: &DnsTold, case: &Case<'_>) -> Hop {
         (true, Some(last)) => format!(": {}", last.answer),
         _ => String::new(),
     };
-    // The name as typed goes first where there is room.
-    let is_long = way.iter().map(|name| name.chars().count() + 3).sum::<usize>() > ROOM_FOR_NAMES;
     if is_long && way.len() > 2 && way[1].starts_with(&way[0]) {
         way.remove(0);
     }
@@ -67,8 +67,8 @@ pub(super) fn hops(case: &Case<'_>, end: End) -> Vec<Hop> {
 
 /// Columns of a line about DNAT that leave room for the name of an endpoint's chain, at the usual width.
 const ROOM_FOR_SLICE: usize = 70;
-/// Columns of a line about DNS that leave room for who was asked.
-const ROOM_FOR_NAMES: usize = 60;
+/// Columns of names in a line about DNS that leave room for an address and who was asked.
+const ROOM_FOR_NAMES: usize = 44;
 
 struct Teller<'a> {
     case: &'a Case<'a>,

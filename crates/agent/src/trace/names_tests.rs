@@ -125,7 +125,6 @@ impl Node {
 
     fn view(&self) -> View<'_> {
         View {
-            facts: &self.facts,
             history: &self.history,
             routes: &self.routes,
             programmed: true,

@@ -59,6 +59,11 @@ fn node_port(stage: &mut Stage) -> Result<(), StepError> {
     stage.say("One pod is enough to see that the port opens on each node, with a pod or without:");
     stage.kubectl(&["scale", "deployment", "nginx-deployment", "--replicas=1"])?;
     stage.wait("one-pod-left", "one nginx pod is left", |stage| stage.nginx_pods().len() == 1)?;
+    // One that is still on its way out would stand in the story among those left out.
+    stage.until(|stage| {
+        let slices = stage.get(&["endpointslices", "-l", "kubernetes.io/service-name=ngx-nodeport"]);
+        slices["items"][0]["endpoints"].as_array().is_some_and(|endpoints| endpoints.len() == 1)
+    });
     let pod = stage.an_nginx_pod(None)?;
     settled(stage, &pod.ip)?;
     let without = if pod.node == "node-1" { "node-2" } else { "node-1" };

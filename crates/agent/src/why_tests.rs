@@ -91,7 +91,7 @@ fn each_rule_of_a_service_is_found_again_by_its_number_and_by_its_line() {
         let (place, number) = (rule.place.to_string(), rule.number.expect("a rule of a chain"));
         let (table, chain) = place.rsplit_once(' ').expect("ip nat KUBE-…");
         for text in [format!("{place} {number}"), format!("{table} -A {chain} {}", rule.text)] {
-            assert_eq!(why(&mut agent, "rule", &text).in_place, [rule.clone()], "{text}");
+            assert_eq!(why(&mut agent, "rule", &text).in_place, std::slice::from_ref(rule), "{text}");
         }
     }
 }

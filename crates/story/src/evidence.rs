@@ -194,7 +194,7 @@ pub struct DnsQuery {
 pub enum Source {
     /// The kernel said so, step by step.
     Kernel,
-    /// The kernel cannot tell of its rules here (iptables-legacy): steps are the plan's, the rest is the kernel's.
+    /// The kernel cannot tell of its rules here (iptables-legacy): no steps, the rest is the kernel's.
     KernelWithoutRules,
     /// By the plan alone: nothing was sent.
     Plan,

@@ -124,7 +124,7 @@ impl Page {
             lines.extend(told.iter().map(|line| self.coloured(Colour::Red, line)));
         }
         if story.source == Source::KernelWithoutRules {
-            let note = "iptables-legacy tells of no rules: those below are the plan's, the rest is the kernel's";
+            let note = "the kernel does not tell what rules of iptables-legacy did; the rest is the kernel's";
             lines.extend(self.folded("  note     ", note, ""));
         }
         lines

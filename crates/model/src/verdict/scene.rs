@@ -71,7 +71,20 @@ impl<'a> Scene<'a> {
         let packet = Packet { dst: to.ip(), dport: to.port(), ..*self.packet };
         let there = Scene { packet: &packet, bound: None, ..*self };
         let outcomes = there.of_address().into_iter().flatten().chain(there.of_node_port());
-        outcomes.filter(|outcome| matches!(outcome, Outcome::Reject | Outcome::Drop)).collect()
+        let turned_away = outcomes.filter(|outcome| matches!(outcome, Outcome::Reject | Outcome::Drop));
+        turned_away.chain(there.is_guarded().then_some(Outcome::Drop)).collect()
+    }
+
+    /// In iptables mode a balancer's address with source ranges is closed to whatever still bears it when rules have sent
+    /// everybody on whom they let in: also to one whom they sent to an endpoint at that very address.
+    fn is_guarded(&self) -> bool {
+        let has_ranges = |case: &Case<'_>| {
+            let ranges = &case.view.spec.source_ranges;
+            ranges.iter().any(|net| Family::of(net.addr()) == self.packet.family())
+        };
+        let is_balancer = |entries: &[Entry]| entries.contains(&Entry::LoadBalancer);
+        let claims = self.claims(|tier| tier == Tier::External);
+        self.mode == Mode::Iptables && claims.iter().any(|(case, entries)| is_balancer(entries) && has_ranges(case))
     }
 
     fn is_claimed_from_outside(&self, addr: IpAddr) -> bool {

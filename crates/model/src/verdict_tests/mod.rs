@@ -365,6 +365,27 @@ fn an_endpoint_whose_address_another_service_refuses_may_be_refused_with_it() {
 }
 
 #[test]
+fn an_endpoint_at_a_guarded_balancers_own_address_may_be_closed_to_all_in_iptables_mode() {
+    let world = |port: u16, ranges: &[&str]| {
+        World::new().with(|w| {
+            w.service.ports[0].port = port;
+            w.service.load_balancer_ips = both(NODE);
+            w.service.source_ranges = ranges.iter().map(|net| net.parse().expect("a literal prefix")).collect();
+            w.endpoints = on(NODE, "node-1");
+        })
+    };
+    // What is let in by its source too: the rule that closes the address looks when all others have been sent on.
+    for ranges in [["192.0.2.0/24", "2001:db8:1::/64"], ["198.18.0.0/15", "2001:db8:bb::/64"]] {
+        let guarded = world(8080, &ranges);
+        guarded.check_in(Mode::Iptables, OUTSIDE, CLUSTER_IP, 8080, &[To(NODE), Dropped]);
+    }
+    let let_in = ["192.0.2.0/24", "2001:db8:1::/64"];
+    world(8080, &let_in).check_in(Mode::Nftables, OUTSIDE, CLUSTER_IP, 8080, &[To(NODE)]);
+    world(80, &let_in).check(OUTSIDE, CLUSTER_IP, 80, &[To(NODE)]);
+    world(8080, &[]).check(OUTSIDE, CLUSTER_IP, 8080, &[To(NODE)]);
+}
+
+#[test]
 fn a_pod_reaches_an_endpoint_outside_the_pods_range_masqueraded() {
     let world = World::new().with(|w| w.endpoints = on(OUTSIDE, "node-2"));
     world.check(OTHER_POD, CLUSTER_IP, 80, &[Masqueraded(OUTSIDE)]);

@@ -16,9 +16,9 @@ dest=${PORTOLAN_DEB_DIR:-$here/target/deb}
 apt=$dest/apt
 root=$dest/root
 bin=$dest/bin
-layout=7 # raise it when the wrappers or the layout change
+layout=8 # raise it when the wrappers or the layout change
 
-packages="iptables nftables nginx busybox-static curl ldnsutils conntrack iproute2 bird2 docker-registry uidmap debian-archive-keyring"
+packages="iptables nftables nginx busybox-static curl ldnsutils conntrack iproute2 bird2 docker-registry uidmap debian-archive-keyring bind9-dnsutils knot-dnsutils dnsperf unbound knot nsd dnsmasq-base"
 
 # This Debian's kubectl is of 2020: its exec knows no WebSocket. The next Debian's runs here as it is.
 newer=trixie
@@ -169,6 +169,13 @@ write_wrappers() {
     wrap bird /usr/sbin/bird
     wrap birdc /usr/sbin/birdc
     wrap docker-registry /usr/bin/docker-registry
+    wrap dig /usr/bin/dig
+    wrap kdig /usr/bin/kdig
+    wrap dnsperf /usr/bin/dnsperf
+    wrap unbound /usr/sbin/unbound
+    wrap knotd /usr/sbin/knotd
+    wrap nsd /usr/sbin/nsd
+    wrap dnsmasq /usr/sbin/dnsmasq
     printf '#!/bin/sh\nexec "%s" "$@"\n' "$dest/$newer/usr/bin/kubectl" >"$bin.new/kubectl"
     chmod 755 "$bin.new/kubectl"
     rm -rf "$bin"

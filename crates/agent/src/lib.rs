@@ -16,7 +16,6 @@ mod api;
 mod bgp;
 mod cluster_dns;
 mod core;
-pub mod dns;
 mod drain;
 mod exec;
 mod flows;
@@ -35,6 +34,8 @@ mod spdy;
 mod status;
 pub mod trace;
 mod why;
+
+pub use portolan_nameserver as dns;
 
 use std::net::IpAddr;
 use std::path::PathBuf;

@@ -36,13 +36,17 @@
 pub mod answer;
 pub mod build;
 pub mod cache;
+pub mod client;
+pub mod corefile;
 pub mod forward;
 pub mod message;
 pub mod name;
+pub mod plugin;
 pub mod rdata;
 pub mod records;
 pub mod resolvconf;
 pub mod server;
+pub mod site;
 pub mod wire;
 pub mod zone;
 
@@ -50,6 +54,8 @@ pub mod zone;
 mod tests;
 
 pub use answer::{Explained, Outcome, answer, explain};
+pub use client::Client;
+pub use corefile::Corefile;
 pub use forward::{Exchange, ForwardConfig};
 pub use name::Name;
 pub use rdata::Rtype;

@@ -21,7 +21,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("apiserver", &["store", "kinds"]),
     ("controllers", &["kinds"]),
     ("pods", &[]),
-    ("agent", &["model", "ingest", "kernel", "dataplane", "dns", "bgp", "cni", "story", "pods"]),
+    ("nameserver", &["model", "kernel", "dns"]),
+    ("agent", &["model", "ingest", "kernel", "dataplane", "dns", "nameserver", "bgp", "cni", "story", "pods"]),
     ("lab", &["apiserver", "kernel"]),
     (
         "portolan",
@@ -37,6 +38,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "apiserver",
             "controllers",
             "pods",
+            "nameserver",
             "agent",
             "lab",
         ],

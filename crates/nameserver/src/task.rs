@@ -1,18 +1,8 @@
-//! The sockets of cluster DNS: one task that owns the server of `portolan_dns`, and the sockets around it.
-//!
-//! ```text
-//!  udp/tcp :53 ──► Command::Query ─┐
-//!  upstream sockets ──► Upstream ──┼─► dns::Server ──► effects ──► sockets
-//!  core ──► Snapshot, Delta ───────┤
-//!  resolv.conf (looked at each second) ┘
-//! ```
-//!
-//! Listeners are bound once and live as long as the process. A query to an upstream has a socket and a random port of
-//! its own (RFC 5452).
+//! The one task that owns the server of `portolan_dns`: what cannot be answered at once passes through it.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,62 +11,22 @@ use portolan_dns::records::Records;
 use portolan_dns::resolvconf;
 use portolan_dns::server::{Effect, Server, Token};
 use portolan_dns::wire::Transport;
-use portolan_dns::zone::ZoneConfig;
-use portolan_model::{Delta, Snapshot};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, info, warn};
 
+use crate::Told;
+use crate::listen::Listener;
+use crate::upstream::{ask_tcp, ask_udp};
+
+/// DNS over UDP never exceeds this.
+pub(crate) const DATAGRAM_BYTES: usize = 65_535;
 /// How often resolv.conf is looked at: new upstreams are asked within 5 s of a change.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How long a TCP client may take for its next query.
-const TCP_IDLE: Duration = Duration::from_secs(10);
 /// A client that has no answer by now gets none: the forwarder gave up long ago.
 const CLIENT_LIFE: Duration = Duration::from_secs(15);
-/// TCP clients served at once.
-const TCP_CLIENTS: usize = 256;
-/// Bursts must not be lost: the default of 208 KiB is a few hundred queries.
-const RECEIVE_BUFFER_BYTES: usize = 4 * 1024 * 1024;
-/// DNS over UDP never exceeds this.
-const DATAGRAM_BYTES: usize = 65_535;
 
-/// Why DNS cannot be served.
-#[derive(Debug, thiserror::Error)]
-pub enum DnsError {
-    /// The address is taken, or not ours.
-    #[error("cannot bind {addr}/{transport}: {source}; stop the other DNS server there or choose another address")]
-    Bind {
-        /// Where.
-        addr: SocketAddr,
-        /// `udp` or `tcp`.
-        transport: &'static str,
-        /// The kernel's answer.
-        source: std::io::Error,
-    },
-    /// The cluster domain is no name.
-    #[error("the cluster domain {domain:?} is no DNS name: {reason}")]
-    Domain {
-        /// As given.
-        domain: String,
-        /// What is wrong with it.
-        reason: String,
-    },
-}
-
-/// What the DNS task is told by others.
-pub(crate) enum Told {
-    /// A new snapshot, what changed in it, and whether the cluster was told whole.
-    Snapshot(Arc<Snapshot>, Delta, bool),
-    /// One more address to answer at.
-    Listen(Listener),
-    /// Asks for all records, as they are answered from.
-    Records(oneshot::Sender<Records>),
-    /// Asks for the counters.
-    Status(oneshot::Sender<serde_json::Value>),
-}
-
-enum Event {
+pub(crate) enum Event {
     Udp { from: SocketAddr, socket: Arc<UdpSocket>, packet: Vec<u8> },
     Tcp { packet: Vec<u8>, reply: oneshot::Sender<Vec<u8>> },
     Upstream { exchange: Exchange, packet: Vec<u8> },
@@ -88,64 +38,8 @@ enum Client {
     Tcp(oneshot::Sender<Vec<u8>>),
 }
 
-/// The listeners of one address, both transports.
-pub(crate) struct Listener {
-    udp: Arc<UdpSocket>,
-    tcp: TcpListener,
-}
-
-impl Listener {
-    /// Binds UDP and TCP on `addr`.
-    pub(crate) async fn bind(addr: SocketAddr) -> Result<Self, DnsError> {
-        let failed = |transport| move |source| DnsError::Bind { addr, transport, source };
-        let udp = UdpSocket::bind(addr).await.map_err(failed("udp"))?;
-        if let Err(error) = rustix::net::sockopt::set_socket_recv_buffer_size(&udp, RECEIVE_BUFFER_BYTES) {
-            debug!(%error, "the receive buffer stays at its default");
-        }
-        let tcp = TcpListener::bind(addr).await.map_err(failed("tcp"))?;
-        Ok(Self { udp: Arc::new(udp), tcp })
-    }
-
-    fn address(&self) -> Option<IpAddr> {
-        self.udp.local_addr().ok().map(|addr| addr.ip())
-    }
-
-    fn open(self, events: &mpsc::UnboundedSender<Event>) {
-        tokio::spawn(receive(self.udp, events.clone()));
-        tokio::spawn(accept(self.tcp, events.clone()));
-    }
-}
-
-/// Serves a snapshot that never changes, until the process ends: `portolan dns -f`.
-///
-/// # Errors
-/// The address cannot be bound; the cluster domain is no name.
-pub async fn serve_snapshot(
-    snapshot: Snapshot,
-    listen: SocketAddr,
-    resolv_conf: &Path,
-    ttl_secs: u32,
-) -> Result<(), DnsError> {
-    let mut config = zone_config(&snapshot)?;
-    config.ttl_secs = ttl_secs;
-    let records = Records::from_snapshot(config, &snapshot);
-    let listener = Listener::bind(listen).await?;
-    info!(%listen, "cluster DNS answers");
-    let (_told, from_others) = mpsc::unbounded_channel();
-    run(records, vec![listener], resolv_conf.to_owned(), vec![listen.ip()], from_others).await;
-    Ok(())
-}
-
-/// The zone's settings as a snapshot's cluster has them.
-pub(crate) fn zone_config(snapshot: &Snapshot) -> Result<ZoneConfig, DnsError> {
-    ZoneConfig::from_settings(&snapshot.settings).map_err(|reason| DnsError::Domain {
-        domain: snapshot.settings.cluster_domain.to_string(),
-        reason: reason.to_string(),
-    })
-}
-
 /// Serves until the senders of `told` are gone and no listener is left; that is, as long as the process lives.
-pub(crate) async fn run(
+pub async fn run(
     records: Records,
     listeners: Vec<Listener>,
     resolv_conf: PathBuf,
@@ -381,103 +275,4 @@ fn serial_now() -> u32 {
 /// A transaction id that nobody can guess.
 fn random_id() -> u16 {
     rand::random()
-}
-
-async fn receive(socket: Arc<UdpSocket>, events: mpsc::UnboundedSender<Event>) {
-    let mut buffer = vec![0; DATAGRAM_BYTES];
-    loop {
-        match socket.recv_from(&mut buffer).await {
-            Ok((length, from)) => {
-                let packet = buffer[..length].to_vec();
-                if events.send(Event::Udp { from, socket: socket.clone(), packet }).is_err() {
-                    return;
-                }
-            }
-            // An ICMP error about an earlier reply; the socket goes on.
-            Err(error) => debug!(%error, "receiving a query"),
-        }
-    }
-}
-
-async fn accept(listener: TcpListener, events: mpsc::UnboundedSender<Event>) {
-    let seats = Arc::new(tokio::sync::Semaphore::new(TCP_CLIENTS));
-    while let Ok(seat) = seats.clone().acquire_owned().await {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let events = events.clone();
-                tokio::spawn(async move {
-                    // A client that breaks off is done.
-                    let _ = serve_tcp(stream, events).await;
-                    drop(seat);
-                });
-            }
-            Err(error) => {
-                debug!(%error, "accepting a DNS client");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        }
-    }
-}
-
-async fn serve_tcp(mut stream: TcpStream, events: mpsc::UnboundedSender<Event>) -> std::io::Result<()> {
-    loop {
-        let length = tokio::time::timeout(TCP_IDLE, stream.read_u16()).await??;
-        let mut packet = vec![0; usize::from(length)];
-        tokio::time::timeout(TCP_IDLE, stream.read_exact(&mut packet)).await??;
-        let (reply, answer) = oneshot::channel();
-        if events.send(Event::Tcp { packet, reply }).is_err() {
-            return Ok(());
-        }
-        let Ok(bytes) = answer.await else { return Ok(()) };
-        let length = u16::try_from(bytes.len()).expect("a DNS message is never longer than 65,535 bytes");
-        let framed = [&length.to_be_bytes()[..], &bytes].concat();
-        stream.write_all(&framed).await?;
-    }
-}
-
-async fn ask_udp(exchange: Exchange, upstream: SocketAddr, query: Vec<u8>, events: mpsc::UnboundedSender<Event>) {
-    // Whoever asked may be gone with the process.
-    if let Err(error) = exchange_udp(exchange, upstream, &query, &events).await {
-        debug!(%upstream, %error, "the upstream cannot be asked");
-        let _ = events.send(Event::Failed { exchange });
-    }
-}
-
-/// Hands in every datagram until the exchange is closed: a forged one must not keep the real one out.
-async fn exchange_udp(
-    exchange: Exchange,
-    upstream: SocketAddr,
-    query: &[u8],
-    events: &mpsc::UnboundedSender<Event>,
-) -> std::io::Result<()> {
-    let any: SocketAddr = if upstream.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
-    let socket = UdpSocket::bind(any).await?;
-    socket.connect(upstream).await?;
-    socket.send(query).await?;
-    let mut buffer = vec![0; DATAGRAM_BYTES];
-    loop {
-        let length = socket.recv(&mut buffer).await?;
-        let _ = events.send(Event::Upstream { exchange, packet: buffer[..length].to_vec() });
-    }
-}
-
-async fn ask_tcp(exchange: Exchange, upstream: SocketAddr, query: Vec<u8>, events: mpsc::UnboundedSender<Event>) {
-    let event = match exchange_tcp(upstream, &query).await {
-        Ok(packet) => Event::Upstream { exchange, packet },
-        Err(error) => {
-            debug!(%upstream, %error, "the upstream cannot be asked over TCP");
-            Event::Failed { exchange }
-        }
-    };
-    let _ = events.send(event);
-}
-
-async fn exchange_tcp(upstream: SocketAddr, query: &[u8]) -> std::io::Result<Vec<u8>> {
-    let mut stream = TcpStream::connect(upstream).await?;
-    let length = u16::try_from(query.len()).map_err(std::io::Error::other)?;
-    stream.write_all(&[&length.to_be_bytes()[..], query].concat()).await?;
-    let length = stream.read_u16().await?;
-    let mut packet = vec![0; usize::from(length)];
-    stream.read_exact(&mut packet).await?;
-    Ok(packet)
 }

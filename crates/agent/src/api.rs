@@ -43,7 +43,7 @@ pub(crate) struct NodeApi {
     pub(crate) kubelet: Arc<Kubelet>,
     pub(crate) progress: Arc<Progress>,
     pub(crate) services: ServiceMetrics,
-    pub(crate) to_dns: mpsc::UnboundedSender<dns::Told>,
+    pub(crate) dns: dns::Handle,
     pub(crate) to_bgp: mpsc::UnboundedSender<bgp::Command>,
     pub(crate) core: ToCore,
     pub(crate) fixed: Arc<trace::Fixed>,
@@ -227,15 +227,13 @@ async fn metrics(State(api): State<Arc<NodeApi>>) -> String {
 
 async fn status(State(api): State<Arc<NodeApi>>) -> axum::Json<Value> {
     let (bgp_reply, bgp) = oneshot::channel();
-    let (dns_reply, dns) = oneshot::channel();
     // A task that has ended answers nothing; its part is null then.
     let _ = api.to_bgp.send(bgp::Command::Status(bgp_reply));
-    let _ = api.to_dns.send(dns::Told::Status(dns_reply));
     axum::Json(json!({
         "version": env!("CARGO_PKG_VERSION"),
         "core": api.progress.json(),
         "bgp": bgp.await.unwrap_or(Value::Null),
-        "dns": dns.await.unwrap_or(Value::Null),
+        "dns": api.dns.status().await,
     }))
 }
 

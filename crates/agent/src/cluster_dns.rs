@@ -16,12 +16,11 @@ use ipnet::IpNet;
 use kube::Client;
 use portolan_dataplane::iptables::DnsPath;
 use portolan_kernel::{Netlink, NetlinkError, Network};
-use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use crate::core::{Input, ToCore};
-use crate::dns::{Listener, Told};
+use crate::dns::{self, Listener};
 use crate::node::{self, NodeIdentity};
 use crate::status::Progress;
 
@@ -36,7 +35,7 @@ pub(crate) struct ClusterDns {
     pub(crate) addresses: Vec<IpAddr>,
     pub(crate) progress: Arc<Progress>,
     pub(crate) core: ToCore,
-    pub(crate) to_dns: UnboundedSender<Told>,
+    pub(crate) dns: dns::Handle,
 }
 
 impl ClusterDns {
@@ -51,7 +50,7 @@ impl ClusterDns {
         }
         for address in &self.addresses {
             if let Some(listener) = bound.remove(address) {
-                self.listen(listener);
+                self.dns.listen(listener);
                 continue;
             }
             while let Err(reason) = self.answer_at(*address).await {
@@ -98,13 +97,8 @@ impl ClusterDns {
 
     async fn answer_at(&self, address: IpAddr) -> Result<(), String> {
         put_on_lo(address)?;
-        self.listen(Listener::bind((address, 53).into()).await.map_err(|e| e.to_string())?);
+        self.dns.listen(Listener::bind((address, 53).into()).await.map_err(|e| e.to_string())?);
         Ok(())
-    }
-
-    fn listen(&self, listener: Listener) {
-        // The DNS task ends only with the process.
-        let _ = self.to_dns.send(Told::Listen(listener));
     }
 
     /// Listeners of the addresses that are on `lo` already; nobody reads from them yet.

@@ -29,7 +29,7 @@ use tokio::sync::{oneshot, watch};
 use tracing::{info, warn};
 
 use crate::announce::Answers;
-use crate::dns::Told;
+use crate::dns;
 use crate::drain::Applied;
 use crate::history;
 use crate::proxy::Programmer;
@@ -93,7 +93,7 @@ impl std::fmt::Debug for Question {
 /// Those who hear of each new snapshot.
 pub(crate) struct Listeners {
     /// The DNS server: what changed, and whether the cluster has been told whole.
-    pub(crate) dns: UnboundedSender<Told>,
+    pub(crate) dns: dns::Handle,
     /// The BGP speaker: peers and exports.
     pub(crate) bgp: UnboundedSender<crate::bgp::Command>,
     /// The pod network: this node's own blocks.
@@ -244,12 +244,12 @@ impl Core {
 
     fn tell(&mut self, delta: &Delta) {
         let whole = self.is_told_whole();
-        // A listener that is gone means the process is ending.
-        let _ = self.listeners.dns.send(Told::Snapshot(self.snapshot.clone(), delta.clone(), whole));
+        self.listeners.dns.zones(self.snapshot.clone(), delta.clone(), whole);
         let mesh = (self.peers(), self.exports());
         if mesh != self.mesh {
             self.mesh = mesh.clone();
             self.listeners.blocks.send_replace(mesh.1.iter().copied().collect());
+            // A listener that is gone means the process is ending.
             let _ = self.listeners.bgp.send(crate::bgp::Command::Cluster { peers: mesh.0, exports: mesh.1 });
         }
     }

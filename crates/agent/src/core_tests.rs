@@ -60,7 +60,7 @@ impl Kernel {
 /// An agent's core and the ends of its channels, which must stay open.
 struct Agent {
     core: Core,
-    _ends: (mpsc::UnboundedReceiver<crate::dns::Told>, mpsc::UnboundedReceiver<crate::bgp::Command>),
+    _end: mpsc::UnboundedReceiver<crate::bgp::Command>,
 }
 
 impl Agent {
@@ -74,7 +74,7 @@ impl Agent {
             proxy: Default::default(),
         });
         let progress = Arc::new(Progress::default());
-        let (dns, dns_end) = mpsc::unbounded_channel();
+        let dns = crate::dns::Handle::ended();
         let (bgp, bgp_end) = mpsc::unbounded_channel();
         let listeners =
             Listeners { dns, bgp, blocks: watch::channel(Vec::new()).0, answers: Answers::new(Vec::new()).0 };
@@ -83,7 +83,7 @@ impl Agent {
         let rules = RuleWriter::new(Family::V4, Options::default(), rules, progress.clone(), shared.metrics.clone());
         let proxy = Programmer::new(vec![Box::new(rules)], shared, Pace::default());
         let routes = RouteWriter::open(Box::new(kernel.network.clone()), "eth0", progress.clone()).expect("in memory");
-        Self { core: Core::new(settings, proxy, routes, listeners, progress), _ends: (dns_end, bgp_end) }
+        Self { core: Core::new(settings, proxy, routes, listeners, progress), _end: bgp_end }
     }
 
     fn take(&mut self, batch: impl IntoIterator<Item = Input>) -> bool {

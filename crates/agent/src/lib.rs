@@ -51,11 +51,10 @@ use kube::Client;
 use kube::runtime::watcher;
 use portolan_bgp::{NextHops, SpeakerConfig};
 use portolan_dataplane::conntrack::ConntrackSettings;
-use portolan_dns::records::Records;
 use portolan_ingest::Object;
 use portolan_kernel::sysctl::{self, Key};
 use portolan_kernel::{Netlink, Network};
-use portolan_model::{Family, ObjectKind, Settings, Snapshot};
+use portolan_model::{Family, ObjectKind, Settings};
 use portolan_pods::NodeLimits;
 use portolan_pods::image::PullOptions;
 use tokio::sync::{mpsc, watch};
@@ -193,7 +192,7 @@ struct Agent {
     identity: NodeIdentity,
     core: ToCore,
     progress: Arc<Progress>,
-    to_dns: mpsc::UnboundedSender<dns::Told>,
+    dns: dns::Handle,
     to_bgp: mpsc::UnboundedSender<bgp::Command>,
     network: Arc<ClusterNetwork>,
     services: ServiceMetrics,
@@ -212,16 +211,15 @@ impl Agent {
         let progress = Arc::new(Progress::default());
         let (to_core, inputs) = std::sync::mpsc::channel();
         let core = ToCore(to_core);
-        let (to_dns, from_others) = mpsc::unbounded_channel();
+        let dns = start_dns(&config).await?;
         let (to_bgp, commands) = mpsc::unbounded_channel();
         let (blocks_sender, blocks) = watch::channel(Vec::new());
         let (answers, elected) = announce::Answers::new(config.balancer_pools.clone());
         if !config.balancer_pools.is_empty() {
             announce::start(&config.lan_interface, elected).map_err(AgentError::Lan)?;
         }
-        let listeners = Listeners { dns: to_dns.clone(), bgp: to_bgp.clone(), blocks: blocks_sender, answers };
+        let listeners = Listeners { dns: dns.clone(), bgp: to_bgp.clone(), blocks: blocks_sender, answers };
         let services = spawn_core(&client, &config, &progress, listeners, (core.clone(), inputs))?;
-        start_dns(&config, from_others).await?;
         if let Some(bgp) = bgp_config(&config) {
             tokio::spawn(bgp::run(bgp, commands, core.clone()));
         }
@@ -240,7 +238,7 @@ impl Agent {
             heartbeat: config.heartbeat,
             limits: config.limits.clone(),
         };
-        Ok(Self { client, config, identity, core, progress, to_dns, to_bgp, network: Arc::new(network), services })
+        Ok(Self { client, config, identity, core, progress, dns, to_bgp, network: Arc::new(network), services })
     }
 
     /// Everything that follows the cluster.
@@ -248,24 +246,24 @@ impl Agent {
         self.follow_cluster();
         let kubelet = pod_watch::start(&self.client, &self.config, self.network.clone())?;
         tokio::spawn(node::keep_alive(self.client.clone(), self.identity.clone()));
-        let dns = Arc::new(cluster_dns::ClusterDns {
+        let cluster_dns = Arc::new(cluster_dns::ClusterDns {
             client: self.client.clone(),
             identity: self.identity.clone(),
             addresses: self.config.settings.cluster_dns.clone(),
             progress: self.progress.clone(),
             core: self.core.clone(),
-            to_dns: self.to_dns.clone(),
+            dns: self.dns.clone(),
         });
-        let answering = dns.clone();
+        let answering = cluster_dns.clone();
         let answering = tokio::spawn(async move { answering.answer_at_cluster_address().await });
-        let Self { config, core, progress, to_dns, to_bgp, services, .. } = self;
+        let Self { config, core, progress, dns, to_bgp, services, .. } = self;
         let fixed = Arc::new(trace::Fixed::of(&config));
-        let api = api::NodeApi { kubelet, progress, services, to_dns, to_bgp, core, fixed, traces: Arc::default() };
+        let api = api::NodeApi { kubelet, progress, services, dns, to_bgp, core, fixed, traces: Arc::default() };
         tokio::select! {
             ended = api::serve(api, &config) => ended,
             () = stop => {
                 answering.abort();
-                dns.leave().await;
+                cluster_dns.leave().await;
                 Ok(())
             }
         }
@@ -346,19 +344,24 @@ fn answer_about_services(
     tokio::spawn(proxy::record(notices, Recorder::Cluster(client.clone(), config.settings.node.clone())));
 }
 
-async fn start_dns(config: &Config, told: mpsc::UnboundedReceiver<dns::Told>) -> Result<(), AgentError> {
-    let empty = Snapshot::empty(Arc::new(config.settings.clone()));
-    let mut zones = dns::zone_config(&empty)?;
-    zones.ttl_secs = config.dns_ttl_secs;
+async fn start_dns(config: &Config) -> Result<dns::Handle, AgentError> {
     let mut listeners = Vec::new();
     if !config.settings.cluster_dns.is_empty() {
         for addr in &config.addresses {
             listeners.push(dns::Listener::bind((*addr, 53).into()).await?);
         }
     }
-    let own = config.addresses.iter().chain(&config.settings.cluster_dns).copied().collect();
-    tokio::spawn(dns::run(Records::new(zones), listeners, config.resolv_conf.clone(), own, told));
-    Ok(())
+    let own: Vec<IpAddr> = config.addresses.iter().chain(&config.settings.cluster_dns).copied().collect();
+    let options = dns::Options {
+        settings: Arc::new(config.settings.clone()),
+        pages: own.clone(),
+        own,
+        corefile: dns::shipped(&config.settings, config.dns_ttl_secs, &config.resolv_conf)?,
+        base: PathBuf::from("/"),
+        listen: dns::Listen::At(listeners),
+        threads: 0,
+    };
+    Ok(dns::start(options).await?)
 }
 
 /// The mesh runs over the first address; a node without an IPv4 address has no BGP Identifier and no mesh.

@@ -8,17 +8,24 @@
 //!
 //! A site never changes; who changes the zones or the configuration makes the next one, which shares all that is alike.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::answer::{Outcome, answer};
 use crate::client::Client;
+use crate::corefile::Corefile;
+use crate::name::Name;
+use crate::pods::Pods;
 use crate::records::Records;
 use crate::wire::Rcode;
+use crate::zone::{PodRecords, ZoneConfig};
 
 /// Zones and configuration, ready to answer. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Site {
+    config: Arc<Corefile>,
     records: Records,
+    pods: Pods,
 }
 
 /// What came of a packet at once.
@@ -40,9 +47,37 @@ pub struct Served {
 }
 
 impl Site {
-    /// A site of these zones.
-    pub fn new(records: Records) -> Self {
-        Self { records }
+    /// A site of these zones and pods.
+    pub fn new(config: Arc<Corefile>, records: Records, pods: Pods) -> Self {
+        Self { config, records, pods }
+    }
+
+    /// A site that holds nothing, as before the first word of a cluster.
+    pub fn nothing() -> Self {
+        let zone = ZoneConfig {
+            zone: Name::root(),
+            ttl_secs: 5,
+            pods: PodRecords::Disabled,
+            endpoint_pod_names: false,
+            own_addresses: Vec::new(),
+            own_ranges: Vec::new(),
+        };
+        Self::new(Arc::default(), Records::new(zone), Pods::default())
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &Corefile {
+        &self.config
+    }
+
+    /// The cluster's records.
+    pub fn records(&self) -> &Records {
+        &self.records
+    }
+
+    /// The pods that may ask.
+    pub fn pods(&self) -> &Pods {
+        &self.pods
     }
 
     /// Answers `packet` into `out`, which is emptied first, if that needs nobody else. Takes no time to speak of: no lock

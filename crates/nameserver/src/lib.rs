@@ -1,13 +1,18 @@
 //! Cluster DNS on the wire: listeners, the task behind them, connections to upstreams.
 //!
 //! ```text
-//!  udp/tcp :53 ──► listen ──┐
-//!  upstream sockets ────────┼─► task: dns::Server ──► effects ──► sockets
-//!  snapshots, resolv.conf ──┘
+//!  udp/tcp :53 ──► listen ──► Site::answer_now ──► reply
+//!                    │ later      ▲ each new site
+//!                    ▼            │
+//!  upstream sockets ─► task: dns::Server ──► effects ──► sockets
+//!                       ▲
+//!  Handle: zones, pods, configuration; files
 //! ```
 //!
-//! Deciding is `portolan_dns`'s; this room carries bytes. It knows no Kubernetes object and no agent.
+//! [`start`] gives a [`Handle`]; whoever holds it feeds the nameserver and asks it. Deciding is `portolan_dns`'s; this room
+//! carries bytes. It knows no Kubernetes API and no agent.
 
+mod handle;
 mod listen;
 mod task;
 mod upstream;
@@ -16,14 +21,15 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use portolan_dns::records::Records;
 use portolan_dns::zone::ZoneConfig;
-use portolan_model::{Delta, Snapshot};
-use tokio::sync::{mpsc, oneshot};
+use portolan_dns::{Corefile, Name};
+use portolan_model::{Delta, Settings, Snapshot};
 use tracing::info;
 
+pub use handle::{ConfigError, Handle, Listen, Options, Source};
 pub use listen::Listener;
-pub use task::run;
+pub use portolan_dns::explain::{Explanation, Inquiry};
+pub use portolan_dns::{ClientPod, PodsChange};
 
 /// Why DNS cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -46,18 +52,18 @@ pub enum DnsError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The configuration cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
 }
 
-/// What the DNS task is told by others.
-pub enum Told {
-    /// A new snapshot, what changed in it, and whether the cluster was told whole.
-    Snapshot(Arc<Snapshot>, Delta, bool),
-    /// One more address to answer at.
-    Listen(Listener),
-    /// Asks for all records, as they are answered from.
-    Records(oneshot::Sender<Records>),
-    /// Asks for the counters.
-    Status(oneshot::Sender<serde_json::Value>),
+/// Starts a nameserver in this runtime. It knows nothing of the cluster yet: until [`Handle::zones`] was told the whole,
+/// names of the cluster that it does not know are SERVFAIL.
+///
+/// # Errors
+/// An address cannot be bound; the cluster domain is no name; the configuration cannot be used.
+pub async fn start(options: Options) -> Result<Handle, DnsError> {
+    task::start(options).await
 }
 
 /// Serves a snapshot that never changes, until the process ends: `portolan dns -f`.
@@ -70,20 +76,38 @@ pub async fn serve_snapshot(
     resolv_conf: &Path,
     ttl_secs: u32,
 ) -> Result<(), DnsError> {
-    let mut config = zone_config(&snapshot)?;
-    config.ttl_secs = ttl_secs;
-    let records = Records::from_snapshot(config, &snapshot);
+    let corefile = shipped(&snapshot.settings, ttl_secs, resolv_conf)?;
     let listener = Listener::bind(listen).await?;
+    let handle = start(Options {
+        settings: snapshot.settings.clone(),
+        own: vec![listen.ip()],
+        corefile,
+        base: ".".into(),
+        listen: Listen::At(vec![listener]),
+        pages: vec![listen.ip()],
+        threads: 0,
+    })
+    .await?;
+    let delta = Delta::all(&snapshot);
+    handle.zones(Arc::new(snapshot), delta, true);
     info!(%listen, "cluster DNS answers");
-    let (_told, from_others) = mpsc::unbounded_channel();
-    run(records, vec![listener], resolv_conf.to_owned(), vec![listen.ip()], from_others).await;
-    Ok(())
+    std::future::pending().await
+}
+
+/// The configuration that Portolan comes with, for a cluster of these settings.
+///
+/// # Errors
+/// The cluster domain is no name.
+pub fn shipped(settings: &Settings, ttl_secs: u32, resolv_conf: &Path) -> Result<Corefile, DnsError> {
+    let zone = Name::parse(&settings.cluster_domain).map_err(|reason| domain_error(settings, &reason))?;
+    Ok(Corefile::shipped(&zone, ttl_secs, &resolv_conf.to_string_lossy()))
 }
 
 /// The zone's settings as a snapshot's cluster has them.
 pub fn zone_config(snapshot: &Snapshot) -> Result<ZoneConfig, DnsError> {
-    ZoneConfig::from_settings(&snapshot.settings).map_err(|reason| DnsError::Domain {
-        domain: snapshot.settings.cluster_domain.to_string(),
-        reason: reason.to_string(),
-    })
+    ZoneConfig::from_settings(&snapshot.settings).map_err(|reason| domain_error(&snapshot.settings, &reason))
+}
+
+fn domain_error(settings: &Settings, reason: &dyn std::fmt::Display) -> DnsError {
+    DnsError::Domain { domain: settings.cluster_domain.to_string(), reason: reason.to_string() }
 }

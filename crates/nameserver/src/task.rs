@@ -7,16 +7,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use portolan_dns::forward::{Exchange, ForwardConfig};
+use portolan_dns::name::NameError;
 use portolan_dns::records::Records;
 use portolan_dns::resolvconf;
 use portolan_dns::server::{Effect, Server, Token};
-use portolan_dns::wire::Transport;
-use tokio::net::UdpSocket;
-use tokio::sync::{mpsc, oneshot};
+use portolan_dns::zone::ZoneConfig;
+use portolan_dns::{Client, Corefile, Pods, Site};
+use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
-use crate::Told;
-use crate::listen::Listener;
+use crate::DnsError;
+use crate::handle::{Handle, Listen, Options, SiteCell, Told};
+use crate::listen::{Listener, Open};
 use crate::upstream::{ask_tcp, ask_udp};
 
 /// DNS over UDP never exceeds this.
@@ -26,70 +28,94 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A client that has no answer by now gets none: the forwarder gave up long ago.
 const CLIENT_LIFE: Duration = Duration::from_secs(15);
 
+/// Queries that wait for the task; more are not taken, and their clients ask again.
+const MOST_WAITING: usize = 8192;
+
+/// A query that a listener could not answer at once.
+pub(crate) struct Asked {
+    pub(crate) client: Client,
+    pub(crate) packet: Vec<u8>,
+    /// Sends one message to the client; dropped when there will be no more.
+    pub(crate) reply: Box<dyn FnMut(Vec<u8>) + Send>,
+}
+
+/// What a listener needs of the rest.
+#[derive(Clone)]
+pub(crate) struct Doors {
+    /// What answers at once.
+    pub(crate) site: Arc<SiteCell>,
+    /// Where the other queries go.
+    pub(crate) later: mpsc::Sender<Asked>,
+}
+
 pub(crate) enum Event {
-    Udp { from: SocketAddr, socket: Arc<UdpSocket>, packet: Vec<u8> },
-    Tcp { packet: Vec<u8>, reply: oneshot::Sender<Vec<u8>> },
     Upstream { exchange: Exchange, packet: Vec<u8> },
     Failed { exchange: Exchange },
 }
 
-enum Client {
-    Udp { to: SocketAddr, socket: Arc<UdpSocket> },
-    Tcp(oneshot::Sender<Vec<u8>>),
-}
-
-/// Serves until the senders of `told` are gone and no listener is left; that is, as long as the process lives.
-pub async fn run(
-    records: Records,
-    listeners: Vec<Listener>,
-    resolv_conf: PathBuf,
-    own: Vec<IpAddr>,
-    mut told: mpsc::UnboundedReceiver<Told>,
-) {
-    let (events, mut from_sockets) = mpsc::unbounded_channel();
-    let listening = listeners.iter().filter_map(Listener::address).collect();
-    listeners.into_iter().for_each(|listener| listener.open(&events));
+/// Opens what the options name and starts the task.
+pub(crate) async fn start(options: Options) -> Result<Handle, DnsError> {
+    let records = Records::new(zone_config(&options)?);
+    let server = Server::new(records, ForwardConfig::default(), Vec::new());
+    let corefile = Arc::new(options.corefile);
+    let site = Site::new(corefile.clone(), server.records().clone(), Pods::default());
+    let site = Arc::new(SiteCell::new(site));
+    let (told, from_others) = mpsc::unbounded_channel();
+    let (later, asked) = mpsc::channel(MOST_WAITING);
+    let (events, from_upstreams) = mpsc::unbounded_channel();
+    let file = corefile.resolv_confs().first().map(|file| options.base.join(file)).unwrap_or_default();
     let mut task = Task {
-        server: Server::new(records, ForwardConfig::default(), Vec::new()),
+        server,
+        corefile,
+        pods: Pods::default(),
         clients: BTreeMap::new(),
         exchanges: BTreeMap::new(),
         next_token: 0,
-        started: Instant::now(),
         events,
-        resolv_conf: Watched { path: resolv_conf, own, text: None },
-        listening,
+        resolv_conf: Watched { path: file, own: options.own, text: None },
+        open: Vec::new(),
+        doors: Doors { site: site.clone(), later },
         replies: Replies::default(),
     };
-    let mut look = tokio::time::interval(LOOK_EVERY);
-    let mut open = true;
-    loop {
-        let deadline = task.deadline();
-        tokio::select! {
-            Some(event) = from_sockets.recv() => task.event(event),
-            message = told.recv(), if open => match message {
-                Some(message) => task.told(message),
-                None => open = false,
-            },
-            _ = look.tick() => task.look(),
-            () = tokio::time::sleep_until(deadline.into()) => {
-                let now = task.now();
-                let effects = task.server.tick(now, &mut random_id);
-                task.carry_out(effects);
+    match options.listen {
+        Listen::At(listeners) => listeners.into_iter().for_each(|listener| task.listen(listener)),
+        Listen::AsWritten(addresses) => {
+            for addr in task.corefile.listen_addresses(&addresses) {
+                task.listen(Listener::bind(addr).await?);
             }
         }
     }
+    tokio::spawn(task.run(asked, from_upstreams, from_others));
+    Ok(Handle::new(told, site))
+}
+
+/// The zones' settings, of cluster and configuration.
+fn zone_config(options: &Options) -> Result<ZoneConfig, DnsError> {
+    let settings = &options.settings;
+    let domain = |reason: NameError| DnsError::Domain {
+        domain: settings.cluster_domain.to_string(),
+        reason: reason.to_string(),
+    };
+    let mut config = ZoneConfig::from_settings(settings).map_err(domain)?;
+    if let Some(kubernetes) = options.corefile.blocks.iter().find_map(|block| block.kubernetes.as_ref()) {
+        config.ttl_secs = kubernetes.ttl_secs;
+        config.endpoint_pod_names = kubernetes.endpoint_pod_names;
+    }
+    Ok(config)
 }
 
 struct Task {
     server: Server,
-    clients: BTreeMap<Token, (Client, Instant)>,
+    corefile: Arc<Corefile>,
+    pods: Pods,
+    clients: BTreeMap<Token, (Asked, Instant)>,
     exchanges: BTreeMap<Exchange, tokio::task::AbortHandle>,
     next_token: u64,
-    started: Instant,
     events: mpsc::UnboundedSender<Event>,
     resolv_conf: Watched,
-    /// Addresses that are answered at, UDP and TCP.
-    listening: Vec<IpAddr>,
+    /// Where it answers, UDP and TCP.
+    open: Vec<(SocketAddr, Open)>,
+    doors: Doors,
     replies: Replies,
 }
 
@@ -122,18 +148,47 @@ struct Watched {
 }
 
 impl Task {
-    fn now(&self) -> Duration {
-        self.started.elapsed()
+    /// Serves as long as the runtime lives.
+    async fn run(
+        mut self,
+        mut asked: mpsc::Receiver<Asked>,
+        mut from_upstreams: mpsc::UnboundedReceiver<Event>,
+        mut told: mpsc::UnboundedReceiver<Told>,
+    ) {
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        let mut has_teller = true;
+        loop {
+            let wait = self.wait();
+            tokio::select! {
+                Some(asked) = asked.recv() => self.query(asked),
+                Some(event) = from_upstreams.recv() => self.event(event),
+                message = told.recv(), if has_teller => match message {
+                    Some(message) => self.told(message),
+                    None => has_teller = false,
+                },
+                _ = look.tick() => self.look(),
+                () = tokio::time::sleep(wait) => {
+                    let now = self.now();
+                    let effects = self.server.tick(now, &mut random_id);
+                    self.carry_out(effects);
+                }
+            }
+        }
     }
 
-    fn deadline(&self) -> Instant {
-        let far = self.started + self.now() + Duration::from_secs(60);
-        self.server.next_deadline().map_or(far, |at| self.started + at)
+    fn now(&self) -> Duration {
+        self.doors.site.now()
+    }
+
+    fn wait(&self) -> Duration {
+        let far = Duration::from_secs(60);
+        self.server.next_deadline().map_or(far, |at| at.saturating_sub(self.now()))
     }
 
     fn told(&mut self, message: Told) {
+        // Whoever asked may have gone; then the answer goes nowhere.
         match message {
-            Told::Snapshot(snapshot, delta, whole) => {
+            Told::Zones(snapshot, delta, whole) => {
                 let records = self.server.records_mut();
                 if !records.update(&snapshot, &delta).names.is_empty() {
                     records.set_serial(serial_now());
@@ -141,29 +196,43 @@ impl Task {
                 if whole {
                     records.mark_synced();
                 }
+                self.publish();
             }
-            Told::Listen(listener) => {
-                self.listening.extend(listener.address());
-                listener.open(&self.events);
+            Told::Pods(change) => {
+                self.pods.apply(change);
+                self.publish();
             }
-            Told::Records(reply) => {
-                // The asker may have gone.
-                let _ = reply.send(self.server.records_mut().clone());
+            Told::Source(source) => self.doors.site.set_source(source),
+            Told::Listen(listener) => self.listen(listener),
+            Told::Configure(corefile, reply) => {
+                self.corefile = Arc::from(corefile);
+                self.publish();
+                let _ = reply.send(Ok(()));
             }
-            Told::Status(reply) => {
-                // The asker may have gone.
-                let _ = reply.send(self.status());
-            }
+            Told::Records(reply) => drop(reply.send(self.server.records().clone())),
+            Told::Status(reply) => drop(reply.send(self.status())),
+            Told::Metrics(reply) => drop(reply.send(String::new())),
         }
+    }
+
+    /// Lets all threads answer from what is known now.
+    fn publish(&self) {
+        self.doors.site.store(Site::new(self.corefile.clone(), self.server.records().clone(), self.pods.clone()));
+    }
+
+    fn listen(&mut self, listener: Listener) {
+        let Some(addr) = listener.address() else { return };
+        self.open.push((addr, listener.open(&self.doors)));
     }
 
     fn status(&self) -> serde_json::Value {
         let counts = self.server.counts();
         let upstreams: Vec<String> = self.server.upstreams().iter().map(|u| u.addr.to_string()).collect();
+        let listening: Vec<IpAddr> = self.open.iter().map(|(addr, _)| addr.ip()).collect();
         serde_json::json!({
             "queries": counts.queries, "fromZones": counts.from_zones, "fromCache": counts.from_cache,
             "forwarded": counts.forwarded, "refused": counts.refused, "unanswered": counts.unanswered,
-            "upstreams": upstreams, "listening": self.listening,
+            "upstreams": upstreams, "listening": listening,
             "replies": {
                 "NOERROR": self.replies.no_error, "SERVFAIL": self.replies.serv_fail,
                 "NXDOMAIN": self.replies.nx_domain, "other": self.replies.other,
@@ -171,17 +240,18 @@ impl Task {
         })
     }
 
+    fn query(&mut self, asked: Asked) {
+        let token = Token(self.next_token);
+        self.next_token += 1;
+        let now = self.now();
+        let effects = self.server.handle_query(token, &asked.packet, asked.client.transport, now, &mut random_id);
+        self.clients.insert(token, (asked, Instant::now()));
+        self.carry_out(effects);
+    }
+
     fn event(&mut self, event: Event) {
         let now = self.now();
         let effects = match event {
-            Event::Udp { from, socket, packet } => {
-                let token = self.client(Client::Udp { to: from, socket });
-                self.query(token, &packet, Transport::Udp, now)
-            }
-            Event::Tcp { packet, reply } => {
-                let token = self.client(Client::Tcp(reply));
-                self.query(token, &packet, Transport::Tcp, now)
-            }
             Event::Upstream { exchange, packet } => self.server.handle_upstream(exchange, &packet, now, &mut random_id),
             Event::Failed { exchange } => {
                 self.exchanges.remove(&exchange);
@@ -189,17 +259,6 @@ impl Task {
             }
         };
         self.carry_out(effects);
-    }
-
-    fn query(&mut self, token: Token, packet: &[u8], transport: Transport, now: Duration) -> Vec<Effect> {
-        self.server.handle_query(token, packet, transport, now, &mut random_id)
-    }
-
-    fn client(&mut self, client: Client) -> Token {
-        let token = Token(self.next_token);
-        self.next_token += 1;
-        self.clients.insert(token, (client, Instant::now()));
-        token
     }
 
     /// Forgets clients whose query got silence for an answer, then looks whether the upstreams changed.
@@ -249,19 +308,8 @@ impl Task {
 
     fn reply(&mut self, token: Token, bytes: Vec<u8>) {
         self.replies.count(&bytes);
-        match self.clients.remove(&token) {
-            Some((Client::Udp { to, socket }, _)) => match socket.try_send_to(&bytes, to) {
-                Ok(_) => {}
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                    tokio::spawn(async move { socket.send_to(&bytes, to).await });
-                }
-                Err(error) => debug!(%to, %error, "a reply could not be sent"),
-            },
-            Some((Client::Tcp(reply), _)) => {
-                // The client may have hung up.
-                let _ = reply.send(bytes);
-            }
-            None => {}
+        if let Some((mut asked, _)) = self.clients.remove(&token) {
+            (asked.reply)(bytes);
         }
     }
 }

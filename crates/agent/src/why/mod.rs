@@ -21,10 +21,9 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
 use portolan_story::why::NodeWhy;
-use tokio::sync::oneshot;
 
 use crate::api::NodeApi;
-use crate::{dns, history};
+use crate::history;
 use answer::Asker;
 use question::Question;
 
@@ -50,10 +49,8 @@ async fn answer(
         let why = format!("ask 1 to {MOST_QUESTIONS} questions: object=, rule=, route= or record=\n");
         return Err((StatusCode::BAD_REQUEST, why));
     }
-    let (reply, records) = oneshot::channel();
     // A task that has ended tells no records; the rest is answered all the same.
-    let _ = api.to_dns.send(dns::Told::Records(reply));
-    let records = records.await.ok();
+    let records = api.dns.records().await;
     let backend = api.fixed.backend();
     let answers = api.core.ask(move |view| {
         let now_us = history::micros(SystemTime::now());

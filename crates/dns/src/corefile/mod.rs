@@ -8,5 +8,6 @@
 //! opens no file: what is imported is given in, by name.
 
 pub mod config;
+mod shipped;
 
 pub use config::{Block, Corefile, Place};

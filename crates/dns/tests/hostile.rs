@@ -1,0 +1,215 @@
+//! What strangers may send: a corpus of good packets, made worse in seeded ways, through the readers and the whole answer
+//! path. An answer that somebody else's reader takes, or silence; never a panic, never more bytes than the client takes,
+//! never an error longer than what caused it, never memory that stays.
+//!
+//! `PORTOLAN_HOSTILE_PACKETS` and `PORTOLAN_HOSTILE_SEED` make a long run of it (`make soak`).
+
+#[path = "hostile/counting.rs"]
+mod counting;
+#[path = "hostile/mutate.rs"]
+mod mutate;
+#[path = "hostile/world.rs"]
+mod world;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use counting::{Counting, held, most_in};
+use domain::base::iana::Rtype;
+use domain::base::{Message as Stranger, ToName};
+use mutate::{Dice, mutated};
+use portolan_dns::message::Message;
+use portolan_dns::pods::Pods;
+use portolan_dns::site::{Now, Site};
+use portolan_dns::wire::{HEADER, Query, Transport};
+use portolan_dns::{Client, Corefile, Name};
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn setting(name: &str, default: u64) -> u64 {
+    let text = std::env::var(name).unwrap_or_default();
+    if text.is_empty() { default } else { text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")) }
+}
+
+/// Packets for each test.
+fn packets() -> u64 {
+    setting("PORTOLAN_HOSTILE_PACKETS", 100_000)
+}
+
+fn dice() -> Dice {
+    Dice::new(setting("PORTOLAN_HOSTILE_SEED", 20_260_820))
+}
+
+fn site() -> Site {
+    let zone = Name::parse("cluster.local").expect("a name");
+    let corefile = Corefile::shipped(&zone, 30, "/etc/resolv.conf");
+    Site::new(Arc::new(corefile), world::records(), Pods::default())
+}
+
+fn client(transport: Transport) -> Client {
+    let addr = |text: &str| text.parse::<SocketAddr>().expect("an address");
+    Client { addr: addr("10.244.1.7:40000"), local: addr("10.96.0.10:53"), transport, link: 0 }
+}
+
+/// Runs `judge` on so many packets; a failure names the packet, to be repeated by itself.
+fn storm(corpus: &[Vec<u8>], mut judge: impl FnMut(&[u8])) {
+    let mut dice = dice();
+    for round in 0..packets() {
+        let packet = mutated(&mut dice, corpus);
+        let held = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| judge(&packet)));
+        assert!(held.is_ok(), "packet {round}: {}", hex(&packet[..packet.len().min(600)]));
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[test]
+fn every_good_query_is_read_and_nothing_of_it_is_lost() {
+    for packet in world::queries() {
+        let ours = Query::parse(&packet).expect("a good query");
+        let theirs = Stranger::from_octets(&packet[..]).expect("a good query");
+        let question = theirs.sole_question().expect("one question");
+        assert_eq!(ours.id, theirs.header().id());
+        assert_eq!(ours.name, question.qname().to_vec().as_slice());
+        assert_eq!((ours.rtype.0, ours.class), (question.qtype().to_int(), question.qclass().to_int()));
+        assert_eq!(ours.edns.map(|edns| edns.udp_size), theirs.opt().map(|opt| opt.udp_payload_size()));
+    }
+}
+
+#[test]
+fn a_query_made_worse_gets_an_answer_a_stranger_can_read_or_silence() {
+    let (site, mut out) = (site(), Vec::new());
+    let mut replied = 0u64;
+    storm(&world::queries(), |packet| {
+        for transport in [Transport::Udp, Transport::Tcp] {
+            match site.answer_now(packet, &client(transport), Duration::from_secs(1), &mut out) {
+                Now::Silent => {}
+                Now::Replied(served) => {
+                    replied += 1;
+                    judge_reply(packet, &out, transport);
+                    assert_eq!(served.rcode.0 & 15, u16::from(out[3] & 15), "what is counted is what is sent");
+                }
+                Now::Later => assert!(Query::parse(packet).is_ok(), "nobody can answer that later"),
+            }
+        }
+    });
+    assert!(replied > packets() / 4, "most were thrown away: {replied}");
+}
+
+fn judge_reply(packet: &[u8], out: &[u8], transport: Transport) {
+    assert!(packet.len() >= HEADER, "an answer to less than a header");
+    assert_eq!(packet[2] & 0x80, 0, "an answer to an answer: two servers would go on for ever");
+    assert_eq!(out[..2], packet[..2], "another ID");
+    assert_eq!(out[2] & 0xf8, 0x80 | packet[2] & 0x78, "not a reply to this opcode");
+    let reply = Stranger::from_octets(out).expect("a header");
+    for section in [reply.answer(), reply.authority(), reply.additional()] {
+        section.expect("a section").for_each(|record| drop(record.expect("a record")));
+    }
+    let limit = limit(packet, transport);
+    assert!(out.len() <= limit, "{} bytes to a client that takes {limit}", out.len());
+    let rcode = reply.opt_rcode().to_int();
+    let asked = reply.header_counts().qdcount();
+    assert!(asked <= 1, "more questions than one");
+    if matches!(rcode, 1 | 4) {
+        assert!(out.len() <= packet.len(), "an error of {} bytes for {}", out.len(), packet.len());
+    }
+    if matches!(rcode, 5 | 16) {
+        assert!(out.len() <= packet.len() + 11, "a refusal of {} bytes for {}", out.len(), packet.len());
+    }
+}
+
+/// What the client takes, as a stranger reads its query: the class of its OPT record. One that has none takes 512 bytes.
+fn limit(packet: &[u8], transport: Transport) -> usize {
+    if transport == Transport::Tcp {
+        return 65_535;
+    }
+    let query = Stranger::from_octets(packet).expect("it has a header");
+    let opt = query.iter().filter_map(|record| record.ok()).find(|(record, _)| record.rtype() == Rtype::OPT);
+    usize::from(opt.map_or(512, |(record, _)| record.class().to_int())).clamp(512, 1232)
+}
+
+#[test]
+fn a_reply_made_worse_is_read_or_thrown_away() {
+    let mut read = 0u64;
+    storm(&world::replies(), |packet| {
+        let (message, most) = most_in(|| Message::parse(packet));
+        let bound = 128 * packet.len() as isize + 65_536;
+        assert!(most <= bound, "{most} bytes held for a packet of {}", packet.len());
+        if let Some(message) = message {
+            read += 1;
+            assert!(packet[2] & 0x80 != 0, "a query was taken for a reply");
+            let records = message.answers.len() + message.authority.len() + message.additional.len();
+            assert!(records <= packet.len() / 11, "more records than there are bytes for");
+        }
+    });
+    assert!(read > packets() / 20, "next to none could be read: {read}");
+}
+
+/// What a stranger reads as whole, and what we read of it, is the same.
+#[test]
+fn a_good_reply_is_read_as_a_stranger_reads_it() {
+    for packet in world::replies() {
+        let ours = Message::parse(&packet).expect("a good reply");
+        let theirs = Stranger::from_octets(&packet[..]).expect("a good reply");
+        let count = |section: domain::base::RecordSection<'_, &[u8]>| {
+            section.filter(|record| record.as_ref().is_ok_and(|record| record.rtype().to_int() != 41)).count()
+        };
+        let theirs_has = [theirs.answer(), theirs.authority(), theirs.additional()];
+        let theirs_has = theirs_has.map(|section| count(section.expect("a section")));
+        assert_eq!([ours.answers.len(), ours.authority.len(), ours.additional.len()], theirs_has);
+    }
+}
+
+#[test]
+fn pointers_that_lead_on_and_on_cost_no_time_and_no_memory() {
+    // A name of pointers, each to the one before; and one that leads to itself.
+    let mut chain = world::replies()[0][..12].to_vec();
+    chain[4..12].copy_from_slice(&[0, 0, 0, 1, 0, 0, 0, 0]);
+    chain.extend_from_slice(&[1, b'x', 0]);
+    for at in (15..16_000u16).step_by(2) {
+        chain.extend_from_slice(&(0xc000 | at.saturating_sub(2).max(12)).to_be_bytes());
+    }
+    let (_, most) = most_in(|| Message::parse(&chain));
+    assert!(most < 65_536, "{most} bytes");
+    for target in [12u16, 13, 14, 0x3fff] {
+        let mut own = chain[..12].to_vec();
+        own.extend_from_slice(&(0xc000 | target).to_be_bytes());
+        own.extend_from_slice(&[0, 1, 0, 1, 0, 0, 0, 9, 0, 4, 1, 2, 3, 4]);
+        assert!(Message::parse(&own).is_none(), "a pointer to {target} is no name");
+    }
+}
+
+/// 5,400 records whose owners are one pointer each to a name of 255 bytes: a small packet must not become a large memory.
+#[test]
+fn a_packet_full_of_pointers_to_a_long_name_stays_small() {
+    let mut bomb = vec![0, 9, 0x80, 0, 0, 0, 0x15, 0x18, 0, 0, 0, 0];
+    for length in [63u8, 63, 63, 57] {
+        bomb.push(length);
+        bomb.extend(std::iter::repeat_n(b'x', usize::from(length)));
+    }
+    bomb.extend_from_slice(&[0, 0, 2, 0, 1, 0, 0, 0, 9, 0, 2, 0xc0, 12]);
+    while bomb.len() + 14 <= 65_535 {
+        bomb.extend_from_slice(&[0xc0, 12, 0, 2, 0, 1, 0, 0, 0, 9, 0, 2, 0xc0, 12]);
+    }
+    let (_, most) = most_in(|| Message::parse(&bomb));
+    assert!(most < 8 << 20, "{most} bytes held for a packet of 64 KB");
+}
+
+#[test]
+fn a_storm_of_packets_leaves_no_memory_behind() {
+    let (site, mut out, corpus, mut dice) = (site(), Vec::with_capacity(65_535), world::queries(), dice());
+    let mut answer = |rounds: u64| {
+        for _ in 0..rounds {
+            let packet = mutated(&mut dice, &corpus);
+            site.answer_now(&packet, &client(Transport::Udp), Duration::from_secs(1), &mut out);
+        }
+        held()
+    };
+    let warm = answer(packets() / 4);
+    let after = answer(packets());
+    assert!(after - warm < 16_384, "{} bytes more are held after {} packets", after - warm, packets());
+}

@@ -7,6 +7,7 @@
 //!                      nft::Nft      ──► nf_tables, by batches of bytes
 //!                      trap::Trap    ──► a packet is traced ──► nftrace::Tracer: rule by rule
 //!   probe ──► one packet of ours, known again by its number or payload, and what came of it
+//!   udp     many datagrams a call, with the link each came by
 //!   agent ◄── netlink::Monitor (what others changed)         sysctl, netns
 //! ```
 //!
@@ -33,6 +34,7 @@ pub mod ops;
 pub mod probe;
 pub mod sysctl;
 pub mod trap;
+pub mod udp;
 
 pub use netlink::{
     AddressInfo, KernelRoute, LinkInfo, LinkKind, Monitor, NetEvent, Netlink, NetlinkError, RouteAnswer, RouteFate,

@@ -88,6 +88,16 @@ pub fn answer(records: &Records, packet: &[u8], transport: Transport) -> Outcome
     }
 }
 
+/// What the zones say to a query.
+pub fn say<'r>(records: &'r Records, query: &Query<'_>) -> crate::plugin::Said<'r> {
+    use crate::plugin::Said;
+    match decide(records, query).kind {
+        Kind::Reply(reply) => Said::Reply(reply),
+        Kind::Forward => Said::Next,
+        Kind::Chase(chase) => Said::Alias(chase.chain),
+    }
+}
+
 /// As [`answer`], and says which objects the answer comes from.
 pub fn explain(records: &Records, packet: &[u8], transport: Transport) -> Explained {
     let query = match Query::parse(packet) {

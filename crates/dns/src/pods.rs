@@ -6,7 +6,9 @@
 //! Maps are persistent, so that a changed pod costs its own entries and a clone costs nothing.
 
 use std::net::IpAddr;
+use std::ops::Deref;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use imbl::OrdMap;
 use portolan_model::NsName;
@@ -29,6 +31,37 @@ pub struct ClientPod {
     pub ndots: u8,
 }
 
+/// A pod with what was counted of its queries.
+#[derive(Debug)]
+pub struct KnownPod {
+    pod: ClientPod,
+    queries: AtomicU64,
+    wasted: AtomicU64,
+}
+
+impl KnownPod {
+    /// Queries that came from it, and how many of them were steps of its search list that ended in "no such name".
+    pub fn counts(&self) -> (u64, u64) {
+        (self.queries.load(Ordering::Relaxed), self.wasted.load(Ordering::Relaxed))
+    }
+
+    /// Counts one query.
+    pub(crate) fn count(&self, is_wasted: bool) {
+        self.queries.fetch_add(1, Ordering::Relaxed);
+        if is_wasted {
+            self.wasted.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Deref for KnownPod {
+    type Target = ClientPod;
+
+    fn deref(&self) -> &ClientPod {
+        &self.pod
+    }
+}
+
 /// What became of pods, as one change.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PodsChange {
@@ -41,9 +74,9 @@ pub struct PodsChange {
 /// The pods that may ask here. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Pods {
-    by_key: OrdMap<NsName, Arc<ClientPod>>,
-    by_link: OrdMap<u32, Arc<ClientPod>>,
-    by_addr: OrdMap<IpAddr, Arc<ClientPod>>,
+    by_key: OrdMap<NsName, Arc<KnownPod>>,
+    by_link: OrdMap<u32, Arc<KnownPod>>,
+    by_addr: OrdMap<IpAddr, Arc<KnownPod>>,
 }
 
 impl Pods {
@@ -53,8 +86,10 @@ impl Pods {
             self.remove(key);
         }
         for pod in change.set {
+            // A pod that changes keeps its counts.
+            let (queries, wasted) = self.by_key.get(&pod.key).map(|known| known.counts()).unwrap_or_default();
             self.remove(&pod.key);
-            let pod = Arc::new(pod);
+            let pod = Arc::new(KnownPod { pod, queries: queries.into(), wasted: wasted.into() });
             if pod.link != 0 {
                 self.by_link.insert(pod.link, pod.clone());
             }
@@ -66,14 +101,19 @@ impl Pods {
     }
 
     /// Who asks: by its link if a pod has it, else by its address.
-    pub fn of(&self, client: &Client) -> Option<&Arc<ClientPod>> {
+    pub fn of(&self, client: &Client) -> Option<&Arc<KnownPod>> {
         let by_link = if client.link == 0 { None } else { self.by_link.get(&client.link) };
         by_link.or_else(|| self.by_addr.get(&client.ip()))
     }
 
     /// The pod of this name.
-    pub fn get(&self, key: &NsName) -> Option<&Arc<ClientPod>> {
+    pub fn get(&self, key: &NsName) -> Option<&Arc<KnownPod>> {
         self.by_key.get(key)
+    }
+
+    /// All of them, by name.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<KnownPod>> {
+        self.by_key.values()
     }
 
     /// How many there are.

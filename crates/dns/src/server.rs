@@ -15,14 +15,13 @@ use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::answer::{Alias, Outcome, answer};
 use crate::build::{Reply, Rr};
 use crate::cache::{Aged, Asked, Cache};
-use crate::forward::{Exchange, ForwardConfig, Forwarder, Ids, Question, Step};
+use crate::client::Client;
+use crate::forward::{Exchange, ForwardConfig, Forwarder, Ids, Step};
 use crate::message::Record;
-use crate::name::Name;
-use crate::records::Records;
-use crate::wire::{CLASS_IN, Query, Rcode, Transport};
+use crate::site::{Ask, Decision, Site, Verdict, found_as, linked};
+use crate::wire::{Query, Rcode, Rejected};
 
 /// Answers kept at most.
 const CACHE_CAPACITY: usize = 10_000;
@@ -87,35 +86,35 @@ pub struct Counts {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Waiter {
     token: Token,
-    transport: Transport,
+    client: Client,
     packet: Vec<u8>,
-    chain: Vec<Alias>,
+    ask: Ask,
 }
 
 /// The server.
 #[derive(Debug)]
 pub struct Server {
-    records: Records,
+    site: Site,
     cache: Cache,
     forwarder: Forwarder<Waiter>,
     counts: Counts,
 }
 
 impl Server {
-    /// A server of `records` that forwards the rest to `upstreams`.
-    pub fn new(records: Records, config: ForwardConfig, upstreams: Vec<SocketAddr>) -> Self {
+    /// A server of `site` that forwards to `upstreams`.
+    pub fn new(site: Site, config: ForwardConfig, upstreams: Vec<SocketAddr>) -> Self {
         let cache = Cache::new(CACHE_CAPACITY, CACHE_CAP_SECS);
-        Self { records, cache, forwarder: Forwarder::new(config, upstreams), counts: Counts::default() }
+        Self { site, cache, forwarder: Forwarder::new(config, upstreams), counts: Counts::default() }
     }
 
-    /// The zones; a clone of them answers elsewhere, without this server.
-    pub fn records(&self) -> &Records {
-        &self.records
+    /// What it answers from at once; a clone of it answers elsewhere, without this server.
+    pub fn site(&self) -> &Site {
+        &self.site
     }
 
-    /// The zones, to update.
-    pub fn records_mut(&mut self) -> &mut Records {
-        &mut self.records
+    /// From now on it answers from `site`. What is under way goes on.
+    pub fn set_site(&mut self, site: Site) {
+        self.site = site;
     }
 
     /// What was done so far.
@@ -133,48 +132,83 @@ impl Server {
         &mut self,
         token: Token,
         packet: &[u8],
-        transport: Transport,
+        client: &Client,
         now: Duration,
         ids: Ids<'_>,
     ) -> Vec<Effect> {
         self.counts.queries += 1;
-        let chain = match answer(&self.records, packet, transport) {
-            Outcome::Reply(bytes) => {
-                self.counts.from_zones += 1;
-                return vec![Effect::Reply { token, bytes }];
-            }
-            Outcome::Silence => return Vec::new(),
-            Outcome::Forward => Vec::new(),
-            Outcome::Chase(chase) => chase.chain,
+        let query = match Query::parse(packet) {
+            Ok(query) => query,
+            Err(Rejected::Silence) => return Vec::new(),
+            Err(Rejected::Reply(bytes)) => return vec![Effect::Reply { token, bytes }],
         };
-        let waiter = Waiter { token, transport, packet: packet.to_vec(), chain };
-        let Some(question) = waiter.question() else { return Vec::new() };
-        if let Some(aged) = self.cache.get(&question.asked(), now) {
+        match self.site.decide(&query, client, now).verdict {
+            Verdict::Reply(reply) => {
+                self.counts.from_zones += 1;
+                self.site.note_pod(&query, client, reply.rcode);
+                vec![Effect::Reply { token, bytes: reply.render(&query, client.transport) }]
+            }
+            Verdict::Silence => Vec::new(),
+            Verdict::Ask(ask) => {
+                let waiter = Waiter { token, client: *client, packet: packet.to_vec(), ask: *ask };
+                self.ask(waiter, now, ids)
+            }
+        }
+    }
+
+    /// From the cache, or by an upstream.
+    fn ask(&mut self, waiter: Waiter, now: Duration, ids: Ids<'_>) -> Vec<Effect> {
+        if let Some(aged) = self.cache.get(&waiter.ask.question.asked(), now) {
             self.counts.from_cache += 1;
-            return vec![waiter.reply(&Upstreams::Said(&aged), self.cache.cap_secs())];
+            return self.hear(waiter, &Upstreams::Said(&aged), now, ids);
         }
         self.counts.forwarded += 1;
+        let question = waiter.ask.question.clone();
         let steps = self.forwarder.ask(question, waiter, now, ids);
-        self.carry_out(steps, now)
+        self.carry_out(steps, now, ids)
+    }
+
+    /// What upstreams said is the client's reply, or a step of its search list after which the next is taken.
+    fn hear(&mut self, mut waiter: Waiter, said: &Upstreams<'_>, now: Duration, ids: Ids<'_>) -> Vec<Effect> {
+        let reply = waiter.reply(said, self.cache.cap_secs());
+        let Some(mut search) = waiter.ask.search.take() else { return vec![self.send(&waiter, &reply)] };
+        if search.ends_with(reply.rcode) {
+            let reply = found_as(&waiter.query(), search.current(), reply);
+            return vec![self.send(&waiter, &reply)];
+        }
+        let Decision { verdict, .. } = self.site.decide_search(&waiter.query(), search, &waiter.client, now);
+        let ask = match verdict {
+            Verdict::Reply(reply) => return vec![self.send(&waiter, &reply)],
+            Verdict::Silence => return Vec::new(),
+            Verdict::Ask(ask) => *ask,
+        };
+        waiter.ask = ask;
+        self.ask(waiter, now, ids)
+    }
+
+    fn send(&self, waiter: &Waiter, reply: &Reply<'_>) -> Effect {
+        let query = waiter.query();
+        self.site.note_pod(&query, &waiter.client, reply.rcode);
+        Effect::Reply { token: waiter.token, bytes: reply.render(&query, waiter.client.transport) }
     }
 
     /// A datagram, or a TCP reply without its length, came on the socket of `exchange`.
     pub fn handle_upstream(&mut self, exchange: Exchange, bytes: &[u8], now: Duration, ids: Ids<'_>) -> Vec<Effect> {
         let steps = self.forwarder.receive(exchange, bytes, now, ids);
-        self.carry_out(steps, now)
+        self.carry_out(steps, now, ids)
     }
 
     /// The socket of `exchange` failed.
     pub fn handle_failure(&mut self, exchange: Exchange, now: Duration, ids: Ids<'_>) -> Vec<Effect> {
         let steps = self.forwarder.fail(exchange, now, ids);
-        self.carry_out(steps, now)
+        self.carry_out(steps, now, ids)
     }
 
     /// The node's resolv.conf changed. The cache is emptied: others may know other things.
     pub fn set_upstreams(&mut self, upstreams: Vec<SocketAddr>, now: Duration, ids: Ids<'_>) -> Vec<Effect> {
         self.cache.clear();
         let steps = self.forwarder.set_upstreams(upstreams, now, ids);
-        self.carry_out(steps, now)
+        self.carry_out(steps, now, ids)
     }
 
     /// When to call [`Server::tick`] at the latest; `None`: nothing is under way.
@@ -185,10 +219,10 @@ impl Server {
     /// Time went on.
     pub fn tick(&mut self, now: Duration, ids: Ids<'_>) -> Vec<Effect> {
         let steps = self.forwarder.tick(now, ids);
-        self.carry_out(steps, now)
+        self.carry_out(steps, now, ids)
     }
 
-    fn carry_out(&mut self, steps: Vec<Step<Waiter>>, now: Duration) -> Vec<Effect> {
+    fn carry_out(&mut self, steps: Vec<Step<Waiter>>, now: Duration, ids: Ids<'_>) -> Vec<Effect> {
         let mut effects = Vec::with_capacity(steps.len());
         for step in steps {
             match step {
@@ -201,9 +235,9 @@ impl Server {
                 Step::Close(exchange) => effects.push(Effect::Close(exchange)),
                 Step::Done { asked, waiters, answer } => {
                     let aged = answer.map(|message| Aged { message, age_secs: 0 });
-                    self.finish(asked, &waiters, aged, now, &mut effects);
+                    effects.extend(self.finish(asked, waiters, aged, now, ids));
                 }
-                Step::Refused(waiter) => effects.push(self.refuse(&waiter)),
+                Step::Refused(waiter) => effects.extend(self.refuse(waiter, now, ids)),
             }
         }
         effects
@@ -212,11 +246,11 @@ impl Server {
     fn finish(
         &mut self,
         asked: Asked,
-        waiters: &[Waiter],
+        waiters: Vec<Waiter>,
         aged: Option<Aged>,
         now: Duration,
-        effects: &mut Vec<Effect>,
-    ) {
+        ids: Ids<'_>,
+    ) -> Vec<Effect> {
         let said = match &aged {
             Some(aged) => {
                 self.cache.put(asked, aged.message.clone(), now);
@@ -227,17 +261,17 @@ impl Server {
                 Upstreams::Silent
             }
         };
-        effects.extend(waiters.iter().map(|waiter| waiter.reply(&said, self.cache.cap_secs())));
+        waiters.into_iter().flat_map(|waiter| self.hear(waiter, &said, now, ids)).collect()
     }
 
     /// Without upstreams an alias is all there is to say; a name that is not ours is refused.
-    fn refuse(&mut self, waiter: &Waiter) -> Effect {
+    fn refuse(&mut self, waiter: Waiter, now: Duration, ids: Ids<'_>) -> Vec<Effect> {
         self.counts.refused += 1;
         let said = match self.forwarder.upstreams().is_empty() {
             true => Upstreams::Absent,
             false => Upstreams::Busy,
         };
-        waiter.reply(&said, self.cache.cap_secs())
+        self.hear(waiter, &said, now, ids)
     }
 }
 
@@ -253,23 +287,12 @@ enum Upstreams<'a> {
 }
 
 impl Waiter {
-    fn question(&self) -> Option<Question> {
-        let query = Query::parse(&self.packet).ok()?;
-        let name = match self.chain.last() {
-            Some(alias) => alias.target.clone(),
-            None => Name::from_wire(query.name)?,
-        };
-        Some(Question {
-            name,
-            rtype: query.rtype,
-            class: if self.chain.is_empty() { query.class } else { CLASS_IN },
-            dnssec_ok: query.edns.is_some_and(|edns| edns.dnssec_ok),
-            checking_disabled: query.checking_disabled,
-        })
+    fn query(&self) -> Query<'_> {
+        Query::parse(&self.packet).expect("it was read when it came")
     }
 
-    fn reply(&self, said: &Upstreams<'_>, cap_secs: u32) -> Effect {
-        let is_alias = !self.chain.is_empty();
+    fn reply(&self, said: &Upstreams<'_>, cap_secs: u32) -> Reply<'static> {
+        let is_alias = !self.ask.chain.is_empty();
         let mut reply = match said {
             Upstreams::Said(aged) => passed_on(aged, cap_secs),
             Upstreams::Silent => Reply::new(Rcode::SERVFAIL),
@@ -277,12 +300,9 @@ impl Waiter {
             Upstreams::Absent | Upstreams::Busy => Reply::new(Rcode::REFUSED),
         };
         reply.recursion_available = !matches!(said, Upstreams::Absent);
-        reply.authoritative = is_alias;
-        reply.answers.splice(0..0, self.chain.iter().map(Alias::record));
-        let query = Query::parse(&self.packet).expect("it was read when it came");
-        let wants_ad = query.authentic_data || query.edns.is_some_and(|edns| edns.dnssec_ok);
-        reply.authentic_data &= wants_ad && !is_alias;
-        Effect::Reply { token: self.token, bytes: reply.render(&query, self.transport) }
+        let query = self.query();
+        reply.authentic_data &= query.authentic_data || query.edns.is_some_and(|edns| edns.dnssec_ok);
+        if is_alias { linked(&self.ask.chain, reply) } else { reply }
     }
 }
 

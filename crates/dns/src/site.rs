@@ -6,24 +6,38 @@
 //!                          └──► Later     an upstream, or time, is needed: the server's business
 //! ```
 //!
-//! A site never changes; who changes the zones or the configuration makes the next one, which shares all that is alike.
+//! Hot threads and the server take the same decision ([`Site::decide`]); the server goes on where it says that an upstream
+//! must be asked. A site never changes; who changes the zones or the configuration makes the next one, which shares all
+//! that is alike.
+
+mod decide;
+mod fit;
+mod search;
+mod setup;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::answer::{Outcome, answer};
 use crate::client::Client;
 use crate::corefile::Corefile;
 use crate::name::Name;
+use crate::plugin::Plugin;
 use crate::pods::Pods;
+use crate::rdata::Rtype;
 use crate::records::Records;
-use crate::wire::Rcode;
+use crate::wire::{Query, Rcode, Rejected};
 use crate::zone::{PodRecords, ZoneConfig};
+
+pub(crate) use decide::linked;
+pub use decide::{Ask, Decision, Verdict};
+pub use search::Search;
+pub(crate) use search::found_as;
+pub use setup::{Files, Head, Setup};
 
 /// Zones and configuration, ready to answer. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Site {
-    config: Arc<Corefile>,
+    setup: Arc<Setup>,
     records: Records,
     pods: Pods,
 }
@@ -44,12 +58,20 @@ pub enum Now {
 pub struct Served {
     /// Its code.
     pub rcode: Rcode,
+    /// The zone of a block that the query fell to, as an index into [`Setup::heads`]; `None`: to none.
+    pub head: Option<u16>,
+    /// The plugin that made the reply.
+    pub by: Plugin,
+    /// The type asked for.
+    pub rtype: Rtype,
+    /// The client wants DNSSEC records.
+    pub dnssec_ok: bool,
 }
 
 impl Site {
-    /// A site of these zones and pods.
-    pub fn new(config: Arc<Corefile>, records: Records, pods: Pods) -> Self {
-        Self { config, records, pods }
+    /// A site of this configuration, these records and pods.
+    pub fn new(setup: Arc<Setup>, records: Records, pods: Pods) -> Self {
+        Self { setup, records, pods }
     }
 
     /// A site that holds nothing, as before the first word of a cluster.
@@ -62,12 +84,32 @@ impl Site {
             own_addresses: Vec::new(),
             own_ranges: Vec::new(),
         };
-        Self::new(Arc::default(), Records::new(zone), Pods::default())
+        Self::new(Arc::new(Setup::new(Corefile::default(), &Files::default())), Records::new(zone), Pods::default())
+    }
+
+    /// It with other records.
+    pub fn with_records(&self, records: Records) -> Self {
+        Self { records, ..self.clone() }
+    }
+
+    /// It with other pods.
+    pub fn with_pods(&self, pods: Pods) -> Self {
+        Self { pods, ..self.clone() }
+    }
+
+    /// It with another configuration.
+    pub fn with_setup(&self, setup: Arc<Setup>) -> Self {
+        Self { setup, ..self.clone() }
+    }
+
+    /// The configuration, ready for use.
+    pub fn setup(&self) -> &Arc<Setup> {
+        &self.setup
     }
 
     /// The configuration.
     pub fn config(&self) -> &Corefile {
-        &self.config
+        self.setup.config()
     }
 
     /// The cluster's records.
@@ -82,15 +124,52 @@ impl Site {
 
     /// Answers `packet` into `out`, which is emptied first, if that needs nobody else. Takes no time to speak of: no lock
     /// that is held for long, no allocation for the usual query.
-    pub fn answer_now(&self, packet: &[u8], client: &Client, _now: Duration, out: &mut Vec<u8>) -> Now {
+    pub fn answer_now(&self, packet: &[u8], client: &Client, now: Duration, out: &mut Vec<u8>) -> Now {
         out.clear();
-        match answer(&self.records, packet, client.transport) {
-            Outcome::Reply(bytes) => {
+        let query = match Query::parse(packet) {
+            Ok(query) => query,
+            Err(Rejected::Silence) => return Now::Silent,
+            Err(Rejected::Reply(bytes)) => {
                 out.extend_from_slice(&bytes);
-                Now::Replied(Served { rcode: Rcode(out.get(3).map_or(0, |flags| u16::from(flags & 15))) })
+                return Now::Replied(Served::of_unread(out));
             }
-            Outcome::Silence => Now::Silent,
-            Outcome::Forward | Outcome::Chase(_) => Now::Later,
+        };
+        let decision = self.decide(&query, client, now);
+        let mut served = Served {
+            rcode: Rcode::NOERROR,
+            head: decision.head,
+            by: decision.by,
+            rtype: query.rtype,
+            dnssec_ok: query.edns.is_some_and(|edns| edns.dnssec_ok),
+        };
+        match decision.verdict {
+            Verdict::Reply(reply) => {
+                served.rcode = reply.rcode;
+                out.extend_from_slice(&reply.render(&query, client.transport));
+                self.note_pod(&query, client, served.rcode);
+                Now::Replied(served)
+            }
+            Verdict::Silence => Now::Silent,
+            Verdict::Ask(_) => Now::Later,
         }
+    }
+
+    /// Counts a query of a pod, and whether it was a step of its search list that led nowhere.
+    pub(crate) fn note_pod(&self, query: &Query<'_>, client: &Client, rcode: Rcode) {
+        if self.pods.is_empty() {
+            return;
+        }
+        if let Some(pod) = self.pods.of(client) {
+            let is_step = || pod.search.iter().any(|domain| fit::is_under(query.name, domain.as_wire()));
+            pod.count(rcode == Rcode::NXDOMAIN && is_step());
+        }
+    }
+}
+
+impl Served {
+    /// A reply to what was no query.
+    pub(crate) fn of_unread(reply: &[u8]) -> Self {
+        let rcode = Rcode(reply.get(3).map_or(0, |flags| u16::from(flags & 15)));
+        Self { rcode, head: None, by: Plugin::None, rtype: Rtype(0), dnssec_ok: false }
     }
 }

@@ -11,8 +11,9 @@ use portolan_dns::name::NameError;
 use portolan_dns::records::Records;
 use portolan_dns::resolvconf;
 use portolan_dns::server::{Effect, Server, Token};
+use portolan_dns::site::Files;
 use portolan_dns::zone::ZoneConfig;
-use portolan_dns::{Client, Corefile, Pods, Site};
+use portolan_dns::{Client, Pods, Setup, Site};
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
@@ -56,18 +57,15 @@ pub(crate) enum Event {
 /// Opens what the options name and starts the task.
 pub(crate) async fn start(options: Options) -> Result<Handle, DnsError> {
     let records = Records::new(zone_config(&options)?);
-    let server = Server::new(records, ForwardConfig::default(), Vec::new());
-    let corefile = Arc::new(options.corefile);
-    let site = Site::new(corefile.clone(), server.records().clone(), Pods::default());
-    let site = Arc::new(SiteCell::new(site));
+    let setup = Arc::new(Setup::new(options.corefile, &Files::default()));
+    let known = Site::new(setup, records, Pods::default());
+    let site = Arc::new(SiteCell::new(known.clone()));
     let (told, from_others) = mpsc::unbounded_channel();
     let (later, asked) = mpsc::channel(MOST_WAITING);
     let (events, from_upstreams) = mpsc::unbounded_channel();
-    let file = corefile.resolv_confs().first().map(|file| options.base.join(file)).unwrap_or_default();
+    let file = known.config().resolv_confs().first().map(|file| options.base.join(file)).unwrap_or_default();
     let mut task = Task {
-        server,
-        corefile,
-        pods: Pods::default(),
+        server: Server::new(known, ForwardConfig::default(), Vec::new()),
         clients: BTreeMap::new(),
         exchanges: BTreeMap::new(),
         next_token: 0,
@@ -80,7 +78,7 @@ pub(crate) async fn start(options: Options) -> Result<Handle, DnsError> {
     match options.listen {
         Listen::At(listeners) => listeners.into_iter().for_each(|listener| task.listen(listener)),
         Listen::AsWritten(addresses) => {
-            for addr in task.corefile.listen_addresses(&addresses) {
+            for addr in task.server.site().config().listen_addresses(&addresses) {
                 task.listen(Listener::bind(addr).await?);
             }
         }
@@ -106,8 +104,6 @@ fn zone_config(options: &Options) -> Result<ZoneConfig, DnsError> {
 
 struct Task {
     server: Server,
-    corefile: Arc<Corefile>,
-    pods: Pods,
     clients: BTreeMap<Token, (Asked, Instant)>,
     exchanges: BTreeMap<Exchange, tokio::task::AbortHandle>,
     next_token: u64,
@@ -189,35 +185,37 @@ impl Task {
         // Whoever asked may have gone; then the answer goes nowhere.
         match message {
             Told::Zones(snapshot, delta, whole) => {
-                let records = self.server.records_mut();
+                let mut records = self.server.site().records().clone();
                 if !records.update(&snapshot, &delta).names.is_empty() {
                     records.set_serial(serial_now());
                 }
                 if whole {
                     records.mark_synced();
                 }
-                self.publish();
+                self.publish(self.server.site().with_records(records));
             }
             Told::Pods(change) => {
-                self.pods.apply(change);
-                self.publish();
+                let mut pods = self.server.site().pods().clone();
+                pods.apply(change);
+                self.publish(self.server.site().with_pods(pods));
             }
             Told::Source(source) => self.doors.site.set_source(source),
             Told::Listen(listener) => self.listen(listener),
             Told::Configure(corefile, reply) => {
-                self.corefile = Arc::from(corefile);
-                self.publish();
+                let setup = Setup::new(*corefile, &Files::default());
+                self.publish(self.server.site().with_setup(Arc::new(setup)));
                 let _ = reply.send(Ok(()));
             }
-            Told::Records(reply) => drop(reply.send(self.server.records().clone())),
+            Told::Records(reply) => drop(reply.send(self.server.site().records().clone())),
             Told::Status(reply) => drop(reply.send(self.status())),
             Told::Metrics(reply) => drop(reply.send(String::new())),
         }
     }
 
     /// Lets all threads answer from what is known now.
-    fn publish(&self) {
-        self.doors.site.store(Site::new(self.corefile.clone(), self.server.records().clone(), self.pods.clone()));
+    fn publish(&mut self, site: Site) {
+        self.server.set_site(site.clone());
+        self.doors.site.store(site);
     }
 
     fn listen(&mut self, listener: Listener) {
@@ -244,7 +242,7 @@ impl Task {
         let token = Token(self.next_token);
         self.next_token += 1;
         let now = self.now();
-        let effects = self.server.handle_query(token, &asked.packet, asked.client.transport, now, &mut random_id);
+        let effects = self.server.handle_query(token, &asked.packet, &asked.client, now, &mut random_id);
         self.clients.insert(token, (asked, Instant::now()));
         self.carry_out(effects);
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use portolan_model::ServiceKind;
 
-use super::{Seen, external, ip, name, namespace, packet, packet_edns, records, service};
+use super::{Seen, client, external, ip, name, namespace, packet, packet_edns, records, service, site};
 use crate::build::{Reply, Rr};
 use crate::cache::{Asked, Cache};
 use crate::message::Message;
@@ -74,7 +74,7 @@ impl Bench {
             external("outside", "ylzhong.top"),
         ];
         let upstreams = upstreams.iter().map(|text| addr(text)).collect();
-        Self { server: Server::new(records(&facts), config, upstreams), now: Duration::ZERO, next_id: 0x7000 }
+        Self { server: Server::new(site(records(&facts)), config, upstreams), now: Duration::ZERO, next_id: 0x7000 }
     }
 
     fn run(&mut self, call: impl FnOnce(&mut Server, Duration, &mut dyn FnMut() -> u16) -> Vec<Effect>) -> Done {
@@ -100,7 +100,7 @@ impl Bench {
     }
 
     fn ask(&mut self, token: u64, packet: &[u8]) -> Done {
-        self.run(|server, now, ids| server.handle_query(Token(token), packet, Transport::Udp, now, ids))
+        self.run(|server, now, ids| server.handle_query(Token(token), packet, &client(Transport::Udp), now, ids))
     }
 
     fn upstream(&mut self, sent: &Sent, bytes: &[u8]) -> Done {
@@ -401,7 +401,7 @@ fn a_long_answer_is_cut_to_the_clients_size_but_kept_whole() {
     assert!(done.replies[0].1.len() <= 512);
     assert_eq!(done.reply().flags, "tc rd ra");
     let tcp = bench.run(|server, now, ids| {
-        server.handle_query(Token(2), &packet("www.example.com", "A"), Transport::Tcp, now, ids)
+        server.handle_query(Token(2), &packet("www.example.com", "A"), &client(Transport::Tcp), now, ids)
     });
     assert_eq!(tcp.reply().answers.len(), 60);
 }

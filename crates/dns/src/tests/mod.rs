@@ -6,6 +6,8 @@ mod forwarding;
 mod law;
 mod oracle;
 mod packets;
+mod pipeline;
+mod play;
 mod upstream_files;
 
 use std::net::IpAddr;
@@ -18,8 +20,9 @@ use portolan_model::{
     SlicePort, Snapshot, resolve,
 };
 
+use crate::site::Files;
 use crate::wire::{Edns, ask};
-use crate::{Name, Outcome, Records, Rtype, Transport, ZoneConfig, answer};
+use crate::{Client, Corefile, Name, Outcome, Pods, Records, Rtype, Setup, Site, Transport, ZoneConfig, answer};
 
 pub const ID: u16 = 0x0a00;
 
@@ -54,6 +57,16 @@ pub fn snapshot(facts: &[Fact]) -> Snapshot {
 
 pub fn records(facts: &[Fact]) -> Records {
     Records::from_snapshot(config(), &snapshot(facts))
+}
+
+/// A site of `records` with the configuration that Portolan comes with.
+pub fn site(records: Records) -> Site {
+    let corefile = Corefile::shipped(&name("cluster.local"), 30, "/etc/resolv.conf");
+    Site::new(Arc::new(Setup::new(corefile, &Files::default())), records, Pods::default())
+}
+
+pub fn client(transport: Transport) -> Client {
+    Client { addr: (ip("10.244.1.5"), 40_000).into(), local: (ip("10.96.0.10"), 53).into(), transport, link: 0 }
 }
 
 pub fn namespace(name: &str) -> Fact {

@@ -200,7 +200,7 @@ pub enum Target {
 }
 
 /// TLS towards an upstream.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TlsConfig {
     /// `tls_servername`: the name that its certificate must have.
     pub server_name: Option<String>,

@@ -2,7 +2,9 @@
 //! with `domain`, so that what we write is judged by somebody else's reader.
 
 mod answers;
+mod asking;
 mod forwarding;
+mod kept;
 mod law;
 mod oracle;
 mod packets;

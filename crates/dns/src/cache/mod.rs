@@ -1,7 +1,18 @@
 //! Upstream answers, kept for as long as they say, and never longer than the cap.
 //!
-//! Positive and negative alike; bounded: a new answer pushes out the one that would expire first. Time is a `Duration`
+//! [`AnswerCache`] is a server block's, for many threads. [`Cache`] is what `Server` has as long as it knows no Corefile:
+//! positive and negative alike; bounded: a new answer pushes out the one that would expire first. Time is a `Duration`
 //! since any fixed moment. Spec: RFC 2308 §5 for absence.
+
+mod answers;
+mod key;
+mod stored;
+mod table;
+mod view;
+mod worth;
+
+pub use answers::{AnswerCache, Hit, Looked, Written};
+pub use view::CacheCounts;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

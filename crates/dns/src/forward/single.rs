@@ -1,4 +1,4 @@
-//! Asking upstreams, as a state machine without sockets, clock or randomness.
+//! One list of upstreams by UDP and TCP: what `Server` forwards with as long as it knows no Corefile.
 //!
 //! ```text
 //!  ask ──► Flight ──► SendUdp to the first healthy upstream
@@ -17,18 +17,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::{Exchange, Ids, Question};
 use crate::cache::Asked;
 use crate::message::Message;
-use crate::name::Name;
-use crate::rdata::Rtype;
 use crate::wire::{Edns, MAX_UDP, Rcode, ask};
-
-/// Source of message IDs; must be unpredictable.
-pub type Ids<'a> = &'a mut dyn FnMut() -> u16;
-
-/// One attempt at one upstream, over a socket of its own. Never used twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Exchange(pub u64);
 
 /// How patient the forwarder is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,37 +49,6 @@ impl Default for ForwardConfig {
             bench: Duration::from_secs(10),
             max_flights: 1000,
         }
-    }
-}
-
-/// A question for upstreams.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub struct Question {
-    pub name: Name,
-    pub rtype: Rtype,
-    pub class: u16,
-    pub dnssec_ok: bool,
-    pub checking_disabled: bool,
-}
-
-impl Question {
-    /// Its identity: the same whatever the case of the name.
-    pub fn asked(&self) -> Asked {
-        Asked {
-            key: self.name.key(),
-            rtype: self.rtype,
-            class: self.class,
-            dnssec_ok: self.dnssec_ok,
-            checking_disabled: self.checking_disabled,
-        }
-    }
-
-    fn bytes(&self) -> Vec<u8> {
-        let mut out = self.name.as_wire().to_vec();
-        out.extend_from_slice(&self.rtype.0.to_be_bytes());
-        out.extend_from_slice(&self.class.to_be_bytes());
-        out
     }
 }
 

@@ -15,7 +15,7 @@
 mod handle;
 mod listen;
 mod task;
-mod upstream;
+pub mod upstream;
 
 use std::net::SocketAddr;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! Connections to upstreams: one socket and one random port for each query (RFC 5452).
+//! One socket and one random port for each query (RFC 5452): what the task asks with as long as its server knows no groups.
 
 use std::net::SocketAddr;
 

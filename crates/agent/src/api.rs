@@ -31,7 +31,7 @@ use crate::drain::{self, Programmed};
 use crate::node::NODE_API_PORT;
 use crate::proxy::ServiceMetrics;
 use crate::status::Progress;
-use crate::{AgentError, Config, bgp, dns, flows, remote, trace, why};
+use crate::{AgentError, Config, bgp, dns, dns_explain, flows, remote, trace, why};
 
 /// Organisation of the certificates that may ask for everything.
 const ADMIN_GROUP: &str = "system:masters";
@@ -82,6 +82,7 @@ fn router(api: Arc<NodeApi>) -> Router {
         .merge(trace::routes())
         .merge(why::routes())
         .merge(flows::routes())
+        .merge(dns_explain::routes())
         .layer(from_fn(admins_only))
         .merge(Router::new().route(drain::PROGRAMMED_PATH, get(programmed)).layer(from_fn(nodes_too)))
         .route("/healthz", get(|| async { "ok" }))

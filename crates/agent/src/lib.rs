@@ -16,6 +16,8 @@ mod api;
 mod bgp;
 mod cluster_dns;
 mod core;
+mod dns_explain;
+pub mod dns_source;
 mod drain;
 mod exec;
 mod flows;

@@ -45,8 +45,8 @@ enum Command {
     Render(RenderArgs),
     /// Program Services into this network namespace, in kube-proxy's place, from files
     Proxy(Box<crate::proxy::ProxyArgs>),
-    /// Serve cluster DNS from files
-    Dns(DnsArgs),
+    /// Serve cluster DNS by itself, in CoreDNS's place; explain a pod's lookup
+    Dns(Box<crate::dns::DnsArgs>),
     /// Run a node: service proxy, DNS, pod network, pods
     Agent(Box<crate::agent::AgentArgs>),
     /// Run the control plane
@@ -157,21 +157,6 @@ enum Rendered {
     Routes,
 }
 
-#[derive(clap::Args)]
-struct DnsArgs {
-    /// Kubernetes objects: a file, a folder, or -; repeats
-    #[arg(short = 'f', long = "filename", value_name = "FILE", required = true)]
-    files: Vec<PathBuf>,
-    /// Address and port to serve UDP and TCP on
-    #[arg(long, value_name = "ADDR:PORT")]
-    listen: std::net::SocketAddr,
-    /// Where upstream servers are read from; it is followed when it changes
-    #[arg(long, value_name = "FILE", default_value = "/etc/resolv.conf")]
-    resolv_conf: PathBuf,
-    #[command(flatten)]
-    cluster: ClusterArgs,
-}
-
 #[derive(Subcommand)]
 enum NodeCommand {
     /// BGP sessions, learned routes, and how far the node is programmed
@@ -211,7 +196,7 @@ pub fn run() -> Result<(), Failure> {
         Command::Exec(args) => block_on(crate::exec::run(args)),
         Command::Render(args) => render(&args),
         Command::Proxy(args) => crate::proxy::run(&args),
-        Command::Dns(args) => block_on(crate::dns::serve(&args.files, args.listen, &args.resolv_conf, &args.cluster)),
+        Command::Dns(args) => block_on(crate::dns::run(*args)),
         Command::Agent(args) => block_on(crate::agent::run(*args)),
         Command::Server(args) => block_on(crate::server::run(args)),
         Command::Node(NodeCommand::Status(args)) => block_on(crate::node::status(args)),
@@ -227,7 +212,8 @@ pub fn run() -> Result<(), Failure> {
 
 /// Servers log state changes; other commands speak for themselves. `PORTOLAN_LOG` sets another filter.
 fn log(command: &Command) {
-    let serves = matches!(command, Command::Agent(_) | Command::Server(_) | Command::Proxy(_) | Command::Dns(_));
+    let serves = matches!(command, Command::Agent(_) | Command::Server(_) | Command::Proxy(_))
+        || matches!(command, Command::Dns(args) if args.serves());
     let default = if serves { "info" } else { "off" };
     let filter = tracing_subscriber::EnvFilter::try_from_env("PORTOLAN_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));

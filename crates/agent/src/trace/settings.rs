@@ -42,6 +42,11 @@ impl Fixed {
         self.settings.node.clone()
     }
 
+    /// Where this node's DNS answers beside the cluster's address; `None`: DNS is another's.
+    pub(crate) fn own_dns(&self) -> Option<IpAddr> {
+        self.addresses.first().copied().filter(|_| !self.settings.cluster_dns.is_empty())
+    }
+
     /// The domain of the cluster's names.
     pub(super) fn cluster_domain(&self) -> &str {
         &self.settings.cluster_domain

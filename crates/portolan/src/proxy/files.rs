@@ -42,7 +42,7 @@ impl Files {
     /// Reads all of them for the first time.
     ///
     /// # Errors
-    /// One of them cannot be read, or does not parse: at a start nothing older could stand in for it.
+    /// All that cannot be read or does not parse: at a start nothing older could stand in for it.
     pub fn open(paths: &[PathBuf], node: &str) -> Result<(Self, Vec<Input>), Failure> {
         let mut files = Self {
             paths: paths.to_vec(),
@@ -52,9 +52,10 @@ impl Files {
             facts: Facts::default(),
         };
         let (inputs, problems) = files.look(SystemTime::now());
-        match problems.into_iter().next() {
-            Some(problem) => Err(problem),
-            None => Ok((files, inputs)),
+        let told: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        match told.is_empty() {
+            true => Ok((files, inputs)),
+            false => Err(Failure::input(told.join("\nportolan: "))),
         }
     }
 

@@ -16,10 +16,10 @@ use portolan_model::ObjectKind;
 use tracing::error;
 
 use crate::failure::Failure;
-use files::Files;
 use flags::ProxyFlags;
 
 pub use config::read_for;
+pub use files::Files;
 pub use flags::in_force;
 pub use mode::ModeArg;
 pub use wanted::{Wanted, families, settings_of};

@@ -1,0 +1,109 @@
+//! The configuration as files hold it: a Corefile with what it imports, looked at again and again.
+//!
+//! ```text
+//!  Corefile, imports, environment ──► corefile::read ──► where to answer ──► Corefile, or all that is wrong
+//! ```
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use portolan_dns::Name;
+use portolan_dns::corefile::{Corefile, Place};
+
+use crate::dns::{Listen, listen};
+use crate::failure::Failure;
+use crate::settings::{ClusterArgs, DNS_TTL_SECS};
+
+/// A problem a line.
+pub type Problems = Vec<String>;
+
+/// Where the configuration comes from, and what it was at the last look.
+pub struct Configuration {
+    origin: Origin,
+    listens: Vec<Listen>,
+    last: Result<Corefile, Problems>,
+    /// Whether what is in force follows its file by itself (`reload`).
+    follows: bool,
+}
+
+enum Origin {
+    /// None was given.
+    Shipped(Box<Corefile>),
+}
+
+impl Configuration {
+    /// Reads it for the first time.
+    ///
+    /// # Errors
+    /// All that is wrong with it.
+    pub fn open(listens: &[Listen], resolv_conf: &Path, cluster: &ClusterArgs) -> Result<(Self, Corefile), Failure> {
+        let (origin, listens) = (Origin::Shipped(Box::new(shipped(cluster, resolv_conf)?)), or_here(listens));
+        let mut opened = Self { origin, listens, last: Err(Vec::new()), follows: true };
+        opened.last = opened.read();
+        let corefile = opened.last.clone().map_err(|problems| Failure::input(problems.join("\nportolan: ")))?;
+        opened.in_force(&corefile);
+        Ok((opened, corefile))
+    }
+
+    /// What is new since the last look; `None`: nothing. `asked`: also where the file does not say `reload`.
+    pub fn look(&mut self, asked: bool) -> Option<Result<Corefile, Problems>> {
+        if !self.follows && !asked {
+            return None;
+        }
+        let now = self.read();
+        let is_new = now != self.last || asked;
+        self.last = now;
+        is_new.then(|| self.last.clone())
+    }
+
+    /// This is served now.
+    pub fn in_force(&mut self, corefile: &Corefile) {
+        self.follows = corefile.blocks.iter().any(|block| block.reload.is_some());
+    }
+
+    /// The folder that file names in it are relative to.
+    pub fn base(&self) -> PathBuf {
+        match &self.origin {
+            Origin::Shipped(_) => PathBuf::from("."),
+        }
+    }
+
+    fn read(&self) -> Result<Corefile, Problems> {
+        let read = match &self.origin {
+            Origin::Shipped(corefile) => (**corefile).clone(),
+        };
+        Ok(listen::placed(&read, &self.listens))
+    }
+}
+
+/// How long to go on answering after being told to end: as the block that says longest.
+pub fn lameduck(corefile: &Corefile) -> Duration {
+    let times = corefile.blocks.iter().filter_map(|block| block.health.as_ref()).map(|health| health.lameduck);
+    times.max().unwrap_or_default()
+}
+
+/// Some block answers from the cluster's objects.
+pub fn asks_for_cluster(corefile: &Corefile) -> bool {
+    corefile.blocks.iter().any(|block| block.kubernetes.is_some() || block.external.is_some())
+}
+
+/// What is served without a Corefile: no page takes a port, since nobody asked for one.
+fn shipped(cluster: &ClusterArgs, resolv_conf: &Path) -> Result<Corefile, Failure> {
+    let domain = &cluster.cluster_domain;
+    let zone = Name::parse(domain.trim_end_matches('.'))
+        .map_err(|e| Failure::input(format!("--cluster-domain {domain:?} is no DNS name: {e}")))?;
+    let resolv_conf = std::path::absolute(resolv_conf).unwrap_or_else(|_| resolv_conf.to_owned());
+    let mut shipped = Corefile::shipped(&zone, DNS_TTL_SECS, &resolv_conf.to_string_lossy());
+    for block in &mut shipped.blocks {
+        (block.health, block.ready, block.metrics) = (None, None, None);
+        block.place = Place { file: "(shipped)".to_owned(), line: 1 };
+    }
+    Ok(shipped)
+}
+
+fn or_here(listens: &[Listen]) -> Vec<Listen> {
+    match listens.is_empty() {
+        true => vec![Listen { ip: [127, 0, 0, 1].into(), port: None }],
+        false => listens.to_vec(),
+    }
+}

@@ -40,6 +40,7 @@ pub mod client;
 pub mod corefile;
 pub mod explain;
 pub mod forward;
+pub mod kubernetes;
 pub mod message;
 pub mod name;
 pub mod plugin;

@@ -12,6 +12,7 @@
 
 use std::borrow::Borrow;
 use std::fmt;
+use std::io::Write;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -129,11 +130,6 @@ impl Key {
         Self(Arc::from(key_into(wire, &mut buffer)))
     }
 
-    /// The key of the name whose labels make the first `len` bytes of `whole`.
-    pub(crate) fn from_prefix(whole: &Self, len: usize) -> Self {
-        Self(Arc::from(&whole.0[..len]))
-    }
-
     /// Its bytes.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
@@ -197,17 +193,45 @@ pub fn wire_len(bytes: &[u8]) -> Option<usize> {
 
 /// The label kube-style endpoint names are made of: `10-244-1-5`, `fd00--5`; one that would end in a dash gets a `0`.
 pub fn dashed(addr: IpAddr) -> String {
-    let mut text = addr.to_string().replace(['.', ':'], "-");
-    if text.ends_with('-') {
-        text.push('0');
-    }
-    text
+    let mut label = [0; MAX_LABEL];
+    let len = dashed_into(addr, &mut label);
+    String::from_utf8_lossy(&label[..len]).into_owned()
 }
 
 /// Reads what [`dashed`] wrote; `None` if it is no address.
 pub fn undashed(label: &str) -> Option<IpAddr> {
-    let v4 = label.replace('-', ".").parse().ok().map(IpAddr::V4);
-    v4.or_else(|| label.replace('-', ":").parse().ok().map(IpAddr::V6))
+    undashed_bytes(label.as_bytes())
+}
+
+/// As [`undashed`], of a label as it stands in a name.
+pub fn undashed_bytes(label: &[u8]) -> Option<IpAddr> {
+    let mut text = [0; MAX_LABEL];
+    let text = text.get_mut(..label.len())?;
+    let mut read = |separator: u8| -> Option<IpAddr> {
+        for (to, from) in text.iter_mut().zip(label) {
+            *to = if *from == b'-' { separator } else { *from };
+        }
+        std::str::from_utf8(text).ok()?.parse().ok()
+    };
+    // With dots it is an IPv4 address or nothing, with colons IPv6 or nothing, unless it held some of these before.
+    if !label.contains(&b'-') || label.iter().any(|byte| matches!(byte, b'.' | b':')) {
+        return None;
+    }
+    read(b'.').or_else(|| read(b':'))
+}
+
+/// Writes the label that [`dashed`] gives into `out` without allocating; gives its length.
+pub fn dashed_into(addr: IpAddr, out: &mut [u8; MAX_LABEL]) -> usize {
+    let mut rest = &mut out[..];
+    let written = write!(rest, "{addr}");
+    debug_assert!(written.is_ok(), "an address has 45 bytes at most");
+    let mut len = MAX_LABEL - rest.len();
+    out[..len].iter_mut().filter(|byte| matches!(byte, b'.' | b':')).for_each(|byte| *byte = b'-');
+    if out[..len].ends_with(b"-") {
+        out[len] = b'0';
+        len += 1;
+    }
+    len
 }
 
 fn push_label(wire: &mut Vec<u8>, label: &[u8]) -> Option<()> {

@@ -186,7 +186,7 @@ impl Task {
         match message {
             Told::Zones(snapshot, delta, whole) => {
                 let mut records = self.server.site().records().clone();
-                if !records.update(&snapshot, &delta).names.is_empty() {
+                if !records.update(&snapshot, &delta).is_empty() {
                     records.set_serial(serial_now());
                 }
                 if whole {

@@ -8,26 +8,22 @@ use portolan_story::why::{InPlace, Sort};
 
 /// Every record that `object` has a part in, in the order of the zone.
 pub(super) fn of(records: &Records, object: &ObjectRef) -> Vec<InPlace> {
-    records.nodes().filter(|node| node.causes.contains(object)).flat_map(|node| told(records, node)).collect()
+    let listing = records.listing();
+    listing.nodes().filter(|node| node.causes.contains(object)).flat_map(|node| told(records, node)).collect()
 }
 
 /// What stands at `name`; empty if nothing does.
 pub(super) fn at(records: &Records, name: &Name) -> Vec<InPlace> {
-    let key = name.key();
-    let found = match records.is_in_zone(key.as_bytes()) {
-        true => records.find(key.as_bytes()),
-        false => records.node(key.as_bytes()).map_or(Found::Nothing, Found::Node),
-    };
-    match found {
-        Found::Node(node) => told(records, node),
+    match records.find(name) {
+        Found::Node(node) => told(records, &node),
         Found::Pod(addr, namespace) => {
             let rtype = if addr.is_ipv4() { "A" } else { "AAAA" };
             let text = format!("{name} {} IN {rtype} {addr}", records.config().ttl_secs);
-            vec![record(records, text.into(), namespace.causes.clone())]
+            vec![record(records, text.into(), namespace.causes)]
         }
         Found::Below(node) => {
             let text = format!("; {name} exists, for {} is below it", node.owner);
-            vec![record(records, text.into(), node.causes.clone())]
+            vec![record(records, text.into(), node.causes)]
         }
         Found::Nothing => Vec::new(),
     }
@@ -41,7 +37,7 @@ pub(super) fn near(records: &Records, name: &Name) -> Vec<String> {
         let rest = |text: &str| text.split_once('.').map(|(_, rest)| rest.to_owned());
         rest(other) == rest(&text) && portolan_story::place::find::is_near(&first(&text), &first(other))
     };
-    records.nodes().map(|node| node.owner.to_string()).filter(is_near).take(3).collect()
+    records.listing().nodes().map(|node| node.owner.to_string()).filter(is_near).take(3).collect()
 }
 
 fn told(records: &Records, node: &Node) -> Vec<InPlace> {

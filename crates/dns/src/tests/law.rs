@@ -5,16 +5,21 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use portolan_model::{
-    Delta, EndpointFact, Fact, Facts, Family, NsName, Proto, Service, ServiceKind, ServicePortFact, Slice, SlicePort,
-    Snapshot, resolve,
+    Delta, EndpointFact, Fact, Facts, Family, NsName, Pod, Proto, Service, ServiceKind, ServicePortFact, Slice,
+    SlicePort, Snapshot, resolve,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use super::oracle::{Expected, Flat, flat};
+use super::oracle::{Expected, Flat, Modes, flat};
 use super::{Seen, at, config, name, namespace, packet, port, reply, service, settings, slice, update};
-use crate::{Outcome, Records, Transport, answer};
+use crate::corefile::config::{Fallthrough, KubernetesConfig, PodMode};
+use crate::kubernetes::{Manner, View, Wrote};
+use crate::plugin::Said;
+use crate::records::{Found, Listing};
+use crate::wire::Query;
+use crate::{Records, Transport, answer};
 
 const ADDRESSES: [&str; 8] = [
     "10.244.1.1",
@@ -73,10 +78,13 @@ fn service_fact() -> impl Strategy<Value = Fact> {
 }
 
 fn endpoint() -> impl Strategy<Value = EndpointFact> {
-    let parts = (select(&ADDRESSES[..]), prop::bool::weighted(0.8), select(&["", "", "h-0", "h-1"][..]));
-    parts.prop_map(|(addr, ready, hostname)| EndpointFact {
+    let hostnames = select(&["", "", "h-0", "h-1", "10-244-1-1"][..]);
+    let pods = select(&["", "pod-0", "pod-1", "h-0"][..]);
+    let parts = (select(&ADDRESSES[..]), prop::bool::weighted(0.8), hostnames, pods);
+    parts.prop_map(|(addr, ready, hostname, pod)| EndpointFact {
         ready,
         hostname: Some(hostname).filter(|text| !text.is_empty()).map(Into::into),
+        pod: Some(pod).filter(|text| !text.is_empty()).map(|text| NsName::new("default", text)),
         ..at(addr)
     })
 }
@@ -87,16 +95,59 @@ fn slice_fact() -> impl Strategy<Value = Fact> {
         proto,
         port,
     });
-    let slice = (key(), select(&Family::BOTH[..]), vec(port, 0..3), vec(endpoint(), 0..4))
-        .prop_map(|(service, family, ports, endpoints)| Slice { service, family, ports, endpoints });
+    let slice = (key(), select(&Family::BOTH[..]), vec(port, 0..3), vec(endpoint(), 0..4)).prop_map(
+        |(service, family, ports, mut endpoints)| {
+            let pods = endpoints.iter_mut().filter_map(|endpoint: &mut EndpointFact| endpoint.pod.as_mut());
+            pods.for_each(|pod| pod.namespace = service.namespace.clone());
+            Slice { service, family, ports, endpoints }
+        },
+    );
     (select(&["s1", "s2", "s3"][..]), prop::option::weighted(0.8, slice))
         .prop_map(|(name, slice)| Fact::Slice(NsName::new("default", name), slice))
+}
+
+fn pod_fact() -> impl Strategy<Value = Fact> {
+    let pod =
+        (addresses(2), any::<bool>()).prop_map(|(addresses, finished)| Pod { addresses, finished, ..Pod::default() });
+    (key(), prop::option::weighted(0.8, pod)).prop_map(|(key, pod)| Fact::Pod(key, pod))
+}
+
+const NAMESPACES: &[&[&str]] = &[&[], &["default"], &["other", "nowhere"]];
+
+fn modes() -> impl Strategy<Value = Modes> {
+    let pods = select(&[PodMode::Disabled, PodMode::Insecure, PodMode::Verified][..]);
+    let namespaces = select(NAMESPACES);
+    (namespaces, pods, any::<bool>(), prop::bool::weighted(0.2), prop::bool::weighted(0.3)).prop_map(
+        |(namespaces, pods, pod_names, no_endpoints, ignore_empty)| Modes {
+            namespaces: namespaces.to_vec(),
+            pods,
+            pod_names,
+            no_endpoints,
+            ignore_empty,
+        },
+    )
+}
+
+/// The view that a block with these modes asks for.
+fn view(modes: &Modes) -> View {
+    let config = KubernetesConfig {
+        zones: ["cluster.local", "in-addr.arpa", "ip6.arpa"].map(name).to_vec(),
+        namespaces: modes.namespaces.iter().map(|name| (*name).to_owned()).collect(),
+        pods: modes.pods,
+        endpoint_pod_names: modes.pod_names,
+        ttl_secs: 5,
+        no_endpoints: modes.no_endpoints,
+        ignore_empty_service: modes.ignore_empty,
+        startup_timeout: std::time::Duration::ZERO,
+        fallthrough: Fallthrough::In(["in-addr.arpa", "ip6.arpa"].map(name).to_vec()),
+    };
+    View::new(&config, &settings().cluster_dns, &[])
 }
 
 fn event() -> impl Strategy<Value = Fact> {
     let namespace = (select(&["default", "other"][..]), prop::option::weighted(0.8, Just(())))
         .prop_map(|(name, value)| Fact::Namespace(name.into(), value));
-    prop_oneof![1 => namespace, 4 => service_fact(), 4 => slice_fact()]
+    prop_oneof![1 => namespace, 4 => service_fact(), 4 => slice_fact(), 1 => pod_fact()]
 }
 
 /// The snapshot after all events, resolved at once.
@@ -129,6 +180,7 @@ fn last_words(events: &[Fact]) -> Vec<Fact> {
             Fact::Namespace(key, _) => format!("namespace {key}"),
             Fact::Service(key, _) => format!("service {key}"),
             Fact::Slice(key, _) => format!("slice {key}"),
+            Fact::Pod(key, _) => format!("pod {key}"),
             _ => continue,
         };
         last.insert(key, event.clone());
@@ -136,8 +188,11 @@ fn last_words(events: &[Fact]) -> Vec<Fact> {
     last.into_values().rev().collect()
 }
 
-fn state(records: &Records) -> (String, Vec<String>) {
-    (records.dump(), records.complaints().iter().map(|complaint| format!("{complaint:?}")).collect())
+fn state(records: &Records) -> (String, Vec<String>, Vec<String>) {
+    let complaints = records.complaints().iter().map(|complaint| format!("{complaint:?}")).collect();
+    let pods =
+        ADDRESSES.iter().flat_map(|addr| records.pods_at(super::ip(addr)).map(move |pod| format!("{addr} {pod}")));
+    (records.dump(), complaints, pods.collect())
 }
 
 proptest! {
@@ -162,15 +217,46 @@ proptest! {
     }
 
     #[test]
-    fn the_zones_answer_as_the_oracle_does(events in vec(event(), 0..24)) {
+    fn the_zones_answer_as_the_oracle_does(events in vec(event(), 0..24), modes in modes()) {
         let snapshot = scratch(&events);
-        let (records, flat) = (Records::from_snapshot(config(), &snapshot), flat(&snapshot));
+        let (records, flat) = (Records::from_snapshot(config(), &snapshot), flat(&snapshot, &modes));
+        let view = view(&modes);
         for name in interesting(&flat) {
-            for rtype in ["A", "AAAA", "SRV", "PTR", "CNAME", "TXT", "MX", "NS"] {
-                judge(&records, &flat, &name, rtype)?;
+            for rtype in TYPES {
+                judge(&view, &records, &flat, &name, rtype)?;
             }
         }
     }
+
+    #[test]
+    fn what_is_listed_is_what_is_answered(events in vec(event(), 0..24), modes in modes()) {
+        let records = Records::from_snapshot(config(), &scratch(&events));
+        let view = view(&modes);
+        let listing = Listing::of(&view, &records);
+        for node in listing.nodes() {
+            let text = node.owner.to_string();
+            prop_assert_eq!(view.find(&records, &node.owner), Found::Node(node.clone()));
+            for rtype in TYPES.into_iter().filter(|rtype| node.set(crate::Rtype::CNAME).is_none() || *rtype == "CNAME") {
+                let listed = node.set(crate::Rtype::parse(rtype).expect("a type"));
+                let mut lines: Vec<String> = listed.iter().flat_map(|set| set.data.iter().map(|data| {
+                    format!("{text} {} {rtype} {data}", listed.map_or(0, |set| set.ttl_secs)).replace(". ", " ").trim_end_matches('.').to_owned()
+                })).collect();
+                lines.sort();
+                let Wrote::Reply(_) = written(&view, &records, &packet(&text, rtype), 65_535).0 else {
+                    return Err(TestCaseError::fail(format!("{text} is listed and not answered")));
+                };
+                prop_assert_eq!(Seen::read(&written(&view, &records, &packet(&text, rtype), 65_535).1).answers, lines);
+            }
+        }
+    }
+}
+
+const TYPES: [&str; 8] = ["A", "AAAA", "SRV", "PTR", "CNAME", "TXT", "MX", "NS"];
+
+fn written(view: &View, records: &Records, packet: &[u8], limit: usize) -> (Wrote, Vec<u8>) {
+    let query = Query::parse(packet).expect("a query");
+    let mut out = Vec::new();
+    (view.write(records, &query, Manner { limit, turn: Some(query.id) }, &mut out), out)
 }
 
 /// Every owner, every name above one, and a name that is not there beside each.
@@ -193,15 +279,19 @@ fn interesting(flat: &Flat) -> Vec<String> {
     names
 }
 
-fn judge(records: &Records, flat: &Flat, text: &str, rtype: &str) -> Result<(), TestCaseError> {
+fn judge(view: &View, records: &Records, flat: &Flat, text: &str, rtype: &str) -> Result<(), TestCaseError> {
     let expected = flat.answer(text, rtype);
     let packet = packet(text, rtype);
-    let got = match answer(records, &packet, Transport::Tcp) {
-        Outcome::Forward => Expected::Forward,
-        Outcome::Chase(chase) => Expected::Chase(chase.target().to_string().trim_end_matches('.').into()),
-        Outcome::Silence => return Err(TestCaseError::fail("silence")),
-        Outcome::Reply(bytes) => {
+    let (wrote, bytes) = written(view, records, &packet, 65_535);
+    let got = match wrote {
+        Wrote::Next => Expected::Forward,
+        Wrote::Alias(chain) => {
+            let target = chain.last().map(|alias| alias.target.to_string()).unwrap_or_default();
+            Expected::Chase(target.trim_end_matches('.').into())
+        }
+        Wrote::Reply(rcode) => {
             let seen = Seen::read(&bytes);
+            prop_assert_eq!(rcode.to_string(), seen.rcode.as_str());
             let negative = seen.answers.is_empty();
             prop_assert_eq!(
                 seen.authority.len(),
@@ -215,9 +305,36 @@ fn judge(records: &Records, flat: &Flat, text: &str, rtype: &str) -> Result<(), 
         }
     };
     prop_assert_eq!(&got, &expected, "{} {}", text, rtype);
-    if let Outcome::Reply(bytes) = answer(records, &packet, Transport::Udp) {
-        prop_assert!(bytes.len() <= 512);
-        Seen::read(&bytes);
+    said_alike(view, records, &packet)?;
+    cut_right(view, records, &packet)
+}
+
+/// As a value that others may change, the answer is the same.
+fn said_alike(view: &View, records: &Records, packet: &[u8]) -> Result<(), TestCaseError> {
+    let query = Query::parse(packet).expect("a query");
+    let (wrote, bytes) = written(view, records, packet, 65_535);
+    match (view.say(records, &query, Some(query.id)), wrote) {
+        (Said::Reply(reply), Wrote::Reply(_)) => {
+            prop_assert_eq!(Seen::read(&reply.render(&query, Transport::Tcp)), Seen::read(&bytes));
+        }
+        (Said::Alias(said), Wrote::Alias(wrote)) => prop_assert_eq!(said, wrote),
+        (Said::Next, Wrote::Next) => {}
+        (said, wrote) => return Err(TestCaseError::fail(format!("{said:?}, but {wrote:?}"))),
+    }
+    Ok(())
+}
+
+/// However little room there is, a reply keeps to it, and TC says exactly whether answers or authority are missing.
+fn cut_right(view: &View, records: &Records, packet: &[u8]) -> Result<(), TestCaseError> {
+    let (Wrote::Reply(_), bytes) = written(view, records, packet, 65_535) else { return Ok(()) };
+    let whole = Seen::read(&bytes);
+    for limit in [packet.len(), packet.len() + 30, packet.len() + 100, 512, bytes.len()] {
+        let bytes = written(view, records, packet, limit).1;
+        prop_assert!(bytes.len() <= limit, "{} bytes of {}", bytes.len(), limit);
+        let cut = Seen::read(&bytes);
+        let is_whole = (cut.answers.len(), cut.authority.len()) == (whole.answers.len(), whole.authority.len());
+        prop_assert_eq!(!is_whole, cut.flags.contains("tc"));
+        prop_assert!(is_whole || cut.additional.is_empty());
     }
     Ok(())
 }
@@ -241,12 +358,11 @@ fn one_endpoint_among_a_thousand_services_touches_that_services_names_only() {
     let (before, delta) = resolve(&facts, &Snapshot::empty(settings()), &facts.all());
     let mut records = Records::new(config());
     let all = records.update(&before, &delta);
-    assert!(all.visited > 5000, "{}", all.visited);
+    assert_eq!(all.written, 2000, "each Service and its endpoint");
     let event = slice("svc-500", "a", &[("http", 8080)], vec![at("10.244.2.1"), at("10.244.9.9")]);
     let (_, changes) = update(&mut records, &before, &mut facts, event);
-    let expected = ["9.9.244.10.in-addr.arpa", "10-244-9-9.svc-500.default.svc.cluster.local"].map(name);
-    assert_eq!(changes.names, expected);
-    assert_eq!(changes.visited, 5, "base, _http._tcp, two endpoints, one PTR");
+    assert_eq!(changes.services, [NsName::new("default", "svc-500")]);
+    assert_eq!(changes.written, 2, "the Service, one endpoint");
 }
 
 #[test]
@@ -268,7 +384,7 @@ fn an_update_that_changes_nothing_changes_no_name() {
         super::snapshot(&[namespace("default"), service("web", ServiceKind::ClusterIp, &["10.96.0.20"], &[])]);
     let mut records = Records::from_snapshot(config(), &snapshot);
     let changes = records.update(&snapshot, &Delta::all(&snapshot));
-    assert_eq!(changes.names, []);
+    assert!(changes.is_empty(), "{changes:?}");
     let bytes = reply(answer(&records, &packet("web.default.svc.cluster.local", "A"), Transport::Udp));
     assert_eq!(Seen::read(&bytes).answers.len(), 1);
 }

@@ -6,6 +6,8 @@ use std::net::IpAddr;
 
 use portolan_model::{Host, ServiceKind, ServiceView, Snapshot};
 
+use crate::corefile::config::PodMode;
+
 const ZONE: &str = "cluster.local";
 
 /// What a question must get.
@@ -21,23 +23,60 @@ pub enum Expected {
 /// The zones as a list.
 #[derive(Default)]
 pub struct Flat {
+    modes: Modes,
+    /// Addresses of Pods, with their namespaces.
+    pods: Vec<(IpAddr, String)>,
     /// Owner, type, data; names without the final dot.
     pub records: Vec<(String, &'static str, String)>,
     /// Names that exist although they hold nothing.
     pub bare: Vec<String>,
 }
 
-pub fn flat(snapshot: &Snapshot) -> Flat {
-    let mut flat = Flat::default();
+/// What a `kubernetes` block may say.
+#[derive(Clone, Debug)]
+pub struct Modes {
+    /// Empty: all.
+    pub namespaces: Vec<&'static str>,
+    pub pods: PodMode,
+    pub pod_names: bool,
+    pub no_endpoints: bool,
+    pub ignore_empty: bool,
+}
+
+impl Default for Modes {
+    fn default() -> Self {
+        let (pods, namespaces) = (PodMode::Insecure, Vec::new());
+        Self { namespaces, pods, pod_names: false, no_endpoints: false, ignore_empty: false }
+    }
+}
+
+impl Modes {
+    fn shows(&self, namespace: &str) -> bool {
+        self.namespaces.is_empty() || self.namespaces.contains(&namespace)
+    }
+}
+
+pub fn flat(snapshot: &Snapshot, modes: &Modes) -> Flat {
+    let mut flat = Flat { modes: modes.clone(), ..Flat::default() };
+    let pods = snapshot.pods.iter().filter(|(key, pod)| modes.shows(&key.namespace) && !pod.finished);
+    flat.pods = pods.flat_map(|(key, pod)| pod.addresses.iter().map(|a| (*a, key.namespace.to_string()))).collect();
     flat.put(&format!("dns-version.{ZONE}"), "TXT", "\"1.1.0\"".into());
     flat.bare.extend([ZONE.to_string(), format!("svc.{ZONE}"), format!("pod.{ZONE}")]);
-    for namespace in &snapshot.namespaces {
-        flat.bare.extend([format!("{namespace}.svc.{ZONE}"), format!("{namespace}.pod.{ZONE}")]);
+    for namespace in snapshot.namespaces.iter().filter(|name| modes.shows(name)) {
+        flat.bare.push(format!("{namespace}.svc.{ZONE}"));
+        if modes.pods != PodMode::Disabled {
+            flat.bare.push(format!("{namespace}.pod.{ZONE}"));
+        }
     }
-    let views: Vec<&ServiceView> =
-        snapshot.services.values().map(|view| &**view).filter(|view| has_names(view)).collect();
+    // A Service is in a namespace, whether or not that was told yet.
+    let used = snapshot.services.keys().map(|key| &key.namespace).filter(|name| modes.shows(name));
+    flat.bare.extend(used.map(|namespace| format!("{namespace}.svc.{ZONE}")));
+    let views: Vec<ServiceView> = snapshot.services.values().filter_map(|view| seen(view, modes)).collect();
+    let views: Vec<&ServiceView> = views.iter().collect();
     for view in &views {
-        flat.service(view);
+        if !(modes.ignore_empty && ready(view).is_empty() && !view.spec.cluster_ips.is_empty()) {
+            flat.service(view);
+        }
     }
     flat.reverse(&views);
     flat.name_server(&views);
@@ -70,19 +109,20 @@ impl Flat {
             }
             return;
         }
-        for host in &ready {
-            self.address(&host_name(view, host), host.addr);
-            let name = host_name(view, host);
-            self.srv(&name, host.ports.iter().map(|port| Some((port.port, name.clone()))).collect());
+        let names: BTreeSet<String> = ready.iter().map(|host| self.host_name(view, host)).collect();
+        for name in names {
+            let hosts: Vec<&Host> = ready.iter().copied().filter(|host| self.host_name(view, host) == name).collect();
+            hosts.iter().for_each(|host| self.address(&name, host.addr));
+            self.srv(&name, self.headless_entries(view, &hosts, None));
         }
         let mut ports: BTreeSet<String> = view.spec.ports.iter().map(|p| format!("_{}._{}", p.name, p.proto)).collect();
         match view.spec.kind {
             ServiceKind::Headless => {
                 ready.iter().for_each(|host| self.address(&base, host.addr));
                 ports.extend(ready.iter().flat_map(|h| h.ports.iter()).map(|p| format!("_{}._{}", p.name, p.proto)));
-                self.srv(&base, headless_entries(view, &ready, None));
+                self.srv(&base, self.headless_entries(view, &ready, None));
                 for port in ports.iter().filter(|port| !port.starts_with("_.")) {
-                    self.srv(&format!("{port}.{base}"), headless_entries(view, &ready, Some(port)));
+                    self.srv(&format!("{port}.{base}"), self.headless_entries(view, &ready, Some(port)));
                 }
             }
             _ => {
@@ -103,7 +143,7 @@ impl Flat {
         }
         for view in views.iter().filter(|view| !matches!(view.spec.kind, ServiceKind::ExternalName(_))) {
             for host in ready(view).iter().filter(|host| cluster.iter().all(|(addr, _)| *addr != host.addr)) {
-                self.put(&reverse_name(host.addr), "PTR", host_name(view, host));
+                self.put(&reverse_name(host.addr), "PTR", self.host_name(view, host));
             }
         }
     }
@@ -114,7 +154,8 @@ impl Flat {
             let at_own = view.spec.cluster_ips.contains(&own) || ready(view).iter().any(|host| host.addr == own);
             at_own && !view.spec.cluster_ips.is_empty()
         };
-        let servers: Vec<&&ServiceView> = views.iter().filter(is_server).collect();
+        let is_hidden = |view: &&&ServiceView| self.modes.ignore_empty && ready(view).is_empty();
+        let servers: Vec<&&ServiceView> = views.iter().filter(is_server).filter(|view| !is_hidden(view)).collect();
         let host = format!("ns.dns.{ZONE}");
         for view in &servers {
             self.put(ZONE, "NS", base(view));
@@ -178,43 +219,59 @@ impl Flat {
 
     fn pod(&self, name: &str) -> Option<IpAddr> {
         let (label, rest) = name.split_once('.')?;
-        if !rest.ends_with(&format!(".pod.{ZONE}")) || !self.bare.iter().any(|bare| bare == rest) {
-            return None;
-        }
-        label.replace('-', ".").parse().or_else(|_| label.replace('-', ":").parse()).ok()
+        let namespace = rest.strip_suffix(&format!(".pod.{ZONE}"))?;
+        let addr = label.replace('-', ".").parse().or_else(|_| label.replace('-', ":").parse()).ok()?;
+        let is_there = match self.modes.pods {
+            PodMode::Disabled => false,
+            PodMode::Insecure => self.bare.iter().any(|bare| bare == rest),
+            PodMode::Verified => self.pods.contains(&(addr, namespace.to_owned())),
+        };
+        is_there.then_some(addr)
     }
+
+    fn host_name(&self, view: &ServiceView, host: &Host) -> String {
+        let plain: String = host.addr.to_string().chars().map(|c| if c == '.' || c == ':' { '-' } else { c }).collect();
+        let padded = if plain.ends_with('-') { plain + "0" } else { plain };
+        let pod = host.pod.as_ref().filter(|_| self.modes.pod_names).map(|pod| pod.name.to_string());
+        format!("{}.{}", host.hostname.as_deref().unwrap_or(pod.as_ref().unwrap_or(&padded)), base(view))
+    }
+
+    /// One entry per endpoint and port; an endpoint without ports counts and has no record.
+    fn headless_entries(
+        &self,
+        view: &ServiceView,
+        ready: &[&Host],
+        wanted: Option<&String>,
+    ) -> Vec<Option<(u16, String)>> {
+        let mut entries = Vec::new();
+        for host in ready {
+            if host.ports.is_empty() && wanted.is_none() {
+                entries.push(None);
+            }
+            let ports = host.ports.iter().filter(|p| wanted.is_none_or(|w| *w == format!("_{}._{}", p.name, p.proto)));
+            entries.extend(ports.map(|port| Some((port.port, self.host_name(view, host)))));
+        }
+        entries
+    }
+}
+
+/// A Service as the modes show it. One that waits for its ClusterIP is not there yet.
+fn seen(view: &ServiceView, modes: &Modes) -> Option<ServiceView> {
+    let has_address = !view.spec.cluster_ips.is_empty();
+    let is_there = matches!(view.spec.kind, ServiceKind::Headless | ServiceKind::ExternalName(_)) || has_address;
+    let mut view = view.clone();
+    if modes.no_endpoints {
+        view.hosts.clear();
+    }
+    (is_there && modes.shows(&view.key.namespace)).then_some(view)
 }
 
 fn base(view: &ServiceView) -> String {
     format!("{}.{}.svc.{ZONE}", view.key.name, view.key.namespace)
 }
 
-/// A Service that waits for its ClusterIP is not there yet.
-fn has_names(view: &ServiceView) -> bool {
-    matches!(view.spec.kind, ServiceKind::Headless | ServiceKind::ExternalName(_)) || !view.spec.cluster_ips.is_empty()
-}
-
 fn ready(view: &ServiceView) -> Vec<&Host> {
     view.hosts.iter().filter(|host| host.ready).collect()
-}
-
-fn host_name(view: &ServiceView, host: &Host) -> String {
-    let plain: String = host.addr.to_string().chars().map(|c| if c == '.' || c == ':' { '-' } else { c }).collect();
-    let padded = if plain.ends_with('-') { plain + "0" } else { plain };
-    format!("{}.{}", host.hostname.as_deref().unwrap_or(&padded), base(view))
-}
-
-/// One entry per endpoint and port; an endpoint without ports counts and has no record.
-fn headless_entries(view: &ServiceView, ready: &[&Host], wanted: Option<&String>) -> Vec<Option<(u16, String)>> {
-    let mut entries = Vec::new();
-    for host in ready {
-        if host.ports.is_empty() && wanted.is_none() {
-            entries.push(None);
-        }
-        let ports = host.ports.iter().filter(|p| wanted.is_none_or(|w| *w == format!("_{}._{}", p.name, p.proto)));
-        entries.extend(ports.map(|port| Some((port.port, host_name(view, host)))));
-    }
-    entries
 }
 
 /// One entry per port and address.

@@ -123,11 +123,10 @@ fn answer(full: &str, rtype: Rtype, records: &Records) -> Answer {
     let mut lowest: Option<u32> = None;
     for _ in 0..MOST_ALIASES {
         let Ok(parsed) = Name::parse(&name) else { return Answer::Nothing };
-        let key = parsed.key();
-        if !records.is_in_zone(key.as_bytes()) {
+        if !records.is_in_zone(&parsed) {
             return Answer::Elsewhere;
         }
-        let node = match records.find(key.as_bytes()) {
+        let node = match records.find(&parsed) {
             Found::Node(node) => node,
             Found::Pod(addr, _) => {
                 let fits = Rtype::of_addr(addr) == rtype;

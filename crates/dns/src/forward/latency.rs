@@ -80,8 +80,10 @@ fn step_of(took: Duration) -> usize {
 }
 
 fn upper_end(step: usize) -> Duration {
-    let quarters = (step as u64 % 4 + 5) << (step / 4);
-    Duration::from_micros(quarters * UNIT_MICROS / 4)
+    let doublings = step / 4;
+    // Below four units a quarter is less than one unit.
+    let units = ((step as u64 % 4 + 5) << doublings) / 4 + u64::from(doublings < 2);
+    Duration::from_micros(units * UNIT_MICROS)
 }
 
 #[cfg(test)]

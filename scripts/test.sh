@@ -14,6 +14,8 @@ acting="law hostile soak_dns explain generations packets soak proxy durability b
 labs="files registry images limits commands many_labs bad_input comfort streams nothing_left traffic witness witness_nftables
     rollout flows dns_explain deaths outages balancer modes why families trace trace_nftables journeys journeys_nft readme walk rootless elsewhere"                                               # 18 minutes
 
+acting="$acting wire"   # cluster DNS at real sockets
+
 say() { printf '\n== %s (after %d s)\n' "$1" "$SECONDS"; }
 tested() { cargo test --locked --workspace "$@"; }
 named() { for name in "$@"; do printf -- '--test %s ' "$name"; done; }

@@ -15,6 +15,7 @@
 //! closure a thread in another one. Nothing here decides: it carries out values and reports what
 //! the kernel answered. No Kubernetes object is known below this line.
 
+pub mod arrival;
 pub mod bridge;
 pub mod conntrack;
 mod conntrack_events;

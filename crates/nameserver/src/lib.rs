@@ -44,6 +44,9 @@ pub enum DnsError {
         /// The kernel's answer.
         source: std::io::Error,
     },
+    /// The machine lacks descriptors or threads.
+    #[error("cannot start the threads that answer: {0}; raise the limits of open files and of processes")]
+    Threads(std::io::Error),
     /// The cluster domain is no name.
     #[error("the cluster domain {domain:?} is no DNS name: {reason}")]
     Domain {

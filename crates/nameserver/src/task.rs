@@ -19,7 +19,7 @@ use tracing::{debug, info, warn};
 
 use crate::DnsError;
 use crate::handle::{Handle, Listen, Options, SiteCell, Told};
-use crate::listen::{Listener, Open};
+use crate::listen::{Listener, Open, Seats, Workers};
 use crate::upstream::{ask_tcp, ask_udp};
 
 /// DNS over UDP never exceeds this.
@@ -31,6 +31,11 @@ const CLIENT_LIFE: Duration = Duration::from_secs(15);
 
 /// Queries that wait for the task; more are not taken, and their clients ask again.
 const MOST_WAITING: usize = 8192;
+
+/// TCP clients served at once, in all.
+const TCP_CLIENTS: usize = 1024;
+/// TCP clients served at once that come from one address.
+const TCP_CLIENTS_OF_ONE: usize = 128;
 
 /// A query that a listener could not answer at once.
 pub(crate) struct Asked {
@@ -47,6 +52,10 @@ pub(crate) struct Doors {
     pub(crate) site: Arc<SiteCell>,
     /// Where the other queries go.
     pub(crate) later: mpsc::Sender<Asked>,
+    /// Who answers datagrams.
+    pub(crate) workers: Arc<Workers>,
+    /// Room for TCP clients.
+    pub(crate) seats: Arc<Seats>,
 }
 
 pub(crate) enum Event {
@@ -63,6 +72,7 @@ pub(crate) async fn start(options: Options) -> Result<Handle, DnsError> {
     let (told, from_others) = mpsc::unbounded_channel();
     let (later, asked) = mpsc::channel(MOST_WAITING);
     let (events, from_upstreams) = mpsc::unbounded_channel();
+    let workers = Workers::start(options.threads, &site, &later).map_err(DnsError::Threads)?;
     let file = known.config().resolv_confs().first().map(|file| options.base.join(file)).unwrap_or_default();
     let mut task = Task {
         server: Server::new(known, ForwardConfig::default(), Vec::new()),
@@ -72,7 +82,7 @@ pub(crate) async fn start(options: Options) -> Result<Handle, DnsError> {
         events,
         resolv_conf: Watched { path: file, own: options.own, text: None },
         open: Vec::new(),
-        doors: Doors { site: site.clone(), later },
+        doors: Doors { site: site.clone(), later, workers, seats: Seats::new(TCP_CLIENTS, TCP_CLIENTS_OF_ONE) },
         replies: Replies::default(),
     };
     match options.listen {
@@ -219,21 +229,26 @@ impl Task {
     }
 
     fn listen(&mut self, listener: Listener) {
-        let Some(addr) = listener.address() else { return };
-        self.open.push((addr, listener.open(&self.doors)));
+        self.open.push((listener.address(), listener.open(&self.doors)));
     }
 
     fn status(&self) -> serde_json::Value {
         let counts = self.server.counts();
+        let seen = self.doors.workers.tallied();
+        let at_once: u64 = seen.replied.iter().sum();
+        let others: u64 = [1, 4, 5, 6].iter().map(|code| seen.replied[*code]).sum();
         let upstreams: Vec<String> = self.server.upstreams().iter().map(|u| u.addr.to_string()).collect();
         let listening: Vec<IpAddr> = self.open.iter().map(|(addr, _)| addr.ip()).collect();
         serde_json::json!({
-            "queries": counts.queries, "fromZones": counts.from_zones, "fromCache": counts.from_cache,
+            "queries": seen.came, "fromZones": counts.from_zones + at_once, "fromCache": counts.from_cache,
             "forwarded": counts.forwarded, "refused": counts.refused, "unanswered": counts.unanswered,
+            "silent": seen.silent, "turnedAway": seen.turned_away, "tooLong": seen.cut, "unsent": seen.unsent,
+            "dropped": seen.dropped,
             "upstreams": upstreams, "listening": listening,
             "replies": {
-                "NOERROR": self.replies.no_error, "SERVFAIL": self.replies.serv_fail,
-                "NXDOMAIN": self.replies.nx_domain, "other": self.replies.other,
+                "NOERROR": self.replies.no_error + seen.replied[0],
+                "SERVFAIL": self.replies.serv_fail + seen.replied[2] + seen.turned_away,
+                "NXDOMAIN": self.replies.nx_domain + seen.replied[3], "other": self.replies.other + others,
             },
         })
     }

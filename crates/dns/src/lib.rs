@@ -28,7 +28,8 @@
 //! A file-only server (`dns -f`) and `render` use [`Records::from_snapshot`] and [`Records::dump`]; [`explain()`] tells
 //! which objects an answer came from.
 //!
-//! This room must never know Kubernetes JSON, sockets, clocks or randomness. Not here: DNSSEC.
+//! This room must never know Kubernetes JSON, sockets, clocks or randomness. Not here: zone transfer, DNSSEC, verified
+//! pod records.
 //!
 //! Spec: RFC 1034, 1035, 2308, 2782, 3596, 6891, 8020; Kubernetes DNS-Based Service Discovery 1.1.0.
 
@@ -38,9 +39,9 @@ pub mod cache;
 pub mod client;
 pub mod corefile;
 pub mod explain;
-pub mod external;
 pub mod forward;
 pub mod kubernetes;
+pub mod master;
 pub mod message;
 pub mod name;
 pub mod plugin;
@@ -50,7 +51,6 @@ pub mod records;
 pub mod resolvconf;
 pub mod server;
 pub mod site;
-pub mod transfer;
 pub mod wire;
 pub mod zone;
 

@@ -141,7 +141,7 @@ pub enum PodMode {
 #[allow(missing_docs)]
 pub struct ExternalConfig {
     pub zones: Vec<Name>,
-    /// The label of the SOA's mname, `ns1.dns` by default.
+    /// `dns` by default: the SOA's mname is `ns1.dns` below the zone.
     pub apex: String,
     /// 5 s by default.
     pub ttl_secs: u32,
@@ -511,6 +511,10 @@ pub struct RrlConfig {
     pub nodata_per_second: u32,
     pub nxdomains_per_second: u32,
     pub errors_per_second: u32,
+    /// Queries of a client network, whatever their answers.
+    pub requests_per_second: u32,
+    /// Most accounts that are kept at once.
+    pub max_accounts: usize,
     /// Every n-th answer over the limit goes out cut short (TC), the others not at all; 0: none goes out. 2.
     pub slip: u32,
     /// Only told, not done.

@@ -24,8 +24,7 @@ fn forwarding(from: &str) -> ForwardConfig {
 
 fn in_cluster() -> Block {
     let zones = names(&["cluster.local", "in-addr.arpa", "ip6.arpa"]);
-    let kubernetes = KubernetesConfig { ttl_secs: 30, ..KubernetesConfig::new(zones) };
-    Block { kubernetes: Some(kubernetes), forwards: vec![forwarding(".")], ..block(&["."]) }
+    Block { kubernetes: Some(KubernetesConfig::new(zones)), forwards: vec![forwarding(".")], ..block(&["."]) }
 }
 
 fn site_of(blocks: Vec<Block>, files: &Files) -> Site {

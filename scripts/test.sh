@@ -15,6 +15,7 @@ labs="files registry images limits commands many_labs bad_input comfort streams 
     rollout flows dns_explain deaths outages balancer modes why families trace trace_nftables journeys journeys_nft readme walk rootless elsewhere"                                               # 18 minutes
 
 acting="$acting wire"   # cluster DNS at real sockets
+labs="$labs dns_cluster dns_cluster_nft"   # cluster DNS through deaths
 
 say() { printf '\n== %s (after %d s)\n' "$1" "$SECONDS"; }
 tested() { cargo test --locked --workspace "$@"; }

@@ -20,8 +20,8 @@ use portolan_dataplane::iptables::DnsPath;
 use portolan_ingest::{Event, ingest};
 use portolan_kernel::nft_monitor::NftEvent;
 use portolan_model::{
-    Attachment, Delta, Fact, Facts, Family, LearnedRoute, NsName, ObjectKind, ServiceView, Settings, Snapshot, Touched,
-    resolve,
+    Attachment, Delta, Endpoint, Fact, Facts, Family, LearnedRoute, NsName, ObjectKind, ServiceView, Settings,
+    Snapshot, Touched, resolve,
 };
 use portolan_story::history::History;
 use tokio::sync::mpsc::UnboundedSender;
@@ -31,6 +31,7 @@ use tracing::{info, warn};
 use crate::announce::Answers;
 use crate::dns;
 use crate::drain::Applied;
+use crate::guard::Word;
 use crate::history;
 use crate::proxy::Programmer;
 use crate::routes::RouteWriter;
@@ -100,6 +101,8 @@ pub(crate) struct Listeners {
     pub(crate) blocks: watch::Sender<Vec<IpNet>>,
     /// The LAN: addresses of load balancers that this node answers for.
     pub(crate) answers: Answers,
+    /// The guard of cluster DNS: whether another node answers. `None` where DNS is another's.
+    pub(crate) others_answer: Option<watch::Sender<Word>>,
 }
 
 /// The core's state; [`Core::run`] is its thread.
@@ -232,18 +235,41 @@ impl Core {
         written
     }
 
-    /// Is this node one of the endpoints of the Service at the cluster DNS address?
+    /// Is this node one of the endpoints to which rules send queries for the cluster DNS address?
     fn is_dns_endpoint(&self) -> bool {
+        let node = &self.snapshot.settings.node;
+        let mut endpoints = self.snapshot.services.values().flat_map(|service| self.dns_endpoints(service));
+        endpoints.any(|endpoint| endpoint.node.as_ref() == Some(node))
+    }
+
+    /// Endpoints of port 53, if it is the Service at the cluster DNS address.
+    fn dns_endpoints<'a>(&self, service: &'a ServiceView) -> impl Iterator<Item = &'a Endpoint> {
+        let is_dns = service.spec.cluster_ips.iter().any(|ip| self.snapshot.settings.cluster_dns.contains(ip));
+        let ports = service.ports.iter().filter(move |port| is_dns && port.spec.port == 53);
+        ports.flat_map(|port| &port.endpoints)
+    }
+
+    /// Has the guard know whether it would be of use.
+    fn tell_guard(&self, delta: &Delta) {
+        let Some(words) = &self.listeners.others_answer else { return };
         let settings = &self.snapshot.settings;
-        let is_dns =
-            |service: &ServiceView| service.spec.cluster_ips.iter().any(|ip| settings.cluster_dns.contains(ip));
-        let ports =
-            self.snapshot.services.values().filter(|service| is_dns(service)).flat_map(|service| &service.ports);
-        ports.flat_map(|port| &port.endpoints).any(|endpoint| endpoint.node.as_ref() == Some(&settings.node))
+        for service in delta.services.iter().filter_map(|key| self.snapshot.services.get(key)) {
+            if !service.spec.cluster_ips.iter().any(|ip| settings.cluster_dns.contains(ip)) {
+                continue;
+            }
+            let is_other = |endpoint: &Endpoint| endpoint.ready && endpoint.node.as_ref() != Some(&settings.node);
+            let word = if self.dns_endpoints(service).any(is_other) { Word::Others } else { Word::Alone };
+            words.send_if_modified(|known| {
+                let is_news = *known != word && *known != Word::Dismissed;
+                *known = if is_news { word } else { *known };
+                is_news
+            });
+        }
     }
 
     fn tell(&mut self, delta: &Delta) {
         let whole = self.is_told_whole();
+        self.tell_guard(delta);
         self.listeners.dns.zones(self.snapshot.clone(), delta.clone(), whole);
         let mesh = (self.peers(), self.exports());
         if mesh != self.mesh {

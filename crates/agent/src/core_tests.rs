@@ -76,8 +76,13 @@ impl Agent {
         let progress = Arc::new(Progress::default());
         let dns = crate::dns::Handle::ended();
         let (bgp, bgp_end) = mpsc::unbounded_channel();
-        let listeners =
-            Listeners { dns, bgp, blocks: watch::channel(Vec::new()).0, answers: Answers::new(Vec::new()).0 };
+        let listeners = Listeners {
+            dns,
+            bgp,
+            blocks: watch::channel(Vec::new()).0,
+            answers: Answers::new(Vec::new()).0,
+            others_answer: None,
+        };
         let (shared, _notices) = Shared::new(&[Family::V4], Duration::from_secs(60));
         let rules = Arc::new(kernel.rules.clone());
         let rules = RuleWriter::new(Family::V4, Options::default(), rules, progress.clone(), shared.metrics.clone());

@@ -21,6 +21,7 @@ pub mod dns_source;
 mod drain;
 mod exec;
 mod flows;
+pub mod guard;
 mod history;
 mod network;
 mod node;
@@ -64,6 +65,7 @@ use tracing::warn;
 
 use crate::core::{Core, Listeners, ToCore};
 use crate::drain::{Drain, Peers, ServiceSink};
+use crate::guard::Guard;
 use crate::network::ClusterNetwork;
 use crate::node::NodeIdentity;
 use crate::proxy::{Backend, HealthPage, Pace, Programmer, Recorder, ServiceMetrics, Shared};
@@ -198,6 +200,8 @@ struct Agent {
     to_bgp: mpsc::UnboundedSender<bgp::Command>,
     network: Arc<ClusterNetwork>,
     services: ServiceMetrics,
+    /// `None` where DNS is another's.
+    guard: Option<Guard>,
 }
 
 impl Agent {
@@ -208,6 +212,9 @@ impl Agent {
             path: config.state_dir.clone(),
             source,
         })?;
+        let guard = (!config.settings.cluster_dns.is_empty())
+            .then(|| Guard::start(&config, &families(&config.settings)))
+            .transpose()?;
         prepare_node(&config)?;
         let mtu_bytes = lan_mtu(&config)?;
         let progress = Arc::new(Progress::default());
@@ -220,7 +227,9 @@ impl Agent {
         if !config.balancer_pools.is_empty() {
             announce::start(&config.lan_interface, elected).map_err(AgentError::Lan)?;
         }
-        let listeners = Listeners { dns: dns.clone(), bgp: to_bgp.clone(), blocks: blocks_sender, answers };
+        let others_answer = guard.as_ref().map(Guard::words);
+        let listeners =
+            Listeners { dns: dns.clone(), bgp: to_bgp.clone(), blocks: blocks_sender, answers, others_answer };
         let services = spawn_core(&client, &config, &progress, listeners, (core.clone(), inputs))?;
         if let Some(bgp) = bgp_config(&config) {
             tokio::spawn(bgp::run(bgp, commands, core.clone()));
@@ -240,7 +249,8 @@ impl Agent {
             heartbeat: config.heartbeat,
             limits: config.limits.clone(),
         };
-        Ok(Self { client, config, identity, core, progress, dns, to_bgp, network: Arc::new(network), services })
+        let network = Arc::new(network);
+        Ok(Self { client, config, identity, core, progress, dns, to_bgp, network, services, guard })
     }
 
     /// Everything that follows the cluster.
@@ -258,7 +268,7 @@ impl Agent {
         });
         let answering = cluster_dns.clone();
         let answering = tokio::spawn(async move { answering.answer_at_cluster_address().await });
-        let Self { config, core, progress, dns, to_bgp, services, .. } = self;
+        let Self { config, core, progress, dns, to_bgp, services, guard, .. } = self;
         let fixed = Arc::new(trace::Fixed::of(&config));
         let api = api::NodeApi { kubelet, progress, services, dns, to_bgp, core, fixed, traces: Arc::default() };
         tokio::select! {
@@ -266,6 +276,9 @@ impl Agent {
             () = stop => {
                 answering.abort();
                 cluster_dns.leave().await;
+                if let Some(guard) = guard {
+                    guard.dismiss().await;
+                }
                 Ok(())
             }
         }
@@ -306,9 +319,7 @@ fn spawn_core(
     (to_core, inputs): (ToCore, std::sync::mpsc::Receiver<core::Input>),
 ) -> Result<ServiceMetrics, AgentError> {
     let settings = Arc::new(config.settings.clone());
-    let mut families: Vec<Family> = settings.cluster_cidrs.iter().map(|net| Family::of(net.addr())).collect();
-    families.sort();
-    families.dedup();
+    let families = families(&settings);
     let mut network: Box<dyn Network> = Box::new(Netlink::open()?);
     let dns = cluster_dns::path_at_start(&mut *network, &settings.cluster_dns)?;
     let backend = Backend { mode: config.proxy_mode, masquerade_mark: MASQUERADE_MARK, dns };
@@ -328,6 +339,14 @@ fn spawn_core(
         .spawn(move || core.run(&inputs))
         .map_err(|source| AgentError::File { what: "cannot start a thread for", path: "core".into(), source })?;
     Ok(ServiceMetrics { metrics: shared.metrics, families })
+}
+
+/// Families of the cluster's pods: those that have rules.
+fn families(settings: &Settings) -> Vec<Family> {
+    let mut families: Vec<Family> = settings.cluster_cidrs.iter().map(|net| Family::of(net.addr())).collect();
+    families.sort();
+    families.dedup();
+    families
 }
 
 /// What a node answers to balancers and supervisors, and what it tells those who look after Services.

@@ -28,6 +28,7 @@ mod causes;
 pub mod choose;
 pub mod claims;
 pub mod conntrack;
+pub mod dns_left;
 pub mod iptables;
 pub mod meaning;
 pub mod nftables;

@@ -1,6 +1,6 @@
 //! `resolve`: the facts an event touched, joined into the snapshot planners read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -9,8 +9,11 @@ use ipnet::IpNet;
 use crate::facts::{EndpointFact, Facts, Service, ServicePortFact, Slice, SlicePort, Touched};
 use crate::names::{Family, NsName, ObjectKind, ObjectRef, Text};
 use crate::snapshot::{
-    Delta, Endpoint, Host, Route, RouteCause, RouteKind, ServicePort, ServicePortKey, ServiceView, Snapshot,
+    Delta, Endpoint, Host, Route, RouteCause, RouteKind, ServicePort, ServicePortKey, ServiceView, Settings, Snapshot,
 };
+
+/// Where a node answers cluster DNS itself.
+const DNS_PORT: u16 = 53;
 
 /// The snapshot after `touched`, and which of its entries differ from `before`.
 ///
@@ -39,7 +42,8 @@ pub fn resolve(facts: &Facts, before: &Snapshot, touched: &Touched) -> (Snapshot
         replace(&mut after.attachments, key, facts.attachments.get(key).cloned(), &mut delta.attachments);
     }
     for key in &touched.services {
-        replace(&mut after.services, key, view(facts, key).map(Arc::new), &mut delta.services);
+        let view = view(facts, &before.settings, key).map(Arc::new);
+        replace(&mut after.services, key, view, &mut delta.services);
     }
     for addr in &touched.interface_addresses {
         let now = facts.interface_addresses.contains(addr);
@@ -61,7 +65,7 @@ fn replace<K: Ord + Clone, V: PartialEq>(
     table: &mut imbl::OrdMap<K, Arc<V>>,
     key: &K,
     value: Option<Arc<V>>,
-    changed: &mut std::collections::BTreeSet<K>,
+    changed: &mut BTreeSet<K>,
 ) {
     if table.get(key) == value.as_ref() {
         return;
@@ -73,7 +77,7 @@ fn replace<K: Ord + Clone, V: PartialEq>(
     changed.insert(key.clone());
 }
 
-fn view(facts: &Facts, key: &NsName) -> Option<ServiceView> {
+fn view(facts: &Facts, settings: &Settings, key: &NsName) -> Option<ServiceView> {
     let spec = facts.services.get(key)?.clone();
     let slices: Vec<&Slice> = facts
         .slices_of
@@ -82,7 +86,10 @@ fn view(facts: &Facts, key: &NsName) -> Option<ServiceView> {
         .flatten()
         .filter_map(|slice| facts.slices.get(slice).map(|s| &**s))
         .collect();
-    let ports = service_ports(key, &spec, &slices);
+    let mut ports = service_ports(key, &spec, &slices);
+    if spec.cluster_ips.iter().any(|addr| settings.cluster_dns.contains(addr)) {
+        ports.iter_mut().filter(|port| port.spec.port == DNS_PORT).for_each(|port| leave_out_own(port, &settings.node));
+    }
     let hosts = hosts(&slices);
     Some(ServiceView { key: key.clone(), spec, ports, hosts })
 }
@@ -112,6 +119,15 @@ fn endpoints(port: &ServicePortFact, slices: &[&Slice]) -> Vec<Endpoint> {
     found.sort_by(|(a, of_a), (b, of_b)| a.cmp(b).then(of_a.terminating.cmp(&of_b.terminating)));
     found.dedup_by(|(later, _), (first, _)| later == first);
     found.into_iter().map(|(_, endpoint)| endpoint).collect::<Box<[Endpoint]>>().into_vec()
+}
+
+/// Rules lead to cluster DNS only while this node does not answer it itself: its own endpoint is no help then. It stays
+/// where no other node has one of its family, and always in `hosts`.
+fn leave_out_own(port: &mut ServicePort, node: &Text) {
+    let is_own = |endpoint: &Endpoint| endpoint.node.as_ref() == Some(node);
+    let others = port.endpoints.iter().filter(|endpoint| endpoint.ready && !is_own(endpoint));
+    let helped: BTreeSet<Family> = others.map(|endpoint| Family::of(endpoint.addr)).collect();
+    port.endpoints.retain(|endpoint| !is_own(endpoint) || !helped.contains(&Family::of(endpoint.addr)));
 }
 
 fn endpoint(fact: &EndpointFact, port: u16) -> Endpoint {
@@ -162,8 +178,8 @@ fn sorted(mut ports: Vec<SlicePort>) -> Arc<[SlicePort]> {
 
 /// Destinations whose route may have changed: of touched attachments (before and now), of our own Node's blocks, of
 /// touched learned prefixes.
-fn route_candidates(facts: &Facts, before: &Snapshot, touched: &Touched) -> std::collections::BTreeSet<IpNet> {
-    let mut found: std::collections::BTreeSet<IpNet> = touched.learned.iter().copied().collect();
+fn route_candidates(facts: &Facts, before: &Snapshot, touched: &Touched) -> BTreeSet<IpNet> {
+    let mut found: BTreeSet<IpNet> = touched.learned.iter().copied().collect();
     for key in &touched.attachments {
         let then = before.attachments.get(key);
         let now = facts.attachments.get(key);

@@ -175,7 +175,8 @@ pub struct ServicePort {
     /// Port, node port.
     pub spec: ServicePortFact,
     /// Endpoints of both families, merged over all slices by address and port, sorted as plain text of `ip:port`
-    /// (kube-proxy's order: 10.0.0.10 before 10.0.0.9). A running entry wins over a terminating one.
+    /// (kube-proxy's order: 10.0.0.10 before 10.0.0.9). A running entry wins over a terminating one. Port 53 of cluster
+    /// DNS is without this node's own while another node's is ready.
     pub endpoints: Vec<Endpoint>,
 }
 

@@ -33,7 +33,8 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     // Roles by re-exec come first: they fork and enter namespaces, which only a process with one thread may do.
     let args: Vec<OsString> = std::env::args_os().collect();
-    if let Some(code) = portolan_pods::reexec(&args).or_else(|| portolan_lab::reexec(&args)) {
+    let role = portolan_pods::reexec(&args).or_else(|| portolan_lab::reexec(&args));
+    if let Some(code) = role.or_else(|| portolan_agent::guard::reexec(&args)) {
         return code;
     }
     #[cfg(target_feature = "crt-static")]

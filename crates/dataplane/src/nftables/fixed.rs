@@ -443,7 +443,7 @@ impl Drawing<'_> {
                 }
             }
         }
-        for (name, hook) in [("raw-prerouting", HookPoint::Prerouting), ("raw-output", HookPoint::Output)] {
+        for (name, hook) in names::DNS_CHAINS.into_iter().zip([HookPoint::Prerouting, HookPoint::Output]) {
             self.base(name, ChainKind::Filter, hook, -300, rules.clone());
         }
     }

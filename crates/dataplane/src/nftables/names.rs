@@ -9,6 +9,8 @@ use crate::nftables::lang::{Field, SetShape, Type};
 
 /// The table, in families `ip` and `ip6`.
 pub const TABLE: &str = "portolan";
+/// Base chains that keep cluster DNS out of conntrack while this node answers it: what comes, and what the node sends.
+pub const DNS_CHAINS: [&str; 2] = ["raw-prerouting", "raw-output"];
 /// An empty set that says how the rest is laid out; a table without it is made anew.
 pub const LAYOUT: &str = "layout-1";
 /// Clients and the endpoints they stay with; filled by the kernel.

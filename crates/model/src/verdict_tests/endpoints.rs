@@ -120,3 +120,29 @@ fn hints_narrow_no_local_list() {
     world.check(OUTSIDE, NODE, 30080, &wanted("a b"));
     world.check(OTHER_POD, CLUSTER_IP, 80, &wanted("b c"));
 }
+
+#[test]
+fn cluster_dns_of_this_node_is_never_reached_by_its_own_rules_while_another_node_has_one() {
+    let dns = || {
+        World::new().with(|w| {
+            w.settings.cluster_dns = both(CLUSTER_IP);
+            w.service.ports[0].port = 53;
+        })
+    };
+    dns().check(OTHER_POD, CLUSTER_IP, 53, &[To(THERE), On]);
+    dns().with(|w| w.endpoints = on(HERE, "node-1")).check(OTHER_POD, CLUSTER_IP, 53, &[To(HERE), On]);
+    // Another that is not ready is no help.
+    dns().with(|w| w.endpoints[2..].iter_mut().for_each(|e| e.ready = false)).check(
+        OTHER_POD,
+        CLUSTER_IP,
+        53,
+        &[To(HERE), On],
+    );
+    // Of another family neither.
+    let mixed = dns().with(|w| drop(w.endpoints.remove(3))).snapshot();
+    let targets = mixed.services.values().flat_map(|view| &view.ports[0].endpoints).map(|e| e.addr);
+    assert_eq!(targets.collect::<Vec<_>>(), [ip(THERE[0]), ip(HERE[1])]);
+    assert_eq!(mixed.services.values().next().map(|view| view.hosts.len()), Some(3), "records name all");
+    // Other ports, and other Services' port 53, are as ever.
+    World::new().with(|w| w.service.ports[0].port = 53).check(OTHER_POD, CLUSTER_IP, 53, &[To(HERE), To(THERE)]);
+}

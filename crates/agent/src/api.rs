@@ -28,6 +28,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::core::ToCore;
 use crate::drain::{self, Programmed};
+use crate::last_known::Freshness;
 use crate::node::NODE_API_PORT;
 use crate::proxy::ServiceMetrics;
 use crate::status::Progress;
@@ -44,6 +45,7 @@ pub(crate) struct NodeApi {
     pub(crate) progress: Arc<Progress>,
     pub(crate) services: ServiceMetrics,
     pub(crate) dns: dns::Handle,
+    pub(crate) freshness: Arc<Freshness>,
     pub(crate) to_bgp: mpsc::UnboundedSender<bgp::Command>,
     pub(crate) core: ToCore,
     pub(crate) fixed: Arc<trace::Fixed>,
@@ -223,7 +225,7 @@ async fn programmed(State(api): State<Arc<NodeApi>>, Query(query): Query<Program
 }
 
 async fn metrics(State(api): State<Arc<NodeApi>>) -> String {
-    api.progress.metrics() + &api.services.text()
+    api.progress.metrics() + &api.freshness.metrics() + &api.services.text()
 }
 
 async fn status(State(api): State<Arc<NodeApi>>) -> axum::Json<Value> {
@@ -235,6 +237,7 @@ async fn status(State(api): State<Arc<NodeApi>>) -> axum::Json<Value> {
         "core": api.progress.json(),
         "bgp": bgp.await.unwrap_or(Value::Null),
         "dns": api.dns.status().await,
+        "dnsState": api.freshness.json(),
     }))
 }
 

@@ -4,15 +4,17 @@
 //! and last the mirror pod makes this node one of the kube-dns endpoints. An agent that is told to end goes the same way
 //! back: from then on the Service's own rules send this node's queries to another node.
 //!
-//! Where a killed agent left the address on `lo`, its successor binds it first of all and answers when the zones are whole:
-//! queries that come meanwhile wait in the socket, where a refusal would end a resolver's attempts at once.
+//! Where a killed agent left the address on `lo`, its successor binds it first of all and answers from what was last known; where
+//! nothing is, when the zones are whole: queries that come meanwhile wait in the socket, where a refusal would end a
+//! resolver's attempts at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
+use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use portolan_dataplane::iptables::DnsPath;
 use portolan_kernel::{Netlink, NetlinkError, Network};
@@ -21,13 +23,15 @@ use tracing::{info, warn};
 
 use crate::core::{Input, ToCore};
 use crate::dns::{self, Listener};
-use crate::node::{self, NodeIdentity};
+use crate::node::{self, NodeIdentity, Shown};
 use crate::status::Progress;
 
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How long an orderly end may take: supervisors lose patience after some seconds.
 const LEAVE_WITHIN: Duration = Duration::from_secs(3);
 const RETRY: Duration = Duration::from_millis(500);
+/// A mirror pod that somebody took away is there again after this, as kubelet's are.
+const SHOWN_AGAIN: Duration = Duration::from_secs(30);
 
 pub(crate) struct ClusterDns {
     pub(crate) client: Client,
@@ -36,19 +40,26 @@ pub(crate) struct ClusterDns {
     pub(crate) progress: Arc<Progress>,
     pub(crate) core: ToCore,
     pub(crate) dns: dns::Handle,
+    /// It knows names already, from before the agent started.
+    pub(crate) is_recalled: bool,
 }
 
 impl ClusterDns {
-    /// Gets there, trying until it does. Without addresses, DNS is another's.
+    /// Gets there, trying until it does, and says so for as long as it is asked to. Without addresses, DNS is another's.
     pub(crate) async fn answer_at_cluster_address(&self) {
         if self.addresses.is_empty() {
             return;
         }
         let mut bound = self.bind_what_was_left().await;
+        let mut open = BTreeSet::new();
+        if self.is_recalled {
+            open.extend(bound.keys().copied());
+            std::mem::take(&mut bound).into_values().for_each(|listener| self.dns.listen(listener));
+        }
         while !self.progress.is_programmed() {
             tokio::time::sleep(LOOK_EVERY).await;
         }
-        for address in &self.addresses {
+        for address in self.addresses.iter().filter(|address| !open.contains(*address)) {
             if let Some(listener) = bound.remove(address) {
                 self.dns.listen(listener);
                 continue;
@@ -62,7 +73,27 @@ impl ClusterDns {
         }
         self.core.send(Input::DnsPath(DnsPath::ThisNode, None));
         info!(addresses = ?self.addresses, "cluster DNS answers on this node");
-        show_once_registered(&self.client, &self.identity).await;
+        self.keep_shown().await;
+    }
+
+    /// Writes the mirror pod, and again whenever readiness changes or somebody took it away.
+    async fn keep_shown(&self) {
+        let since = Timestamp::now();
+        is_registered(&self.client, &self.identity).await;
+        let mut written: Option<(Shown, Instant)> = None;
+        loop {
+            let now = Shown { is_ready: self.dns.is_ready(), since };
+            if written.is_none_or(|(shown, at)| shown != now || at.elapsed() > SHOWN_AGAIN) {
+                match node::show_dns(&self.client, &self.identity, now).await {
+                    Ok(()) => written = Some((now, Instant::now())),
+                    Err(error) => {
+                        warn!(%error, "the DNS mirror pod is not written yet");
+                        tokio::time::sleep(RETRY).await;
+                    }
+                }
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
     }
 
     /// Leaves the address to the Service's rules, in the time an orderly end has.
@@ -114,15 +145,10 @@ impl ClusterDns {
     }
 }
 
-/// Writes the mirror pod when the cluster has this Node, and not before: a pod on a node that the cluster does not know
-/// is cleaned up as an orphan.
-async fn show_once_registered(client: &Client, identity: &NodeIdentity) {
+/// Waits until the cluster has this Node: a pod on a node that the cluster does not know is cleaned up as an orphan.
+async fn is_registered(client: &Client, identity: &NodeIdentity) {
     while !node::is_registered(client, identity).await {
         tokio::time::sleep(LOOK_EVERY).await;
-    }
-    while let Err(error) = node::show_dns(client, identity).await {
-        warn!(%error, "the DNS mirror pod is not written yet");
-        tokio::time::sleep(RETRY).await;
     }
 }
 
@@ -197,7 +223,10 @@ mod tests {
             heartbeat: Duration::from_secs(10),
             limits: crate::Limits::NotAsked,
         };
-        show_once_registered(&late_to_register(&asked), &identity).await;
+        let client = late_to_register(&asked);
+        is_registered(&client, &identity).await;
+        let shown = Shown { is_ready: true, since: Timestamp::now() };
+        node::show_dns(&client, &identity, shown).await.expect("written");
         let asked = asked.lock().expect("nobody panics while holding it");
         let first_of_pods = asked.iter().position(|line| line.contains("/pods"));
         assert_eq!(first_of_pods, Some(4), "{asked:?}");

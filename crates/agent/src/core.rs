@@ -29,10 +29,10 @@ use tokio::sync::{oneshot, watch};
 use tracing::{info, warn};
 
 use crate::announce::Answers;
-use crate::dns;
 use crate::drain::Applied;
 use crate::guard::Word;
 use crate::history;
+use crate::last_known::{Feed, Freshness};
 use crate::proxy::Programmer;
 use crate::routes::RouteWriter;
 use crate::status::{Change, Progress};
@@ -68,6 +68,13 @@ pub(crate) enum Input {
     Ask(Question),
 }
 
+impl Input {
+    /// The API server is the one who said it.
+    fn is_of_cluster(&self) -> bool {
+        matches!(self, Self::Cluster(..) | Self::Synced(_) | Self::SlicesSeen(_))
+    }
+}
+
 /// What this node knows and has planned, at one moment between two writes.
 pub(crate) struct View<'a> {
     /// What was in place when, and because of what.
@@ -94,7 +101,9 @@ impl std::fmt::Debug for Question {
 /// Those who hear of each new snapshot.
 pub(crate) struct Listeners {
     /// The DNS server: what changed, and whether the cluster has been told whole.
-    pub(crate) dns: dns::Handle,
+    pub(crate) dns: Feed,
+    /// When the cluster was heard.
+    pub(crate) freshness: Arc<Freshness>,
     /// The BGP speaker: peers and exports.
     pub(crate) bgp: UnboundedSender<crate::bgp::Command>,
     /// The pod network: this node's own blocks.
@@ -171,6 +180,9 @@ impl Core {
         let (mut paths, mut waiting, mut waiting_for_dns) = (Vec::new(), Vec::new(), Vec::new());
         let mut questions = Vec::new();
         let came = SystemTime::now();
+        if batch.iter().any(Input::is_of_cluster) {
+            self.listeners.freshness.heard();
+        }
         for input in batch {
             match input {
                 Input::Cluster(event, seen) => {
@@ -269,8 +281,11 @@ impl Core {
 
     fn tell(&mut self, delta: &Delta) {
         let whole = self.is_told_whole();
+        if whole && !self.listeners.freshness.is_told() {
+            self.listeners.freshness.told();
+        }
         self.tell_guard(delta);
-        self.listeners.dns.zones(self.snapshot.clone(), delta.clone(), whole);
+        self.listeners.dns.tell(&self.snapshot, delta, whole);
         let mesh = (self.peers(), self.exports());
         if mesh != self.mesh {
             self.mesh = mesh.clone();

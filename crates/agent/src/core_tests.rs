@@ -20,6 +20,8 @@ mod why;
 
 use super::{Core, Input, Listeners, Question, View};
 use crate::announce::Answers;
+use crate::guard::Word;
+use crate::last_known::{Feed, Freshness};
 use crate::proxy::{Pace, Programmer, Shared};
 use crate::routes::RouteWriter;
 use crate::rules::RuleWriter;
@@ -61,6 +63,8 @@ impl Kernel {
 struct Agent {
     core: Core,
     _end: mpsc::UnboundedReceiver<crate::bgp::Command>,
+    /// What the guard of cluster DNS hears.
+    word: watch::Receiver<Word>,
 }
 
 impl Agent {
@@ -74,21 +78,24 @@ impl Agent {
             proxy: Default::default(),
         });
         let progress = Arc::new(Progress::default());
-        let dns = crate::dns::Handle::ended();
+        let dns = Feed::start(crate::dns::Handle::ended(), &settings, None);
+        let freshness = Arc::new(Freshness::new(None));
+        let (words, word) = watch::channel(Word::Others);
         let (bgp, bgp_end) = mpsc::unbounded_channel();
         let listeners = Listeners {
             dns,
             bgp,
             blocks: watch::channel(Vec::new()).0,
             answers: Answers::new(Vec::new()).0,
-            others_answer: None,
+            others_answer: Some(words),
+            freshness,
         };
         let (shared, _notices) = Shared::new(&[Family::V4], Duration::from_secs(60));
         let rules = Arc::new(kernel.rules.clone());
         let rules = RuleWriter::new(Family::V4, Options::default(), rules, progress.clone(), shared.metrics.clone());
         let proxy = Programmer::new(vec![Box::new(rules)], shared, Pace::default());
         let routes = RouteWriter::open(Box::new(kernel.network.clone()), "eth0", progress.clone()).expect("in memory");
-        Self { core: Core::new(settings, proxy, routes, listeners, progress), _end: bgp_end }
+        Self { core: Core::new(settings, proxy, routes, listeners, progress), _end: bgp_end, word }
     }
 
     fn take(&mut self, batch: impl IntoIterator<Item = Input>) -> bool {
@@ -263,14 +270,23 @@ fn dns_is_left_when_the_rules_send_queries_to_other_nodes_only() {
         answer.try_recv().expect("the core answers at once")
     };
     agent.take(cluster());
-    agent.take([value(service("kube-dns", 10)), endpoints(&["node-1", "node-2"])]);
-    assert!(!leave(&mut agent), "this node is an endpoint");
+    let dns = value(object(json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "kube-dns", "namespace": "default"},
+        "spec": {"clusterIP": "10.96.0.10", "ports": [{"name": "http", "port": 53}]},
+    })));
+    agent.take([dns, endpoints(&["node-1"])]);
+    assert!(!leave(&mut agent), "this node is the only endpoint");
+    assert_eq!(*agent.word.borrow(), Word::Alone);
+    agent.take([endpoints(&["node-1", "node-2"])]);
+    assert!(leave(&mut agent), "rules lead to the other one alone");
+    assert_eq!(*agent.word.borrow(), Word::Others);
     agent.take([endpoints(&["node-2"])]);
     kernel.rules.refuse_next("Another app is currently holding the xtables lock");
     agent.take([endpoints(&["node-2", "node-3"])]);
     assert!(leave(&mut agent), "tried again, and taken");
     agent.take([endpoints(&["node-1"])]);
     assert!(!leave(&mut agent));
+    assert_eq!(*agent.word.borrow(), Word::Alone);
 }
 
 #[test]

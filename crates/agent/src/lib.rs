@@ -17,12 +17,15 @@ mod bgp;
 mod cluster_dns;
 mod core;
 mod dns_explain;
+mod dns_pods;
 pub mod dns_source;
 mod drain;
 mod exec;
 mod flows;
 pub mod guard;
 mod history;
+mod last_known;
+mod names;
 mod network;
 mod node;
 mod pod_api;
@@ -66,6 +69,8 @@ use tracing::warn;
 use crate::core::{Core, Listeners, ToCore};
 use crate::drain::{Drain, Peers, ServiceSink};
 use crate::guard::Guard;
+use crate::last_known::Freshness;
+use crate::names::Names;
 use crate::network::ClusterNetwork;
 use crate::node::NodeIdentity;
 use crate::proxy::{Backend, HealthPage, Pace, Programmer, Recorder, ServiceMetrics, Shared};
@@ -190,13 +195,20 @@ pub fn run(
     async move { Agent::start(client, config).await?.serve(stop).await }.boxed()
 }
 
+/// What the rest of the agent needs of the nameserver.
+struct Dns {
+    handle: dns::Handle,
+    freshness: Arc<Freshness>,
+    is_recalled: bool,
+}
+
 struct Agent {
     client: Client,
     config: Config,
     identity: NodeIdentity,
     core: ToCore,
     progress: Arc<Progress>,
-    dns: dns::Handle,
+    dns: Dns,
     to_bgp: mpsc::UnboundedSender<bgp::Command>,
     network: Arc<ClusterNetwork>,
     services: ServiceMetrics,
@@ -220,7 +232,7 @@ impl Agent {
         let progress = Arc::new(Progress::default());
         let (to_core, inputs) = std::sync::mpsc::channel();
         let core = ToCore(to_core);
-        let dns = start_dns(&config).await?;
+        let Names { handle: dns, feed, freshness, is_recalled } = names::start(&config, &progress).await?;
         let (to_bgp, commands) = mpsc::unbounded_channel();
         let (blocks_sender, blocks) = watch::channel(Vec::new());
         let (answers, elected) = announce::Answers::new(config.balancer_pools.clone());
@@ -228,8 +240,8 @@ impl Agent {
             announce::start(&config.lan_interface, elected).map_err(AgentError::Lan)?;
         }
         let others_answer = guard.as_ref().map(Guard::words);
-        let listeners =
-            Listeners { dns: dns.clone(), bgp: to_bgp.clone(), blocks: blocks_sender, answers, others_answer };
+        let (bgp, of_core) = (to_bgp.clone(), freshness.clone());
+        let listeners = Listeners { dns: feed, freshness: of_core, bgp, blocks: blocks_sender, answers, others_answer };
         let services = spawn_core(&client, &config, &progress, listeners, (core.clone(), inputs))?;
         if let Some(bgp) = bgp_config(&config) {
             tokio::spawn(bgp::run(bgp, commands, core.clone()));
@@ -241,7 +253,8 @@ impl Agent {
             selectors: Arc::default(),
             peers: Peers::open(&config)?,
         };
-        let network = ClusterNetwork::open(&config.state_dir, blocks, core.clone(), mtu_bytes, drain)
+        let asking = names::pods(&config, dns.clone());
+        let network = ClusterNetwork::open(&config.state_dir, blocks, core.clone(), mtu_bytes, drain, asking)
             .map_err(AgentError::Ledger)?;
         let identity = NodeIdentity {
             name: config.settings.node.to_string(),
@@ -250,6 +263,7 @@ impl Agent {
             limits: config.limits.clone(),
         };
         let network = Arc::new(network);
+        let dns = Dns { handle: dns, freshness, is_recalled };
         Ok(Self { client, config, identity, core, progress, dns, to_bgp, network, services, guard })
     }
 
@@ -257,20 +271,24 @@ impl Agent {
     async fn serve(self, stop: BoxFuture<'static, ()>) -> Result<(), AgentError> {
         self.follow_cluster();
         let kubelet = pod_watch::start(&self.client, &self.config, self.network.clone())?;
-        tokio::spawn(node::keep_alive(self.client.clone(), self.identity.clone()));
+        let Dns { handle: dns, freshness, is_recalled } = &self.dns;
+        tokio::spawn(node::keep_alive(self.client.clone(), self.identity.clone(), freshness.clone()));
         let cluster_dns = Arc::new(cluster_dns::ClusterDns {
             client: self.client.clone(),
             identity: self.identity.clone(),
             addresses: self.config.settings.cluster_dns.clone(),
             progress: self.progress.clone(),
             core: self.core.clone(),
-            dns: self.dns.clone(),
+            dns: dns.clone(),
+            is_recalled: *is_recalled,
         });
         let answering = cluster_dns.clone();
         let answering = tokio::spawn(async move { answering.answer_at_cluster_address().await });
         let Self { config, core, progress, dns, to_bgp, services, guard, .. } = self;
         let fixed = Arc::new(trace::Fixed::of(&config));
-        let api = api::NodeApi { kubelet, progress, services, dns, to_bgp, core, fixed, traces: Arc::default() };
+        let Dns { handle: dns, freshness, .. } = dns;
+        let traces = Arc::default();
+        let api = api::NodeApi { kubelet, progress, services, dns, freshness, to_bgp, core, fixed, traces };
         tokio::select! {
             ended = api::serve(api, &config) => ended,
             () = stop => {
@@ -363,26 +381,6 @@ fn answer_about_services(
     }
     tokio::spawn(proxy::serve_checks(shared.asked.subscribe(), health, shared.notices.clone()));
     tokio::spawn(proxy::record(notices, Recorder::Cluster(client.clone(), config.settings.node.clone())));
-}
-
-async fn start_dns(config: &Config) -> Result<dns::Handle, AgentError> {
-    let mut listeners = Vec::new();
-    if !config.settings.cluster_dns.is_empty() {
-        for addr in &config.addresses {
-            listeners.push(dns::Listener::bind((*addr, 53).into()).await?);
-        }
-    }
-    let own: Vec<IpAddr> = config.addresses.iter().chain(&config.settings.cluster_dns).copied().collect();
-    let options = dns::Options {
-        settings: Arc::new(config.settings.clone()),
-        pages: own.clone(),
-        own,
-        corefile: dns::shipped(&config.settings, config.dns_ttl_secs, &config.resolv_conf)?,
-        base: PathBuf::from("/"),
-        listen: dns::Listen::At(listeners),
-        threads: 0,
-    };
-    Ok(dns::start(options).await?)
 }
 
 /// The mesh runs over the first address; a node without an IPv4 address has no BGP Identifier and no mesh.

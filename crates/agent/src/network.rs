@@ -29,6 +29,7 @@ use tokio::sync::{oneshot, watch};
 use tracing::{debug, info, warn};
 
 use crate::core::{Input, ToCore};
+use crate::dns_pods::DnsPods;
 use crate::drain::{Drain, Selectors};
 
 /// How long an attachment waits for the node's own block to be known.
@@ -41,6 +42,7 @@ pub(crate) struct ClusterNetwork {
     core: ToCore,
     mtu_bytes: u32,
     drain: Drain,
+    dns: DnsPods,
     /// Of the pods that the cluster told of; those without are left out.
     host_ports: Mutex<BTreeMap<PodIdent, Vec<HostPort>>>,
     /// Attachments that a former agent made, until their pods are told of.
@@ -63,6 +65,7 @@ impl ClusterNetwork {
         core: ToCore,
         mtu_bytes: u32,
         drain: Drain,
+        dns: DnsPods,
     ) -> Result<Self, String> {
         let path = state_dir.join("ipam.json");
         let ledger = match std::fs::read_to_string(&path) {
@@ -74,7 +77,7 @@ impl ClusterNetwork {
         };
         let ledger = Arc::new(Mutex::new(LedgerFile { ledger, path }));
         let (host_ports, recovered) = (Mutex::default(), Mutex::default());
-        let network = Self { ledger, blocks, core, mtu_bytes, drain, host_ports, recovered };
+        let network = Self { ledger, blocks, core, mtu_bytes, drain, dns, host_ports, recovered };
         network.recover();
         Ok(network)
     }
@@ -92,7 +95,8 @@ impl ClusterNetwork {
         for handle in handles {
             let addresses = locked.ledger.addresses_of(&handle);
             let attachment = AttachmentPlan::new(&handle.pod, &addresses, self.mtu_bytes).attachment();
-            if links.iter().any(|link| link.name == *attachment.link.0) {
+            if let Some(link) = links.iter().find(|link| link.name == *attachment.link.0) {
+                self.dns.attached(&handle.pod, &attachment, link.index);
                 debug!(pod = %handle.pod, ?addresses, "the pod's link is still there");
                 held(&self.recovered).insert(ident(&handle), attachment.clone());
                 self.core.send(Input::Attachment(handle.pod.clone(), Some(attachment), None));
@@ -105,6 +109,7 @@ impl ClusterNetwork {
     pub(crate) fn told(&self, pod: &Pod) {
         let ports = portolan_ingest::host_ports(pod);
         let ident = PodIdent::of(pod);
+        self.dns.told(pod);
         let recovered = held(&self.recovered).remove(&ident);
         if ports.is_empty() {
             return;
@@ -120,6 +125,7 @@ impl ClusterNetwork {
     /// The pod is no more.
     pub(crate) fn forget(&self, pod: &PodIdent) {
         held(&self.host_ports).remove(pod);
+        self.dns.forget(&NsName::new(pod.namespace.as_str(), pod.name.as_str()));
     }
 
     /// Every pod of this node has been told of: from now on the rules may be compared with the kernel's.
@@ -141,7 +147,16 @@ impl ClusterNetwork {
             warn!("{error}");
         }
         for (_, handle) in freed {
+            self.dns.detached(&handle.pod);
             self.core.send(Input::Attachment(handle.pod, None, None));
+        }
+    }
+
+    /// Before the pod runs: its first query finds it known.
+    fn tell_dns(&self, name: &NsName, attachment: &Attachment) {
+        match Netlink::open().and_then(|mut netlink| netlink.link(&attachment.link.0)) {
+            Ok(link) => self.dns.attached(name, attachment, link.index),
+            Err(error) => warn!(pod = %name, %error, "cluster DNS does not know this pod by its link"),
         }
     }
 
@@ -165,6 +180,7 @@ impl PodNetwork for ClusterNetwork {
             let working = tokio::task::spawn_blocking(move || attach(&ledger, &blocks, &pod, &netns, mtu));
             let (name, attachment) = working.await.map_err(|e| format!("attaching broke off: {e}"))??;
             let attachment = Attachment { host_ports, ..attachment };
+            self.tell_dns(&name, &attachment);
             let addresses = attachment.addresses.clone();
             let (written, done) = oneshot::channel();
             self.core.send(Input::Attachment(name, Some(attachment), Some(written)));
@@ -182,6 +198,7 @@ impl PodNetwork for ClusterNetwork {
             let working = tokio::task::spawn_blocking(move || detach(&ledger, &pod));
             let freed = working.await.map_err(|e| format!("detaching broke off: {e}"))??;
             if freed {
+                self.dns.detached(&name);
                 self.core.send(Input::Attachment(name, None, None));
             }
             Ok(())

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::{
-    Container, ContainerPort, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeStatus,
-    NodeSystemInfo, Pod, PodCondition, PodIP, PodSpec, PodStatus,
+    Container, ContainerPort, ContainerState, ContainerStateRunning, ContainerStatus, DaemonEndpoint, Node,
+    NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeStatus, NodeSystemInfo, Pod, PodCondition, PodIP, PodSpec,
+    PodStatus,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, Time};
@@ -19,6 +21,7 @@ use serde_json::json;
 use tracing::{debug, info, warn};
 
 use crate::Limits;
+use crate::last_known::Freshness;
 use crate::pod_api::is_status;
 
 /// Port of the agent's own HTTPS API, where the API server finds kubelet's paths.
@@ -39,7 +42,7 @@ pub(crate) struct NodeIdentity {
 }
 
 /// Registers the node, then renews its Lease until the process ends.
-pub(crate) async fn keep_alive(client: Client, identity: NodeIdentity) {
+pub(crate) async fn keep_alive(client: Client, identity: NodeIdentity, freshness: Arc<Freshness>) {
     let nodes: Api<Node> = Api::all(client.clone());
     let leases: Api<Lease> = Api::namespaced(client, LEASE_NAMESPACE);
     let mut registered = false;
@@ -50,9 +53,12 @@ pub(crate) async fn keep_alive(client: Client, identity: NodeIdentity) {
                 Err(error) => warn!(node = identity.name, %error, "cannot register the node yet"),
             }
         }
-        if let Err(error) = renew(&leases, &identity).await {
-            warn!(node = identity.name, %error, "cannot renew the node's lease");
-            registered = false;
+        match renew(&leases, &identity).await {
+            Ok(()) => freshness.heard(),
+            Err(error) => {
+                warn!(node = identity.name, %error, "cannot renew the node's lease");
+                registered = false;
+            }
         }
         let pause = if registered { identity.heartbeat } else { Duration::from_millis(200) };
         tokio::time::sleep(pause).await;
@@ -211,11 +217,22 @@ pub(crate) async fn is_registered(client: &Client, identity: &NodeIdentity) -> b
     nodes.get_opt(&identity.name).await.is_ok_and(|node| node.is_some())
 }
 
-/// Makes the mirror pod say that this node's DNS answers, so that slices and `kubectl get pods` know.
-pub(crate) async fn show_dns(client: &Client, identity: &NodeIdentity) -> Result<(), kube::Error> {
+/// What the mirror pod says of this node's DNS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Shown {
+    /// It may be asked: slices have it as an endpoint.
+    pub(crate) is_ready: bool,
+    /// When this agent began.
+    pub(crate) since: Timestamp,
+}
+
+/// Makes the mirror pod say how this node's DNS is, so that slices and `kubectl get pods` know. One that an agent before this
+/// one left counts a restart.
+pub(crate) async fn show_dns(client: &Client, identity: &NodeIdentity, shown: Shown) -> Result<(), kube::Error> {
     let pods: Api<Pod> = Api::namespaced(client.clone(), "kube-system");
     let name = mirror_name(&identity.name);
-    if pods.get_opt(&name).await?.is_none() {
+    let found = pods.get_opt(&name).await?;
+    if found.is_none() {
         let created = pods.create(&PostParams::default(), &mirror(identity, &name)).await;
         if let Err(error) = created
             && !is_status(&error, &[409])
@@ -223,7 +240,8 @@ pub(crate) async fn show_dns(client: &Client, identity: &NodeIdentity) -> Result
             return Err(error);
         }
     }
-    let patch = json!({ "status": mirror_status(identity) });
+    let before = found.and_then(|pod| pod.status);
+    let patch = json!({ "status": mirror_status(identity, shown, before.as_ref()) });
     pods.patch_status(&name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
     debug!("the mirror pod is written");
     Ok(())
@@ -248,7 +266,7 @@ fn mirror(identity: &NodeIdentity, name: &str) -> Pod {
     let container = Container {
         name: "portolan".into(),
         image: Some(concat!("portolan:", env!("CARGO_PKG_VERSION")).into()),
-        ports: Some(vec![port("dns", "UDP", 53), port("dns-tcp", "TCP", 53)]),
+        ports: Some(vec![port("dns", "UDP", 53), port("dns-tcp", "TCP", 53), port("metrics", "TCP", 9153)]),
         ..Container::default()
     };
     let map = |k: &str, v: &str| Some(BTreeMap::from([(k.to_owned(), v.to_owned())]));
@@ -270,34 +288,45 @@ fn mirror(identity: &NodeIdentity, name: &str) -> Pod {
     }
 }
 
-fn mirror_status(identity: &NodeIdentity) -> PodStatus {
-    let now = Time(Timestamp::now());
-    let condition = |type_: &str| PodCondition {
-        type_: type_.into(),
-        status: "True".into(),
-        last_transition_time: Some(now.clone()),
-        ..PodCondition::default()
+fn mirror_status(identity: &NodeIdentity, shown: Shown, before: Option<&PodStatus>) -> PodStatus {
+    let known = before.and_then(|status| status.conditions.as_ref()).into_iter().flatten();
+    let known: Vec<&PodCondition> = known.collect();
+    let status = if shown.is_ready { "True" } else { "False" };
+    let condition = |type_: &str| {
+        let same = known.iter().find(|known| known.type_ == type_ && known.status == status);
+        let since = same.and_then(|known| known.last_transition_time.clone());
+        PodCondition {
+            type_: type_.into(),
+            status: status.into(),
+            last_transition_time: Some(since.unwrap_or_else(|| Time(Timestamp::now()))),
+            ..PodCondition::default()
+        }
     };
     let ip = identity.addresses.first().map(ToString::to_string);
+    let started = before.and_then(|status| status.start_time.clone());
     PodStatus {
         phase: Some("Running".into()),
         conditions: Some(vec![condition("ContainersReady"), condition("Ready")]),
         pod_ip: ip.clone(),
         host_ip: ip,
         pod_ips: Some(identity.addresses.iter().map(|a| PodIP { ip: a.to_string() }).collect()),
-        start_time: Some(now.clone()),
-        container_statuses: Some(vec![container_status(&now)]),
+        start_time: Some(started.unwrap_or(Time(shown.since))),
+        container_statuses: Some(vec![container_status(shown, before)]),
         ..PodStatus::default()
     }
 }
 
-fn container_status(now: &Time) -> k8s_openapi::api::core::v1::ContainerStatus {
-    use k8s_openapi::api::core::v1::{ContainerState, ContainerStateRunning, ContainerStatus};
-    let running = ContainerStateRunning { started_at: Some(now.clone()) };
+fn container_status(shown: Shown, before: Option<&PodStatus>) -> ContainerStatus {
+    let known = before.and_then(|status| status.container_statuses.as_ref()?.first());
+    let began = known.and_then(|known| known.state.as_ref()?.running.as_ref()?.started_at.clone());
+    // A time is kept in whole seconds.
+    let is_same = began.is_none_or(|began| began.0.as_second() == shown.since.as_second());
+    let running = ContainerStateRunning { started_at: Some(Time(shown.since)) };
     ContainerStatus {
         name: "portolan".into(),
-        ready: true,
+        ready: shown.is_ready,
         started: Some(true),
+        restart_count: known.map_or(0, |known| known.restart_count) + i32::from(!is_same),
         image: concat!("portolan:", env!("CARGO_PKG_VERSION")).into(),
         state: Some(ContainerState { running: Some(running), ..ContainerState::default() }),
         ..ContainerStatus::default()
@@ -323,5 +352,28 @@ mod tests {
             assert_eq!((own.status.as_str(), own.reason.as_deref()), (status, Some(reason)));
             assert!(own.message.as_deref().is_some_and(|message| message.contains(word)), "{own:?}");
         }
+    }
+
+    #[test]
+    fn the_mirror_pod_counts_agents_and_keeps_its_age() {
+        let identity = NodeIdentity {
+            name: "node-1".to_owned(),
+            addresses: vec!["172.18.0.11".parse().expect("IPv4")],
+            heartbeat: Duration::from_secs(10),
+            limits: Limits::NotAsked,
+        };
+        let at = |secs| Timestamp::from_second(secs).expect("a time");
+        let row = |status: &PodStatus| {
+            let container = status.container_statuses.as_ref().expect("one")[0].clone();
+            let ready = status.conditions.as_ref().expect("two")[1].status.clone();
+            (container.restart_count, container.ready, ready, status.start_time.clone().map(|time| time.0.as_second()))
+        };
+        let first = mirror_status(&identity, Shown { is_ready: false, since: at(100) }, None);
+        assert_eq!(row(&first), (0, false, "False".to_owned(), Some(100)));
+        let then = mirror_status(&identity, Shown { is_ready: true, since: at(100) }, Some(&first));
+        assert_eq!(row(&then), (0, true, "True".to_owned(), Some(100)));
+        let next = mirror_status(&identity, Shown { is_ready: true, since: at(900) }, Some(&then));
+        assert_eq!(row(&next), (1, true, "True".to_owned(), Some(100)));
+        assert_eq!(next.conditions, then.conditions, "it was Ready all the time");
     }
 }

@@ -1,29 +1,80 @@
-//! The Service `kube-dns` in kube-system: the address every pod asks for names.
+//! The Service `kube-dns` in kube-system, the address every pod asks for names, and its configuration, ConfigMap `coredns`.
 //!
-//! Only the Service is made here. Its backends are pods that each node's agent creates itself.
+//! Backends of the Service are pods that each node's agent creates itself.
 
 use std::net::IpAddr;
 
-use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
+use k8s_openapi::api::core::v1::{ConfigMap, Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+use crate::Config;
 use crate::object::{Id, Kind};
 use crate::plan::{Plan, Write};
 use crate::world::World;
 
 pub const NAMESPACE: &str = "kube-system";
 pub const NAME: &str = "kube-dns";
+pub const CONFIG_MAP: &str = "coredns";
 
-pub fn reconcile(world: &World, addresses: &[IpAddr]) -> Plan {
-    let namespace = Id::new(Kind::Namespace, "", NAMESPACE);
-    let id = Id::new(Kind::Service, NAMESPACE, NAME);
-    let has_namespace = world.object(&namespace).is_some();
-    let is_leaving = world.is_namespace_terminating(NAMESPACE);
-    if addresses.is_empty() || !has_namespace || is_leaving || world.object(&id).is_some() {
+pub fn reconcile(world: &World, config: &Config) -> Plan {
+    let addresses = &config.cluster_dns;
+    let has_namespace = world.object(&Id::new(Kind::Namespace, "", NAMESPACE)).is_some();
+    if addresses.is_empty() || !has_namespace || world.is_namespace_terminating(NAMESPACE) {
         return Plan::idle();
     }
-    Plan::of(vec![Write::create(service(addresses))])
+    let is_missing = |kind, name| world.object(&Id::new(kind, NAMESPACE, name)).is_none();
+    let mut writes = Vec::new();
+    if is_missing(Kind::Service, NAME) {
+        writes.push(Write::create(service(addresses)));
+    }
+    if is_missing(Kind::ConfigMap, CONFIG_MAP) {
+        writes.push(Write::create(config_map(&config.cluster_domain)));
+    }
+    Plan::of(writes)
+}
+
+/// What a user finds to change; nodes take it as it is. One that is there, whoever made it, is never touched.
+fn config_map(domain: &str) -> ConfigMap {
+    ConfigMap {
+        metadata: ObjectMeta {
+            name: Some(CONFIG_MAP.to_owned()),
+            namespace: Some(NAMESPACE.to_owned()),
+            ..ObjectMeta::default()
+        },
+        data: Some([("Corefile".to_owned(), corefile(domain))].into()),
+        ..ConfigMap::default()
+    }
+}
+
+/// In the shape of kubeadm's, which nearly every cluster has.
+fn corefile(domain: &str) -> String {
+    format!(
+        ".:53 {{
+    errors
+    health {{
+       lameduck 5s
+    }}
+    ready
+    kubernetes {domain} in-addr.arpa ip6.arpa {{
+       pods insecure
+       fallthrough in-addr.arpa ip6.arpa
+       ttl 30
+    }}
+    prometheus :9153
+    forward . /etc/resolv.conf {{
+       max_concurrent 1000
+    }}
+    cache 30 {{
+       disable success {domain}
+       disable denial {domain}
+    }}
+    loop
+    reload
+    loadbalance
+}}
+"
+    )
 }
 
 fn service(addresses: &[IpAddr]) -> Service {

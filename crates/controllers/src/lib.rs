@@ -57,8 +57,10 @@ pub struct Config {
     pub node_mask_v4: u8,
     /// Prefix length of a Node's IPv6 block.
     pub node_mask_v6: u8,
-    /// Addresses of the kube-dns Service, one per family at most; empty: the Service is not made.
+    /// Addresses of the kube-dns Service, one per family at most; empty: neither the Service nor its ConfigMap is made.
     pub cluster_dns: Vec<IpAddr>,
+    /// The zone of cluster names, such as `cluster.local`.
+    pub cluster_domain: String,
     /// Ranges that Services of type LoadBalancer get their addresses from; empty: another gives them.
     pub balancer_pools: Vec<IpNet>,
     /// How long a node may be silent before it is called unreachable.
@@ -72,6 +74,7 @@ impl Default for Config {
             node_mask_v4: 26,
             node_mask_v6: 122,
             cluster_dns: vec![IpAddr::from([10, 96, 0, 10])],
+            cluster_domain: "cluster.local".to_owned(),
             balancer_pools: Vec::new(),
             node_monitor_grace: Duration::from_secs(40),
         }
@@ -102,7 +105,7 @@ pub fn reconcile(world: &World, config: &Config, task: &Task, now: Timestamp) ->
         Task::Namespace(name) => namespace::reconcile(world, name),
         Task::Collect(id) => garbage::reconcile(world, id),
         Task::ServiceAccount(name) => service_account::reconcile(world, name),
-        Task::ClusterDns => cluster_dns::reconcile(world, &config.cluster_dns),
+        Task::ClusterDns => cluster_dns::reconcile(world, config),
         Task::Balancers => balancer::reconcile(world, &config.balancer_pools, now),
         Task::EventExpiry(id) => event_expiry::reconcile(world, id, now),
     }

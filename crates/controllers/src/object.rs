@@ -1,14 +1,14 @@
 //! Objects as the controllers see them: which kinds there are, what names one, and its typed body.
 //!
-//! A kind that no controller looks into (ConfigMap, Secret) is kept as its metadata alone, for
-//! owners and namespaces still count.
+//! A kind that no controller looks into (Secret) is kept as its metadata alone, for owners and namespaces still count;
+//! of a ConfigMap, which is written but never looked into, the data are left out.
 
 use std::fmt;
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Endpoints, Event, Namespace, Node, Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Event, Namespace, Node, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use serde_json::Value;
@@ -173,6 +173,7 @@ macro_rules! stored {
 
             /// Reads the API's JSON.
             pub fn parse(kind: Kind, value: Value) -> Result<Self, serde_json::Error> {
+                let value = lean(kind, value);
                 match kind {
                     $(Kind::$kind => serde_json::from_value::<$kind>(value).map(Stored::wrap),)+
                     _ => plain(kind, value),
@@ -194,7 +195,29 @@ macro_rules! stored {
     };
 }
 
-stored!(Deployment, ReplicaSet, Pod, Service, Endpoints, EndpointSlice, ServiceAccount, Lease, Event, Node, Namespace,);
+stored!(
+    Deployment,
+    ReplicaSet,
+    Pod,
+    Service,
+    Endpoints,
+    EndpointSlice,
+    ConfigMap,
+    ServiceAccount,
+    Lease,
+    Event,
+    Node,
+    Namespace,
+);
+
+/// Without what nobody here reads and may be large.
+fn lean(kind: Kind, mut value: Value) -> Value {
+    if let (Kind::ConfigMap, Some(object)) = (kind, value.as_object_mut()) {
+        object.remove("data");
+        object.remove("binaryData");
+    }
+    value
+}
 
 fn plain(kind: Kind, mut value: Value) -> Result<Object, serde_json::Error> {
     let meta: ObjectMeta = serde_json::from_value(value["metadata"].take())?;

@@ -58,6 +58,9 @@ pub fn touched(world: &World, old: Option<&Object>, new: Option<&Object>) -> Tas
         Object::ServiceAccount(_) if id.name == service_account::NAME => {
             tasks.insert(Task::ServiceAccount(id.namespace.clone()));
         }
+        Object::ConfigMap(_) if id.namespace == cluster_dns::NAMESPACE && id.name == cluster_dns::CONFIG_MAP => {
+            tasks.insert(Task::ClusterDns);
+        }
         Object::Event(_) => tasks.extend([Task::EventExpiry(id.clone())]),
         _ => {}
     }

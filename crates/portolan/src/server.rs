@@ -82,6 +82,7 @@ fn controller_config(cluster_cidrs: &[IpNet], args: &ServerArgs) -> portolan_con
         node_mask_v4: NODE_MASK_V4,
         node_mask_v6: NODE_MASK_V6,
         cluster_dns: args.cluster.cluster_dns.clone(),
+        cluster_domain: args.cluster.cluster_domain.clone(),
         balancer_pools: args.balancer.lb_pool.clone(),
         node_monitor_grace: Duration::from_secs(args.node_grace_secs),
     }

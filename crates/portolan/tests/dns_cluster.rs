@@ -19,5 +19,6 @@ fn deaths_of_agents_cost_their_pods_little_and_others_nothing() {
     let world = world();
     dns_cluster::a_guard_is_small_and_made_again(world);
     dns_cluster::a_death_costs_lookups_for_at_most_the_restart(world);
+    dns_cluster::names_are_answered_while_the_api_server_is_away(world);
     dns_cluster::without_a_successor_the_other_node_answers(world);
 }

@@ -156,3 +156,16 @@ fn the_cluster_dns_service_is_there_with_its_address() {
     let labels = &cluster.api.objects[&id]["metadata"]["labels"];
     assert_eq!(labels["kubernetes.io/name"], "CoreDNS");
 }
+
+#[test]
+fn the_configuration_of_cluster_dns_is_there_and_a_users_stays_as_it_is() {
+    let id = Id::new(Kind::ConfigMap, "kube-system", "coredns");
+    let mut cluster = Cluster::new();
+    cluster.settle();
+    let text = cluster.api.objects[&id]["data"]["Corefile"].as_str().expect("text").to_owned();
+    assert!(text.contains("kubernetes cluster.local in-addr.arpa ip6.arpa {") && text.contains("prometheus :9153"));
+    cluster.api.objects.get_mut(&id).expect("there")["data"]["Corefile"] = json!("a user's");
+    cluster.create(Kind::ConfigMap, json!({"metadata": {"name": "other", "namespace": "kube-system"}}));
+    cluster.settle();
+    assert_eq!(cluster.api.objects[&id]["data"]["Corefile"], "a user's");
+}

@@ -170,3 +170,64 @@ pub fn a_guard_is_small_and_made_again(world: &'static World) {
     assert_ne!(next, guard);
     assert!(is_local(world, "node-2"), "nothing is touched while the agent lives");
 }
+
+/// The API server is away and an agent restarts: what was known is answered, what was not is no absence.
+pub fn names_are_answered_while_the_api_server_is_away(world: &'static World) {
+    let stage = Stage::set(world, "away");
+    let headless = stage.headless_addresses();
+    // Written every few seconds.
+    wait_for("the state of DNS on disk", WITHIN_SECS, || stage.is_on_disk(&headless).then_some(()));
+    let before = agent_pid(world, "node-1");
+    world.lab().signal("apiserver", libc::SIGSTOP).expect("stopped");
+    kill_agent(world, "node-1");
+    wait_for("another agent", WITHIN_SECS, || (agent_pid(world, "node-1") != before).then_some(()));
+    let loads: Vec<Load> = ["web", "headless"].iter().flat_map(|name| stage.lookups(name)).collect();
+    go_on(&loads);
+    assert_eq!(stage.dig("headless"), ("NOERROR".to_owned(), headless), "endpoints and all");
+    assert_eq!(stage.dig("nobody").0, "SERVFAIL", "it may have come since");
+    end(loads);
+    let loads = stage.lookups("headless");
+    go_on(&loads);
+    world.lab().signal("apiserver", libc::SIGCONT).expect("goes on");
+    wait_for("absences to be known again", WITHIN_SECS, || (stage.dig("nobody").0 == "NXDOMAIN").then_some(()));
+    go_on(&loads);
+    let gap = end(loads);
+    assert_eq!(gap, Duration::ZERO, "while the cluster is read anew, names stay");
+    wait_for("the DNS pod to count its restart", WITHIN_SECS, || {
+        let row = world.kubectl("-n kube-system get pod portolan-node-1 --no-headers").out;
+        let fields: Vec<&str> = row.split_whitespace().collect();
+        (fields.get(1..3) == Some(&["1/1", "Running"][..]) && fields.get(3) != Some(&"0")).then_some(())
+    });
+    stage.remove();
+}
+
+impl Stage {
+    /// Code and addresses that a lookup from the pod on node-1 gets.
+    fn dig(&self, service: &str) -> (String, Vec<String>) {
+        let place = format!("pod/{}/on-1", self.space.name);
+        let name = format!("{service}.{}.svc.cluster.local", self.space.name);
+        let said =
+            self.space.world.at(&place, &["dig", "+tries=1", "+time=2", &format!("@{CLUSTER_DNS}"), &name, "A"]).out;
+        let code = said.split("status: ").nth(1).and_then(|rest| rest.split(',').next()).unwrap_or("none");
+        let rows =
+            said.lines().filter(|line| line.starts_with(&name)).filter_map(|line| line.split_whitespace().last());
+        let mut addresses: Vec<String> = rows.map(str::to_owned).collect();
+        addresses.sort();
+        (code.to_owned(), addresses)
+    }
+
+    fn headless_addresses(&self) -> Vec<String> {
+        let found =
+            wait_for("both addresses", WITHIN_SECS, || Some(self.dig("headless")).filter(|(_, all)| all.len() == 2));
+        assert_eq!(found.0, "NOERROR");
+        found.1
+    }
+
+    /// The file of node-1 names this stage's Services with these addresses.
+    fn is_on_disk(&self, addresses: &[String]) -> bool {
+        let said = self.space.world.at("node-1", &["sh", "-c", "gzip -dc /run/portolan/dns-state.gz"]).out;
+        let has = |what: &str| said.lines().any(|line| line.contains(what) && line.contains(self.space.name));
+        let is_named = |address: &String| said.contains(&format!("\"{address}\""));
+        has("\"Service\"") && has("\"Slice\"") && addresses.iter().all(is_named)
+    }
+}

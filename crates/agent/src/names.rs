@@ -1,0 +1,66 @@
+//! This node's nameserver as the agent starts it: with the configuration and the cluster that were last known, and with
+//! those who keep it told.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use portolan_pods::resolv::ClusterDns;
+
+use crate::dns_pods::DnsPods;
+use crate::last_known::{self, Feed, Freshness};
+use crate::status::Progress;
+use crate::{AgentError, Config, dns};
+
+/// The nameserver and what was found for it.
+pub(crate) struct Names {
+    pub(crate) handle: dns::Handle,
+    pub(crate) feed: Feed,
+    pub(crate) freshness: Arc<Freshness>,
+    /// It answers from what was last known.
+    pub(crate) is_recalled: bool,
+}
+
+/// Starts it at the node's own addresses; that of the cluster comes later.
+pub(crate) async fn start(config: &Config, progress: &Progress) -> Result<Names, AgentError> {
+    let settings = Arc::new(config.settings.clone());
+    let handle = dns::start(options(config).await?).await?;
+    let recalled = match settings.cluster_dns.is_empty() {
+        true => None,
+        false => last_known::recall(&config.state_dir, &settings),
+    };
+    let freshness = Arc::new(Freshness::new(recalled.as_ref().map(|recalled| recalled.confirmed)));
+    let feed = Feed::start(handle.clone(), &settings, recalled.as_ref().map(|recalled| &recalled.facts));
+    tokio::spawn(last_known::watch_over(freshness.clone(), handle.clone()));
+    if !settings.cluster_dns.is_empty() {
+        let path = last_known::path(&config.state_dir);
+        let (applied, often) = (progress.watch_applied(), last_known::WRITE_EVERY);
+        tokio::spawn(last_known::keep(path, settings, applied, freshness.clone(), often));
+    }
+    Ok(Names { handle, feed, freshness, is_recalled: recalled.is_some() })
+}
+
+async fn options(config: &Config) -> Result<dns::Options, AgentError> {
+    let mut listeners = Vec::new();
+    if !config.settings.cluster_dns.is_empty() {
+        for addr in &config.addresses {
+            listeners.push(dns::Listener::bind((*addr, 53).into()).await?);
+        }
+    }
+    let own: Vec<IpAddr> = config.addresses.iter().chain(&config.settings.cluster_dns).copied().collect();
+    Ok(dns::Options {
+        settings: Arc::new(config.settings.clone()),
+        pages: own.clone(),
+        own,
+        corefile: dns::shipped(&config.settings, config.dns_ttl_secs, &config.resolv_conf)?,
+        base: "/".into(),
+        listen: dns::Listen::At(listeners),
+        threads: 0,
+    })
+}
+
+/// Those who ask: pods of this node.
+pub(crate) fn pods(config: &Config, handle: dns::Handle) -> DnsPods {
+    let settings = &config.settings;
+    let cluster = ClusterDns { servers: settings.cluster_dns.clone(), domain: settings.cluster_domain.to_string() };
+    DnsPods::new(handle, config.resolv_conf.clone(), cluster)
+}

@@ -1,4 +1,4 @@
-//! `portolan dns` in network namespaces of their own, with nothing but loopback in them: objects from files,
+//! `portolan dns` in network namespaces of their own, with nothing but loopback in them: objects and a Corefile from files,
 //! asked with Debian's dig, kdig and drill, pages with curl, names outside with knotd. As root.
 
 mod support;
@@ -32,10 +32,16 @@ fn strangers_read_the_same_answers_by_udp_and_tcp() {
     }
 }
 
-/// What `dns explain` says of a pod's lookup in examples/files.
-fn explained(args: &str) -> support::Said {
-    let files = support::root().join("examples/files");
-    support::portolan_says(&format!("dns explain --from pod/web-0 -f {} {args}", files.display()))
+#[test]
+fn told_to_end_it_answers_until_the_lameduck_time_is_over() {
+    let ground = Ground::new();
+    ground.write("Corefile", ". {\n    health {\n        lameduck 2s\n    }\n    kubernetes cluster.local\n}\n");
+    let dns = ground.serve(&["--corefile", "Corefile"]);
+    let began = std::time::Instant::now();
+    dns.tell(libc::SIGTERM);
+    ground.answers(&[("web.default.svc.cluster.local A", "10.96.7.7")]);
+    assert_eq!(dns.ended(), Some(0));
+    assert!(began.elapsed() >= std::time::Duration::from_secs(2), "it ended after {:?}", began.elapsed());
 }
 
 #[test]

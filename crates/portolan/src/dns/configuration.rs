@@ -8,20 +8,27 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use portolan_dns::Name;
-use portolan_dns::corefile::{Corefile, Place};
+use portolan_dns::corefile::{self, Corefile, Place};
 
-use crate::dns::{Listen, listen};
+use crate::dns::{Listen, glob, listen};
 use crate::failure::Failure;
 use crate::settings::{ClusterArgs, DNS_TTL_SECS};
 
 /// A problem a line.
 pub type Problems = Vec<String>;
 
+/// A Corefile, and what of it has no effect here, a line each.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Read {
+    pub corefile: Corefile,
+    pub notes: Vec<String>,
+}
+
 /// Where the configuration comes from, and what it was at the last look.
 pub struct Configuration {
     origin: Origin,
     listens: Vec<Listen>,
-    last: Result<Corefile, Problems>,
+    last: Result<Read, Problems>,
     /// Whether what is in force follows its file by itself (`reload`).
     follows: bool,
 }
@@ -29,6 +36,7 @@ pub struct Configuration {
 enum Origin {
     /// None was given.
     Shipped(Box<Corefile>),
+    File(PathBuf),
 }
 
 impl Configuration {
@@ -36,17 +44,25 @@ impl Configuration {
     ///
     /// # Errors
     /// All that is wrong with it.
-    pub fn open(listens: &[Listen], resolv_conf: &Path, cluster: &ClusterArgs) -> Result<(Self, Corefile), Failure> {
-        let (origin, listens) = (Origin::Shipped(Box::new(shipped(cluster, resolv_conf)?)), or_here(listens));
+    pub fn open(
+        file: Option<&Path>,
+        listens: &[Listen],
+        resolv_conf: &Path,
+        cluster: &ClusterArgs,
+    ) -> Result<(Self, Read), Failure> {
+        let (origin, listens) = match file {
+            Some(file) => (Origin::File(file.to_owned()), listens.to_vec()),
+            None => (Origin::Shipped(Box::new(shipped(cluster, resolv_conf)?)), or_here(listens)),
+        };
         let mut opened = Self { origin, listens, last: Err(Vec::new()), follows: true };
         opened.last = opened.read();
-        let corefile = opened.last.clone().map_err(|problems| Failure::input(problems.join("\nportolan: ")))?;
-        opened.in_force(&corefile);
-        Ok((opened, corefile))
+        let read = opened.last.clone().map_err(|problems| Failure::input(problems.join("\nportolan: ")))?;
+        opened.in_force(&read.corefile);
+        Ok((opened, read))
     }
 
     /// What is new since the last look; `None`: nothing. `asked`: also where the file does not say `reload`.
-    pub fn look(&mut self, asked: bool) -> Option<Result<Corefile, Problems>> {
+    pub fn look(&mut self, asked: bool) -> Option<Result<Read, Problems>> {
         if !self.follows && !asked {
             return None;
         }
@@ -65,14 +81,17 @@ impl Configuration {
     pub fn base(&self) -> PathBuf {
         match &self.origin {
             Origin::Shipped(_) => PathBuf::from("."),
+            Origin::File(file) => folder(file),
         }
     }
 
-    fn read(&self) -> Result<Corefile, Problems> {
-        let read = match &self.origin {
-            Origin::Shipped(corefile) => (**corefile).clone(),
+    fn read(&self) -> Result<Read, Problems> {
+        let mut read = match &self.origin {
+            Origin::Shipped(corefile) => Read { corefile: (**corefile).clone(), notes: Vec::new() },
+            Origin::File(file) => read_file(file)?,
         };
-        Ok(listen::placed(&read, &self.listens))
+        read.corefile = listen::placed(&read.corefile, &self.listens);
+        Ok(read)
     }
 }
 
@@ -85,6 +104,41 @@ pub fn lameduck(corefile: &Corefile) -> Duration {
 /// Some block answers from the cluster's objects.
 pub fn asks_for_cluster(corefile: &Corefile) -> bool {
     corefile.blocks.iter().any(|block| block.kubernetes.is_some() || block.external.is_some())
+}
+
+/// A Corefile by itself, wherever it is served.
+///
+/// # Errors
+/// All that is wrong with it, a line each.
+pub fn read_file(file: &Path) -> Result<Read, Problems> {
+    let text = std::fs::read_to_string(file).map_err(|e| vec![format!("cannot read {}: {e}", file.display())])?;
+    let base = folder(file);
+    let import = |pattern: &str| imported(&base, pattern);
+    let variable = |name: &str| std::env::var(name).ok();
+    let sources = corefile::Sources { files: &import, variables: &variable };
+    let told = |problems: &[corefile::Problem]| problems.iter().map(ToString::to_string).collect();
+    match corefile::read_with_notes(&text, &sources) {
+        Ok((corefile, notes)) => Ok(Read { corefile, notes: told(&notes) }),
+        Err(problems) => Err(told(&problems)),
+    }
+}
+
+/// Name and text of each file that a pattern stands for; `None`: it names one file, which cannot be read.
+fn imported(base: &Path, pattern: &str) -> Option<Vec<(String, String)>> {
+    let is_pattern = pattern.contains(['*', '?']);
+    let mut found = Vec::new();
+    for path in glob::files(&base.join(pattern)) {
+        match std::fs::read_to_string(&path) {
+            Ok(text) => found.push((path.strip_prefix(base).unwrap_or(&path).display().to_string(), text)),
+            Err(_) if is_pattern => {}
+            Err(_) => return None,
+        }
+    }
+    Some(found)
+}
+
+fn folder(file: &Path) -> PathBuf {
+    file.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new(".")).to_owned()
 }
 
 /// What is served without a Corefile: no page takes a port, since nobody asked for one.

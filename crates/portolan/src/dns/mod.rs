@@ -10,6 +10,7 @@
 mod configuration;
 mod explain;
 mod feed;
+mod glob;
 mod listen;
 mod objects;
 mod pods;
@@ -50,12 +51,15 @@ struct ServeArgs {
     /// The cluster to follow, in place of files
     #[arg(long, value_name = "FILE", conflicts_with = "files")]
     kubeconfig: Option<PathBuf>,
+    /// CoreDNS's configuration; without it, one for the cluster's domain and the servers of --resolv-conf
+    #[arg(long, value_name = "FILE")]
+    corefile: Option<PathBuf>,
     /// Address to answer at, in place of those that the Corefile binds; a port stands for 53. Repeats; without a Corefile
     /// 127.0.0.1:53
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Vec<Listen>,
     /// Where upstream servers are read from; it is followed when it changes
-    #[arg(long, value_name = "FILE", default_value = "/etc/resolv.conf")]
+    #[arg(long, value_name = "FILE", default_value = "/etc/resolv.conf", conflicts_with = "corefile")]
     resolv_conf: PathBuf,
     /// Threads that answer; 0 is one for each core
     #[arg(long, value_name = "N", default_value_t = 0)]

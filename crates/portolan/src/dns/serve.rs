@@ -13,7 +13,7 @@ use tokio::time::MissedTickBehavior;
 use tracing::{error, info, warn};
 
 use crate::dns::ServeArgs;
-use crate::dns::configuration::{Configuration, asks_for_cluster, lameduck};
+use crate::dns::configuration::{Configuration, Read, asks_for_cluster, lameduck};
 use crate::dns::objects::{Changed, Objects};
 use crate::failure::Failure;
 use crate::process::told_to_end;
@@ -28,7 +28,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 pub async fn serve(args: &ServeArgs) -> Result<(), Failure> {
     let end = told_to_end();
     let mut asked = Asked::listen();
-    let (mut configuration, corefile) = Configuration::open(&args.listen, &args.resolv_conf, &args.cluster)?;
+    let (mut configuration, Read { corefile, notes }) =
+        Configuration::open(args.corefile.as_deref(), &args.listen, &args.resolv_conf, &args.cluster)?;
+    notes.iter().for_each(|note| eprintln!("Note: {note}"));
     let settings = settings(args, &corefile);
     let (objects, first) = open(args, &corefile, &settings).await?;
     if args.check {
@@ -153,7 +155,10 @@ impl Serving {
         changed.into_iter().for_each(|changed| tell(&self.handle, changed));
         match configuration.look(asked) {
             None => {}
-            Some(Ok(corefile)) => self.configure(configuration, corefile).await,
+            Some(Ok(Read { corefile, notes })) => {
+                notes.iter().for_each(|note| info!("{note}"));
+                self.configure(configuration, corefile).await;
+            }
             Some(Err(problems)) => refused(&problems),
         }
     }

@@ -9,13 +9,14 @@ use portolan_dns::corefile::Corefile;
 use portolan_model::Delta;
 
 use super::{ExplainArgs, Question, Said, World, advice};
-use crate::dns::configuration::Configuration;
+use crate::dns::configuration::{Configuration, Read};
 use crate::dns::feed::Namespaces;
 use crate::failure::Failure;
 
 pub(super) async fn explain(question: &Question, args: &ExplainArgs) -> Result<Said, Failure> {
     let resolv_conf = Path::new("/etc/resolv.conf");
-    let (configuration, corefile) = Configuration::open(&[], resolv_conf, &args.ranges)?;
+    let (configuration, Read { corefile, .. }) =
+        Configuration::open(args.corefile.as_deref(), &[], resolv_conf, &args.ranges)?;
     let settings = args.ranges.settings("files");
     let mut objects = Vec::new();
     for value in crate::apply::read(&args.files)? {

@@ -54,6 +54,9 @@ pub struct ExplainArgs {
     /// The cluster from files instead: Kubernetes objects in a file, a folder, or -; repeats
     #[arg(short = 'f', long = "filename", value_name = "FILE")]
     files: Vec<PathBuf>,
+    /// With -f: CoreDNS's configuration
+    #[arg(long, value_name = "FILE", requires = "files")]
+    corefile: Option<PathBuf>,
     /// How to print it
     #[arg(long, value_enum, default_value_t = OutputFormat::Text)]
     output: OutputFormat,

@@ -1,9 +1,9 @@
 //! An answer as it is kept: the packet, and where in it the TTLs and the ends of the records are.
 //!
 //! ```text
-//!  header │ question │ record … TTL … data │ record … TTL … data │
+//!  header │ question │ record … TTL … data │ record … TTL … data │ marks
 //!                             ▲           ▲
-//!                            mark        mark
+//!                            both are in the record's mark
 //! ```
 //!
 //! To answer, the packet is copied, the client's ID, flags and spelling of the question are put in, and each TTL is
@@ -21,13 +21,15 @@ use crate::wire::{HEADER, MAX_UDP, Query, Rcode, Transport, ask, push_opt};
 /// Bytes of an OPT record without options.
 const OPT_LEN: usize = 11;
 /// Larger answers are not kept.
-const LARGEST: usize = 16 * 1024;
+const LARGEST: usize = 0x3fff;
 
 /// A packet without OPT that can be sent again.
 #[derive(Debug)]
 pub(super) struct Stored {
-    wire: Box<[u8]>,
-    marks: Box<[Mark]>,
+    /// The packet and, behind it so that they are fetched together, its marks.
+    bytes: Box<[u8]>,
+    /// Length of the packet.
+    len: u16,
     /// Length of the question section.
     question: u16,
     authentic_data: bool,
@@ -39,11 +41,28 @@ pub(super) struct Stored {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Mark {
     /// Offset of the TTL.
-    ttl: u16,
+    ttl: usize,
     /// Offset of what follows the record.
-    end: u16,
+    end: usize,
     /// 0 answer, 1 authority, 2 additional.
-    section: u8,
+    section: usize,
+}
+
+impl Mark {
+    /// The offsets have 14 bits, the section two.
+    const BYTES: usize = 4;
+
+    fn to_bytes(self) -> [u8; Self::BYTES] {
+        let (ttl, end) = (self.ttl as u16, self.end as u16 | (self.section as u16) << 14);
+        let ([a, b], [c, d]) = (ttl.to_be_bytes(), end.to_be_bytes());
+        [a, b, c, d]
+    }
+
+    fn of(bytes: [u8; Self::BYTES]) -> Self {
+        let [a, b, c, d] = bytes;
+        let end = usize::from(u16::from_be_bytes([c, d]));
+        Self { ttl: usize::from(u16::from_be_bytes([a, b])), end: end & LARGEST, section: end >> 14 }
+    }
 }
 
 /// How TTLs are sent.
@@ -84,9 +103,11 @@ impl Stored {
         }
         let marks = marks(&wire, HEADER + section, counts)?;
         let run = run(&wire, HEADER + section, &marks);
+        let len = wire.len() as u16;
+        let marks = marks.into_iter().flat_map(Mark::to_bytes);
         Some(Self {
-            wire: wire.into(),
-            marks: marks.into(),
+            bytes: wire.into_iter().chain(marks).collect(),
+            len,
             question: section as u16,
             authentic_data: message.authentic_data,
             rcode: message.rcode,
@@ -96,18 +117,27 @@ impl Stored {
 
     /// Memory that it holds beside itself, in bytes.
     pub(super) fn bytes(&self) -> usize {
-        self.wire.len() + self.marks.len() * size_of::<Mark>()
+        self.bytes.len()
+    }
+
+    fn wire(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+
+    fn marks(&self) -> impl DoubleEndedIterator<Item = Mark> + ExactSizeIterator {
+        let (marks, _) = self.bytes[usize::from(self.len)..].as_chunks::<{ Mark::BYTES }>();
+        marks.iter().map(|bytes| Mark::of(*bytes))
     }
 
     /// The name it is for, as it was asked first.
     pub(super) fn name(&self) -> &[u8] {
-        &self.wire[HEADER..HEADER + usize::from(self.question) - 4]
+        &self.bytes[HEADER..HEADER + usize::from(self.question) - 4]
     }
 
     /// Type and class of its question, as on the wire.
     pub(super) fn rtype_and_class(&self) -> (Rtype, u16) {
         let end = HEADER + usize::from(self.question);
-        let number = |at: usize| u16::from_be_bytes([self.wire[at], self.wire[at + 1]]);
+        let number = |at: usize| u16::from_be_bytes([self.bytes[at], self.bytes[at + 1]]);
         (Rtype(number(end - 4)), number(end - 2))
     }
 
@@ -115,34 +145,37 @@ impl Stored {
     /// sets TC. `turn` puts addresses in another order.
     pub(super) fn write(&self, query: &Query<'_>, limit: usize, ttls: Ttls, turn: u32, out: &mut Vec<u8>) {
         let opt = if query.edns.is_some() { OPT_LEN } else { 0 };
-        let (fitting, truncated) = self.fitting(limit.saturating_sub(opt));
-        let end = fitting.last().map_or(HEADER + usize::from(self.question), |mark| usize::from(mark.end));
-        out.clear();
-        out.extend_from_slice(&self.wire[..end]);
-        for mark in fitting {
-            let at = usize::from(mark.ttl);
-            let ttl = out[at..at + 4].first_chunk::<4>().map_or(0, |ttl| u32::from_be_bytes(*ttl));
-            out[at..at + 4].copy_from_slice(&ttls.of(ttl).to_be_bytes());
+        let (count, truncated) = self.fitting(limit.saturating_sub(opt));
+        let mut end = HEADER + usize::from(self.question);
+        let mut counts = [0; 3];
+        for mark in self.marks().take(count) {
+            counts[mark.section] += 1;
+            end = mark.end;
         }
-        self.turn(turn, fitting.len(), out);
-        self.write_head(query, fitting, truncated, out);
+        out.clear();
+        out.extend_from_slice(&self.bytes[..end]);
+        for mark in self.marks().take(count) {
+            let ttl = &mut out[mark.ttl..mark.ttl + 4];
+            let left = ttls.of(ttl.first_chunk::<4>().map_or(0, |ttl| u32::from_be_bytes(*ttl)));
+            ttl.copy_from_slice(&left.to_be_bytes());
+        }
+        self.turn(turn, count, out);
+        self.write_head(query, counts, truncated, out);
         if let Some(edns) = query.edns {
             push_opt(out, MAX_UDP as u16, self.rcode, edns.dnssec_ok);
         }
     }
 
-    fn fitting(&self, limit: usize) -> (&[Mark], bool) {
-        if self.wire.len() <= limit {
-            return (&self.marks, false);
+    /// How many records fit, and whether one that matters does not.
+    fn fitting(&self, limit: usize) -> (usize, bool) {
+        if usize::from(self.len) <= limit {
+            return (self.marks().len(), false);
         }
-        let count = self.marks.iter().take_while(|mark| usize::from(mark.end) <= limit).count();
-        let truncated = self.marks[count..].iter().any(|mark| mark.section < 2);
-        (&self.marks[..count], truncated)
+        let count = self.marks().take_while(|mark| mark.end <= limit).count();
+        (count, self.marks().skip(count).any(|mark| mark.section < 2))
     }
 
-    fn write_head(&self, query: &Query<'_>, fitting: &[Mark], truncated: bool, out: &mut [u8]) {
-        let mut counts = [0u16; 3];
-        fitting.iter().for_each(|mark| counts[usize::from(mark.section)] += 1);
+    fn write_head(&self, query: &Query<'_>, counts: [u16; 3], truncated: bool, out: &mut [u8]) {
         let wants_ad = query.authentic_data || query.edns.is_some_and(|edns| edns.dnssec_ok);
         let flag = |set: bool, bit: u16| if set { bit } else { 0 };
         let flags = 0x8080
@@ -165,15 +198,16 @@ impl Stored {
         if count < 2 || turn == 0 || first + count > fitting {
             return;
         }
-        let end = usize::from(self.marks[first + count - 1].end);
-        let size = end - usize::from(self.marks[first + count - 2].end);
+        let mut last = self.marks().skip(first + count - 2).map(|mark| mark.end);
+        let (Some(before), Some(end)) = (last.next(), last.next()) else { return };
+        let size = end - before;
         let by = turn as usize % count * size;
         out[end - count * size..end].rotate_left(by);
     }
 
     /// The answer as a message, its TTLs so.
     pub(super) fn message(&self, ttls: Ttls) -> Option<Message> {
-        let mut message = Message::parse(&self.wire)?;
+        let mut message = Message::parse(self.wire())?;
         message.authentic_data = self.authentic_data;
         let sections = [&mut message.answers, &mut message.authority, &mut message.additional];
         for record in sections.into_iter().flatten() {
@@ -207,11 +241,7 @@ fn marks(wire: &[u8], start: usize, counts: [usize; 3]) -> Option<Vec<Mark>> {
             let fixed = name_end(wire, at)?;
             let len = usize::from(u16::from_be_bytes([*wire.get(fixed + 8)?, *wire.get(fixed + 9)?]));
             at = fixed + 10 + len;
-            marks.push(Mark {
-                ttl: u16::try_from(fixed + 4).ok()?,
-                end: u16::try_from(at).ok()?,
-                section: section as u8,
-            });
+            marks.push(Mark { ttl: fixed + 4, end: at, section });
         }
     }
     (at == wire.len()).then_some(marks)
@@ -230,9 +260,9 @@ fn name_end(wire: &[u8], mut at: usize) -> Option<usize> {
 /// The longest run of addresses in the answer section whose owners are pointers to before it: equal in size, and nothing
 /// points into them, so they may change places.
 fn run(wire: &[u8], start: usize, marks: &[Mark]) -> (u16, u16) {
-    let begin = |at: usize| if at == 0 { start } else { usize::from(marks[at - 1].end) };
+    let begin = |at: usize| if at == 0 { start } else { marks[at - 1].end };
     let kind = |at: usize| {
-        let bytes = &wire[begin(at)..usize::from(marks[at].end)];
+        let bytes = &wire[begin(at)..marks[at].end];
         let is_pointer = bytes[0] >= 0xc0;
         let is_address = matches!(bytes.get(2..4), Some([0, 1] | [0, 28]));
         (is_pointer && is_address && marks[at].section == 0).then(|| bytes[..6].to_vec())

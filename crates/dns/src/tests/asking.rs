@@ -646,3 +646,35 @@ proptest! {
         prop_assert_eq!(bench.upstreams.open_exchanges(), 0);
     }
 }
+
+proptest! {
+    /// A reply made worse at random: never a panic, and what is believed can be kept, sent again and read.
+    #[test]
+    fn what_is_believed_of_a_spoiled_reply_can_be_kept_and_sent_again(
+        spoils in proptest::collection::vec((any::<usize>(), any::<u8>()), 0..12),
+        cut in proptest::option::of(any::<usize>()),
+    ) {
+        let mut bench = Bench::new(vec![group(&["a"])]);
+        let sent = bench.ask(1, "www.example.com").one();
+        let answers: Vec<Record> = (0..6).map(|n| address("www.example.com", 60, n)).collect();
+        let mut bytes = reply(&sent, Rcode::NOERROR, &answers, false);
+        for (at, by) in spoils {
+            // The head and the question stay: otherwise nothing would be believed.
+            let at = 4 + at % (bytes.len() - 4);
+            bytes[if at < 33 && at >= 12 { at + 21 } else { at }] ^= by;
+        }
+        bytes.truncate(cut.map_or(bytes.len(), |cut| 12 + cut % (bytes.len() - 12)));
+        for done in bench.hear(&sent, &bytes).done {
+            let Outcome::Answer(answer) = done.outcome else { continue };
+            let cache = crate::cache::AnswerCache::new(super::kept::cache_config(), 1);
+            let seen = cache.keep(&done.question, (*answer.message).clone(), Duration::ZERO);
+            let packet = crate::wire::ask(1, &done.question.bytes(), false, None);
+            let query = Query::parse(&packet).expect("a query");
+            let mut out = Vec::new();
+            if let crate::cache::Written::Hit(_) = cache.write(&query, 65_535, Duration::ZERO, 0, &mut out) {
+                let read = Message::parse(&out).expect("a reply that can be read");
+                prop_assert_eq!((read.answers, read.authority), (seen.answers, seen.authority));
+            }
+        }
+    }
+}

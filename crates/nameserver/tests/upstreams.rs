@@ -7,6 +7,8 @@ mod driver;
 mod servers;
 #[path = "upstreams/strangers.rs"]
 mod strangers;
+#[path = "upstreams/web.rs"]
+mod web;
 
 use std::collections::BTreeSet;
 use std::time::Duration;

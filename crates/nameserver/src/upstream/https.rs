@@ -46,7 +46,7 @@ struct Shared {
 impl Client {
     pub(super) fn new(peer: &Arc<Peer>, tls: &mut Configs, heard: mpsc::Sender<Heard>) -> Result<Self, String> {
         let Target::Https { addr, path } = &peer.target else { return Err("is not asked by HTTPS".into()) };
-        let connector = tls.connector(&peer.tls, *addr, b"h2").map_err(|error| error.to_string())?;
+        let connector = tls.connector(&peer.tls, *addr, Some(b"h2")).map_err(|error| error.to_string())?;
         let host = peer.tls.server_name.as_deref().map_or(addr.to_string(), |name| format!("{name}:{}", addr.port()));
         let uri = format!("https://{host}{path}").parse().map_err(|error| format!("path {path:?}: {error}"))?;
         let shared = Shared {

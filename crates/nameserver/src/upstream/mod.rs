@@ -124,7 +124,7 @@ impl Dialer {
         let key = (peer.clone(), way);
         if !self.lines.contains_key(&key) {
             let tls = match way {
-                Way::Tls => Some(self.tls.connector(&peer.tls, addr, b"dot").map_err(|error| error.to_string())?),
+                Way::Tls => Some(self.tls.connector(&peer.tls, addr, None).map_err(|error| error.to_string())?),
                 _ => None,
             };
             let lines = Lines::new(addr, tls, peer.expire, self.heard.clone());

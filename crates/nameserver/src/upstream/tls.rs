@@ -36,7 +36,7 @@ pub(super) enum TlsError {
 /// Configurations, each read once.
 #[derive(Default)]
 pub(super) struct Configs {
-    known: BTreeMap<(TlsConfig, Vec<u8>), Arc<ClientConfig>>,
+    known: BTreeMap<(TlsConfig, Option<&'static [u8]>), Arc<ClientConfig>>,
 }
 
 /// Makes connections to one server.
@@ -53,8 +53,14 @@ impl Connector {
 }
 
 impl Configs {
-    /// For the server at `addr`, whose certificate must have the configured name, or that address.
-    pub(super) fn connector(&mut self, tls: &TlsConfig, addr: SocketAddr, alpn: &[u8]) -> Result<Connector, TlsError> {
+    /// For the server at `addr`, whose certificate must have the configured name, or that address. DNS over TLS names no
+    /// protocol: some servers that know others refuse the one that nobody had to name so far.
+    pub(super) fn connector(
+        &mut self,
+        tls: &TlsConfig,
+        addr: SocketAddr,
+        alpn: Option<&'static [u8]>,
+    ) -> Result<Connector, TlsError> {
         let name = match &tls.server_name {
             None => ServerName::from(addr.ip()),
             Some(name) => {
@@ -62,7 +68,7 @@ impl Configs {
                 ServerName::try_from(bare).map_err(|_| TlsError::Name { name: name.clone() })?
             }
         };
-        let key = (tls.clone(), alpn.to_vec());
+        let key = (tls.clone(), alpn);
         if !self.known.contains_key(&key) {
             self.known.insert(key.clone(), Arc::new(config(tls, alpn)?));
         }
@@ -70,7 +76,7 @@ impl Configs {
     }
 }
 
-fn config(tls: &TlsConfig, alpn: &[u8]) -> Result<ClientConfig, TlsError> {
+fn config(tls: &TlsConfig, alpn: Option<&[u8]>) -> Result<ClientConfig, TlsError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
     let builder = builder.with_root_certificates(roots(tls)?);
@@ -82,7 +88,7 @@ fn config(tls: &TlsConfig, alpn: &[u8]) -> Result<ClientConfig, TlsError> {
             builder.with_client_auth_cert(certificates(certificate)?, own)?
         }
     };
-    config.alpn_protocols = vec![alpn.to_vec()];
+    config.alpn_protocols = alpn.map(<[u8]>::to_vec).into_iter().collect();
     Ok(config)
 }
 

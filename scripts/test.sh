@@ -10,7 +10,7 @@ export PORTOLAN_IPTABLES_DIR=${PORTOLAN_IPTABLES_DIR:-$PORTOLAN_DEB_BIN}
 export PORTOLAN_IMAGES=${PORTOLAN_IMAGES:-$PWD/target/images}
 
 # Integration tests by area, and each area's budget on two cores.
-acting="law hostile soak_dns explain generations packets soak proxy durability bird kernel nft traced kubectl verbs server_side dns_spec dns_strangers nodes dns watch restart cluster pods lab lan"   # 5 minutes
+acting="law hostile weight soak_dns explain generations packets soak proxy durability bird kernel nft traced kubectl verbs server_side dns_spec dns_strangers nodes dns watch restart cluster pods lab lan"   # 5 minutes
 labs="files registry images limits commands many_labs bad_input comfort streams nothing_left traffic witness witness_nftables
     rollout flows dns_explain deaths outages balancer modes why families trace trace_nftables journeys journeys_nft readme walk rootless elsewhere"                                               # 18 minutes
 

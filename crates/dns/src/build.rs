@@ -91,12 +91,7 @@ impl<'r> Reply<'r> {
         packet.truncated = self.truncated;
         let sections = [(Section::Answer, &self.answers), (Section::Authority, &self.authority)];
         for (section, records) in sections.into_iter().chain([(Section::Additional, &self.additional)]) {
-            for rr in records {
-                if !packet.push(section, rr.owner.as_wire(), rr.rtype, rr.class, rr.ttl_secs, |p| p.put_rdata(&rr.data))
-                {
-                    break;
-                }
-            }
+            let _ = records.iter().all(|record| packet.push_record(section, record));
         }
         packet.finish(Flags {
             rcode: self.rcode,
@@ -228,6 +223,12 @@ impl<'q, 'o> Packet<'q, 'o> {
         let limit = limit - if query.edns.is_some() { OPT_LEN } else { 0 };
         let names = SmallVec::new();
         Self { out, query, limit, names, next: 0, counts: [0; 3], full: [false; 3], truncated: false }
+    }
+
+    /// Writes a record, or nothing if it does not fit; then no other of its section will.
+    pub fn push_record(&mut self, section: Section, record: &Rr<'_>) -> bool {
+        let Rr { owner, rtype, class, ttl_secs, data } = record;
+        self.push(section, owner.as_wire(), *rtype, *class, *ttl_secs, |packet| packet.put_rdata(data))
     }
 
     /// Writes one record, or nothing if it does not fit.
@@ -369,6 +370,12 @@ impl<'q, 'o> Packet<'q, 'o> {
         let (mark, place) = alike.find(|(mark, _)| stands(self.out, usize::from(mark.at), rest))?;
         self.next = place + 1;
         Some(mark.at)
+    }
+
+    /// As [`Self::finish`], of one message of several: what did not fit comes with the next.
+    pub fn finish_whole(mut self, flags: Flags) {
+        self.truncated = false;
+        self.finish(flags);
     }
 
     /// Ends the packet: OPT, header.

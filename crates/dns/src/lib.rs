@@ -28,8 +28,7 @@
 //! A file-only server (`dns -f`) and `render` use [`Records::from_snapshot`] and [`Records::dump`]; [`explain()`] tells
 //! which objects an answer came from.
 //!
-//! This room must never know Kubernetes JSON, sockets, clocks or randomness. Not here: zone transfer, DNSSEC, verified
-//! pod records.
+//! This room must never know Kubernetes JSON, sockets, clocks or randomness. Not here: DNSSEC.
 //!
 //! Spec: RFC 1034, 1035, 2308, 2782, 3596, 6891, 8020; Kubernetes DNS-Based Service Discovery 1.1.0.
 
@@ -39,6 +38,7 @@ pub mod cache;
 pub mod client;
 pub mod corefile;
 pub mod explain;
+pub mod external;
 pub mod forward;
 pub mod kubernetes;
 pub mod master;
@@ -51,6 +51,7 @@ pub mod records;
 pub mod resolvconf;
 pub mod server;
 pub mod site;
+pub mod transfer;
 pub mod wire;
 pub mod zone;
 

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use portolan_model::Settings;
 
 pub use crate::corefile::config::PodMode as PodRecords;
-use crate::kubernetes::SOA_TTL_SECS;
+use crate::kubernetes::{MAILBOX, SERVER, SOA_TTL_SECS};
 use crate::name::{Name, NameError};
 use crate::rdata::{Rdata, Soa};
 
@@ -42,17 +42,17 @@ impl ZoneConfig {
 
     /// SOA of `zone`, ours or a reverse one, and the TTL to send it with.
     pub fn soa(&self, zone: &Name, serial: u32) -> (u32, Rdata) {
-        let soa = Soa { serial, ..soa(zone, "ns.dns", self.ttl_secs) };
+        let soa = Soa { serial, ..soa(zone, SERVER, MAILBOX, self.ttl_secs) };
         (self.ttl_secs.min(SOA_TTL_SECS), Rdata::Soa(soa))
     }
 }
 
-/// SOA of `zone` with serial 0; `server` is what stands left of the zone in the name of its server.
-pub(crate) fn soa(zone: &Name, server: &str, minimum_secs: u32) -> Soa {
+/// SOA of `zone` with serial 0; `server` and `mailbox` are what stands left of the zone in these names.
+pub(crate) fn soa(zone: &Name, server: &str, mailbox: &str, minimum_secs: u32) -> Soa {
     let named = |labels: &str| labels.rsplit('.').try_fold(zone.clone(), |name, label| name.child(label));
     Soa {
         mname: named(server).unwrap_or_else(|| zone.clone()),
-        rname: named("hostmaster").unwrap_or_else(|| zone.clone()),
+        rname: named(mailbox).unwrap_or_else(|| zone.clone()),
         serial: 0,
         refresh_secs: 7200,
         retry_secs: 1800,

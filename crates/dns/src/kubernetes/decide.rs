@@ -80,8 +80,7 @@ impl<'r, 'q> Question<'r, 'q> {
     /// `None`: the name is in none of the view's zones.
     pub(crate) fn new(view: &'r View, records: &'r Records, name: &'q [u8], rtype: Rtype) -> Option<Self> {
         let asked = Asked::new(name);
-        let find =
-            |zones: &'r [Zone]| zones.iter().find_map(|zone| Some((zone, asked.left_of(&zone.lower, zone.labels)?)));
+        let find = |zones: &'r [Zone]| zones.iter().find_map(|zone| Some((zone, zone.left_of(&asked)?)));
         let (zone, left, is_reverse) = match find(&view.forward) {
             Some((zone, left)) => (zone, left, false),
             None => find(&view.reverse).map(|(zone, left)| (zone, left, true))?,
@@ -176,7 +175,7 @@ impl<'r, 'q> Question<'r, 'q> {
     fn nothing(&self) -> Decided<'r> {
         match self.records.is_synced() {
             false => Decided::Unknown,
-            true if self.view.falls_through(&self.asked) => Decided::Elsewhere,
+            true if self.view.fallthrough.lets(&self.asked) => Decided::Elsewhere,
             true => Decided::Nothing,
         }
     }
@@ -253,14 +252,14 @@ impl<'r, 'q> Question<'r, 'q> {
         if !self.records.is_synced() && is_own() {
             return Decided::Unknown;
         }
-        if low != high && !self.view.falls_through(&self.asked) && self.records.has_claim_within(low, high) {
+        if low != high && !self.view.fallthrough.lets(&self.asked) && self.records.has_claim_within(low, high) {
             return Decided::Bare("only names below it exist");
         }
         self.nothing_reverse()
     }
 
     fn nothing_reverse(&self) -> Decided<'r> {
-        match self.view.falls_through(&self.asked) {
+        match self.view.fallthrough.lets(&self.asked) {
             true => Decided::Elsewhere,
             false => self.nothing(),
         }

@@ -66,12 +66,18 @@ impl Listing {
         self.nodes.get(key)
     }
 
-    fn put(&mut self, node: Node) {
+    pub(crate) fn put(&mut self, node: Node) {
         self.nodes.insert(node.owner.key(), node);
     }
 
-    fn at(&mut self, owner: &Name, cause: ObjectRef) -> &mut Node {
-        self.nodes.entry(owner.key()).or_insert_with(|| Node::bare(owner.clone(), vec![cause]))
+    pub(crate) fn at(&mut self, owner: &Name, cause: ObjectRef) -> &mut Node {
+        let node = self.at_bare(owner);
+        node.blame(cause);
+        node
+    }
+
+    pub(crate) fn at_bare(&mut self, owner: &Name) -> &mut Node {
+        self.nodes.entry(owner.key()).or_insert_with(|| Node::bare(owner.clone(), Vec::new()))
     }
 
     fn take(mut self, name: &Name) -> Option<Node> {
@@ -103,7 +109,7 @@ impl Records {
     /// `name` is the cluster domain or below it.
     pub fn is_in_zone(&self, name: &Name) -> bool {
         let asked = Asked::new(name.as_wire());
-        self.view().forward.iter().any(|zone| asked.left_of(&zone.lower, zone.labels).is_some())
+        self.view().forward.iter().any(|zone| zone.left_of(&asked).is_some())
     }
 
     /// What is at `name` in the cluster's own view.
@@ -335,7 +341,7 @@ fn srv_to(target: &Name, port: &SlicePort, weight: u16) -> Rdata {
 fn reverse(view: &View, records: &Records, addr: IpAddr) -> Option<Node> {
     let owner = Name::reverse(addr);
     let asked = Asked::new(owner.as_wire());
-    view.reverse.iter().find(|zone| asked.left_of(&zone.lower, zone.labels).is_some())?;
+    view.reverse.iter().find(|zone| zone.left_of(&asked).is_some())?;
     let primary = view.primary()?;
     let lister = Lister { view, records, zone: primary };
     let mut node = Node::bare(owner, Vec::new());

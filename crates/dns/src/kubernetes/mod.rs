@@ -17,7 +17,7 @@
 mod decide;
 pub mod listing;
 pub(crate) mod place;
-mod tell;
+pub(crate) mod tell;
 mod why;
 
 use std::net::IpAddr;
@@ -38,6 +38,10 @@ use crate::zone::{ZoneConfig, soa};
 
 /// Longest TTL of the SOA itself.
 pub(crate) const SOA_TTL_SECS: u32 = 300;
+/// The name server's name, below each zone.
+pub(crate) const SERVER: &str = "ns.dns";
+/// Whom to write to, below each zone.
+pub(crate) const MAILBOX: &str = "hostmaster";
 
 /// A cluster as zones: their names, TTL and modes. Made once per configuration.
 #[derive(Clone, Debug)]
@@ -56,7 +60,7 @@ pub struct View {
 
 /// [`Fallthrough`], with zones as they are compared: in lower case, with their counts of labels.
 #[derive(Clone, Debug)]
-enum Falls {
+pub(crate) enum Falls {
     Never,
     Always,
     In(Vec<(Box<[u8]>, usize)>),
@@ -123,8 +127,13 @@ impl View {
         let mut namespaces: Vec<Box<[u8]>> = namespaces.map(|label| Box::from(&*label)).collect();
         namespaces.sort();
         Self {
-            forward: Zone::longest_first(config.zones.iter().filter(|name| !is_reverse(name)), config.ttl_secs),
-            reverse: Zone::longest_first(config.zones.iter().filter(is_reverse), config.ttl_secs),
+            forward: Zone::longest_first(
+                config.zones.iter().filter(|name| !is_reverse(name)),
+                SERVER,
+                MAILBOX,
+                config.ttl_secs,
+            ),
+            reverse: Zone::longest_first(config.zones.iter().filter(is_reverse), SERVER, MAILBOX, config.ttl_secs),
             namespaces: (!config.namespaces.is_empty()).then_some(namespaces),
             no_endpoints: config.no_endpoints,
             ignore_empty_service: config.ignore_empty_service,
@@ -206,15 +215,6 @@ impl View {
         namespaces.binary_search_by(|shown| (**shown).cmp(label)).is_ok()
     }
 
-    /// What is not found at this name is asked of others.
-    fn falls_through(&self, asked: &place::Asked) -> bool {
-        match &self.fallthrough {
-            Falls::Never => false,
-            Falls::Always => true,
-            Falls::In(zones) => zones.iter().any(|(zone, labels)| asked.left_of(zone, *labels).is_some()),
-        }
-    }
-
     /// TTL of SOA records.
     pub(crate) fn soa_ttl_secs(&self) -> u32 {
         self.config.ttl_secs.min(SOA_TTL_SECS)
@@ -227,11 +227,20 @@ impl View {
 }
 
 impl Falls {
-    fn of(fallthrough: &Fallthrough) -> Self {
+    pub(crate) fn of(fallthrough: &Fallthrough) -> Self {
         match fallthrough {
             Fallthrough::Never => Self::Never,
             Fallthrough::Always => Self::Always,
             Fallthrough::In(zones) => Self::In(zones.iter().map(comparable).collect()),
+        }
+    }
+
+    /// What is not found at this name is asked of others.
+    pub(crate) fn lets(&self, asked: &place::Asked) -> bool {
+        match self {
+            Self::Never => false,
+            Self::Always => true,
+            Self::In(zones) => zones.iter().any(|(zone, labels)| asked.left_of(zone, *labels).is_some()),
         }
     }
 }
@@ -242,14 +251,25 @@ fn comparable(name: &Name) -> (Box<[u8]>, usize) {
 }
 
 impl Zone {
-    fn new(name: &Name, ttl_secs: u32) -> Self {
-        let soa = soa(name, "ns.dns", ttl_secs);
+    /// `server` and `mailbox` are what stands left of the zone in these names of its SOA.
+    fn new(name: &Name, server: &str, mailbox: &str, ttl_secs: u32) -> Self {
+        let soa = soa(name, server, mailbox, ttl_secs);
         let (lower, labels) = comparable(name);
         Self { name: name.clone(), lower, labels, host: soa.mname.clone(), soa }
     }
 
-    fn longest_first<'a>(names: impl Iterator<Item = &'a Name>, ttl_secs: u32) -> Vec<Self> {
-        let mut zones: Vec<Self> = names.map(|name| Self::new(name, ttl_secs)).collect();
+    /// How many labels of a name stand left of it; `None`: the name is not in it.
+    pub(crate) fn left_of(&self, asked: &place::Asked) -> Option<usize> {
+        asked.left_of(&self.lower, self.labels)
+    }
+
+    pub(crate) fn longest_first<'a>(
+        names: impl Iterator<Item = &'a Name>,
+        server: &str,
+        mailbox: &str,
+        ttl_secs: u32,
+    ) -> Vec<Self> {
+        let mut zones: Vec<Self> = names.map(|name| Self::new(name, server, mailbox, ttl_secs)).collect();
         zones.sort_by_key(|zone| std::cmp::Reverse(zone.labels));
         zones
     }

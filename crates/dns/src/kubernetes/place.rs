@@ -75,8 +75,13 @@ impl Asked {
     }
 
     /// Labels `first` and those up to `end`, with their lengths.
-    fn span(&self, first: usize, end: usize) -> &[u8] {
+    pub(crate) fn span(&self, first: usize, end: usize) -> &[u8] {
         &self.lower[usize::from(self.starts[first])..usize::from(self.starts[end])]
+    }
+
+    /// Texts of the first labels.
+    pub(crate) fn texts(&self, count: usize) -> impl Iterator<Item = &[u8]> {
+        (0..count).map(|label| self.text(label))
     }
 
     /// The text of one label.

@@ -43,6 +43,8 @@ pub struct Records {
     services: ByLabels<Arc<Service>>,
     /// Who has an address, as ClusterIP or ready endpoint: by address, then by the Service's labels.
     claims: Arc<Sorted<(IpAddr, Arc<[u8]>)>>,
+    /// Who has an address outside the cluster: by address, then by the Service's labels.
+    outside: Arc<Sorted<(IpAddr, Arc<[u8]>)>>,
     /// Who has an address: by address, then by the Pod.
     pods: Arc<Sorted<(IpAddr, NsName)>>,
     /// The Pods as they were told last, shared with the snapshot: which addresses to take back.
@@ -92,6 +94,7 @@ impl Records {
             namespaces: ByLabels::with_hasher(Mixer),
             services: ByLabels::with_hasher(Mixer),
             claims: Arc::default(),
+            outside: Arc::default(),
             pods: Arc::default(),
             told_pods: OrdMap::new(),
             unnamed: OrdMap::new(),
@@ -204,6 +207,18 @@ impl Records {
         self.claims.iter().map(|(addr, _)| *addr).filter(move |addr| last.replace(*addr) != Some(*addr))
     }
 
+    /// Services that have `addr` outside the cluster, by their labels.
+    pub fn outside_at(&self, addr: IpAddr) -> impl Iterator<Item = &Arc<Service>> {
+        self.outside.equal(move |(other, _)| other.cmp(&addr)).filter_map(|(_, labels)| self.service(labels))
+    }
+
+    /// Every address outside the cluster that some Service has, in order, with the Services.
+    pub fn outside(&self) -> impl Iterator<Item = (IpAddr, impl Iterator<Item = &Arc<Service>>)> {
+        let mut last = None;
+        let each = self.outside.iter().map(|(addr, _)| *addr).filter(move |addr| last.replace(*addr) != Some(*addr));
+        each.map(|addr| (addr, self.outside_at(addr)))
+    }
+
     /// Pods that have `addr`, sorted; those that are finished have none.
     pub fn pods_at(&self, addr: IpAddr) -> impl Iterator<Item = &NsName> {
         self.pods.equal(move |(other, _)| other.cmp(&addr)).map(|(_, pod)| pod)
@@ -273,6 +288,7 @@ impl Records {
         changes.services.push(key.clone());
         changes.written += 1 + moved.came.len() + moved.went.len();
         self.update_claims(&labels, before.as_deref(), after.as_ref(), &moved);
+        self.update_outside(&labels, before.as_deref(), after.as_ref());
         match (before.is_some(), after.is_some()) {
             (false, true) => self.count_services(&key.namespace, 1),
             (true, false) => self.count_services(&key.namespace, -1),
@@ -296,6 +312,21 @@ impl Records {
         }
         for addr in new.iter().filter(|addr| !gone.contains(addr)).chain(&moved.came) {
             claims.put((*addr, labels.clone()), |(other, service)| (*other, &**service).cmp(&(*addr, &**labels)));
+        }
+    }
+
+    fn update_outside(&mut self, labels: &Arc<[u8]>, before: Option<&Service>, after: Option<&Service>) {
+        let all = |service: Option<&Service>| service.into_iter().flat_map(Service::outside).collect::<Vec<IpAddr>>();
+        let (gone, new) = (all(before), all(after));
+        if gone == new {
+            return;
+        }
+        let outside = Arc::make_mut(&mut self.outside);
+        for addr in gone.iter().filter(|addr| !new.contains(addr)) {
+            outside.take(|(other, service)| (*other, &**service).cmp(&(*addr, &**labels)));
+        }
+        for addr in new.iter().filter(|addr| !gone.contains(addr)) {
+            outside.put((*addr, labels.clone()), |(other, service)| (*other, &**service).cmp(&(*addr, &**labels)));
         }
     }
 

@@ -143,6 +143,11 @@ impl Service {
         self.ipv4.map(IpAddr::V4).into_iter().chain(self.ipv6.map(IpAddr::V6))
     }
 
+    /// Its addresses outside the cluster: `externalIPs` and those of balancers.
+    pub fn outside(&self) -> impl Iterator<Item = IpAddr> {
+        self.spec.external_ips.iter().chain(&self.spec.load_balancer_ips).copied()
+    }
+
     /// The ports that `endpoint`, one of its own, offers.
     pub fn ports_of(&self, endpoint: &Endpoint) -> &[SlicePort] {
         &self.lists[endpoint.list as usize].ports

@@ -8,16 +8,15 @@
 
 use std::time::Duration;
 
-use crate::answer::{self, Alias};
+use crate::answer::Alias;
 use crate::build::{Reply, Rr};
 use crate::client::Client;
-use crate::corefile::config::Block;
 use crate::forward::Question;
 use crate::name::Name;
 use crate::plugin::{Plugin, Said};
 use crate::rdata::Rtype;
 use crate::site::Site;
-use crate::site::fit::{Renamed, is_in, is_in_any};
+use crate::site::fit::{Renamed, is_in};
 use crate::site::search::Search;
 use crate::site::setup::Prepared;
 use crate::wire::{CLASS_ANY, CLASS_IN, Query, Rcode};
@@ -99,8 +98,8 @@ impl Site {
         now: Duration,
         hops: usize,
     ) -> Decision<'_> {
-        let (block, prepared) = self.setup.block(at);
-        match self.kubernetes(block, query) {
+        let (_, prepared) = self.setup.block(at);
+        match self.kubernetes(at, query) {
             Said::Reply(reply) => Decision::new(Verdict::Reply(reply), Plugin::Kubernetes),
             Said::Silence => Decision::new(Verdict::Silence, Plugin::Kubernetes),
             Said::Alias(chain) => self.follow(chain, query, client, now, hops),
@@ -108,10 +107,13 @@ impl Site {
         }
     }
 
-    fn kubernetes(&self, block: &Block, query: &Query<'_>) -> Said<'_> {
-        match &block.kubernetes {
-            Some(config) if is_in_any(query.name, &config.zones) => answer::say(&self.records, query),
-            _ => Said::Next,
+    fn kubernetes(&self, block: usize, query: &Query<'_>) -> Said<'_> {
+        match &self.views[block] {
+            Some(view) => {
+                let turn = self.setup.block(block).0.loadbalance.then_some(query.id);
+                view.say(&self.records, query, turn)
+            }
+            None => Said::Next,
         }
     }
 

@@ -56,6 +56,8 @@ pub(crate) struct Prepared {
     pub(crate) forwards: Vec<usize>,
     /// Search list of `autopath FILE`.
     pub(crate) search: Vec<Name>,
+    /// What `kubernetes` says goes out as it is: no plugin comes before it or changes it, but `loadbalance`.
+    pub(crate) is_plain: bool,
 }
 
 /// Contents of the files that a configuration names, by their names there. What is not here could not be read.
@@ -122,7 +124,18 @@ fn prepare(at: usize, block: &Block, files: &Files, groups: &mut Vec<Group>) -> 
     groups.extend(block.forwards.iter().map(|forward| Group { forward: forward.clone(), block: at }));
     let mut forwards: Vec<usize> = (first..groups.len()).collect();
     forwards.sort_by_key(|group| std::cmp::Reverse(groups[*group].forward.from.as_wire().len()));
-    Prepared { forwards, search: search_of_file(block.autopath.as_ref(), files) }
+    Prepared { forwards, search: search_of_file(block.autopath.as_ref(), files), is_plain: is_plain(block) }
+}
+
+fn is_plain(block: &Block) -> bool {
+    let comes_before = block.any
+        || block.local
+        || block.minimal
+        || block.autopath.is_some()
+        || block.external.is_some()
+        || block.hosts.is_some()
+        || block.rrl.is_some();
+    !comes_before && block.acl.is_empty() && block.rewrites.is_empty() && block.templates.is_empty()
 }
 
 fn search_of_file(autopath: Option<&Autopath>, files: &Files) -> Vec<Name> {

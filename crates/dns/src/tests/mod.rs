@@ -10,6 +10,8 @@ mod oracle;
 mod packets;
 mod pipeline;
 mod play;
+mod table;
+mod transfer;
 mod upstream_files;
 
 use std::net::IpAddr;

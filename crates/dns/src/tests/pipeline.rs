@@ -24,7 +24,8 @@ fn forwarding(from: &str) -> ForwardConfig {
 
 fn in_cluster() -> Block {
     let zones = names(&["cluster.local", "in-addr.arpa", "ip6.arpa"]);
-    Block { kubernetes: Some(KubernetesConfig::new(zones)), forwards: vec![forwarding(".")], ..block(&["."]) }
+    let kubernetes = KubernetesConfig { ttl_secs: 30, ..KubernetesConfig::new(zones) };
+    Block { kubernetes: Some(kubernetes), forwards: vec![forwarding(".")], ..block(&["."]) }
 }
 
 fn site_of(blocks: Vec<Block>, files: &Files) -> Site {

@@ -11,6 +11,8 @@
 //!  loadbalance::turn(reply, number)        on the way out
 //!  minimal::strip(reply)                   on the way out
 //!  rrl::Rrl::judge(…, now)                 last, one per thread
+//!  log::Log::line(dealt)                   around all
+//!  errors::Errors::is_written(error, now)  around all
 //! ```
 //!
 //! `prepare` takes the configuration and the block's zones, and gives `None` where the block does not name the plugin: then
@@ -20,9 +22,11 @@
 
 pub mod acl;
 pub mod any;
+pub mod errors;
 pub mod hosts;
 pub mod loadbalance;
 pub mod local;
+pub mod log;
 pub mod minimal;
 mod named;
 pub mod rewrite;

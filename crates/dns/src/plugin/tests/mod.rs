@@ -6,6 +6,7 @@ mod rewrite;
 mod rrl;
 mod small;
 mod template;
+mod told;
 
 use std::net::IpAddr;
 

@@ -6,6 +6,7 @@ mod asking;
 mod forwarding;
 mod kept;
 mod law;
+mod many;
 mod oracle;
 mod packets;
 mod pipeline;

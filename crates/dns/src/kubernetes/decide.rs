@@ -45,7 +45,8 @@ pub(crate) enum Decided<'r> {
     Endpoints(&'r Arc<Service>, SmallVec<[&'r Endpoint; 4]>),
     /// The address in the name.
     Pod(IpAddr),
-    Reverse(IpAddr),
+    /// An address, with the Services that PTR is for; at least one.
+    Reverse(IpAddr, Claimants<'r>),
     /// A name without records, with the reason.
     Bare(&'static str),
     /// No such name.
@@ -55,6 +56,9 @@ pub(crate) enum Decided<'r> {
     /// No such name yet.
     Unknown,
 }
+
+/// Services that have an address.
+pub(crate) type Claimants<'r> = SmallVec<[&'r Arc<Service>; 2]>;
 
 /// What a question gets.
 pub(crate) enum Outcome<'r> {
@@ -158,9 +162,18 @@ impl<'r, 'q> Question<'r, 'q> {
     }
 
     fn has_records(&self, at: &Decided<'r>) -> bool {
-        let mut any = Any(false);
-        self.tell_at(at, self.name, None, &mut any);
-        any.0
+        match (at, self.rtype) {
+            (Decided::Service(service), Rtype::A) if service.kind == Kind::ClusterIp => service.ipv4.is_some(),
+            (Decided::Service(service), Rtype::AAAA) if service.kind == Kind::ClusterIp => service.ipv6.is_some(),
+            (Decided::Port(service, ..), Rtype::SRV) if service.kind == Kind::ClusterIp => true,
+            (Decided::Reverse(..), Rtype::PTR) => self.view.primary().is_some(),
+            // Whatever takes more than a look: the telling itself, up to its first record.
+            _ => {
+                let mut any = Any(false);
+                self.tell_at(at, self.name, None, &mut any);
+                any.0
+            }
+        }
     }
 
     /// What is at the name, aliases not followed.
@@ -245,8 +258,11 @@ impl<'r, 'q> Question<'r, 'q> {
             return Decided::Apex;
         }
         let Some((low, high)) = self.asked.reverse() else { return self.nothing_reverse() };
-        if low == high && self.view.ptr_services(self.records, low).next().is_some() {
-            return Decided::Reverse(low);
+        if low == high {
+            let services = self.view.ptr_services(self.records, low);
+            if !services.is_empty() {
+                return Decided::Reverse(low, services);
+            }
         }
         let is_own = || self.view.config.own_ranges.iter().any(|range| range.contains(&low) && range.contains(&high));
         if !self.records.is_synced() && is_own() {
@@ -318,22 +334,19 @@ impl View {
     }
 
     /// Services that PTR of `addr` is for: those with it as ClusterIP, else those with it as endpoint.
-    pub(crate) fn ptr_services<'r>(
-        &self,
-        records: &'r Records,
-        addr: IpAddr,
-    ) -> impl Iterator<Item = &'r Arc<Service>> + use<'r, '_> {
+    pub(crate) fn ptr_services<'r>(&self, records: &'r Records, addr: IpAddr) -> Claimants<'r> {
         let is_shown = |service: &&Arc<Service>| {
             let has_names = matches!(service.kind, Kind::ClusterIp | Kind::Headless);
             has_names && (self.namespaces.is_none() || self.shows(namespace_of(service)))
         };
-        let has_it = move |service: &&Arc<Service>| service.cluster_ips().any(|own| own == addr);
-        let by_cluster_ip = records.claims(addr).filter(is_shown).any(|service| has_it(&service));
-        let of_kind = move |service: &&Arc<Service>| match by_cluster_ip {
-            true => has_it(service),
-            false => !self.no_endpoints,
-        };
-        records.claims(addr).filter(is_shown).filter(of_kind)
+        let has_it = |service: &Service| service.cluster_ips().any(|own| own == addr);
+        let mut all: Claimants<'r> = records.claims(addr).filter(is_shown).collect();
+        match all.iter().any(|service| has_it(service)) {
+            true => all.retain(|service| has_it(service)),
+            false if self.no_endpoints => all.clear(),
+            false => {}
+        }
+        all
     }
 
     /// Services in front of us, by their labels.

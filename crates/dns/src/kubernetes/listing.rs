@@ -148,7 +148,7 @@ impl View {
             Decided::Service(service) | Decided::Port(service, ..) | Decided::Endpoints(service, _) => {
                 lister.service(service, &mut listing);
             }
-            Decided::Reverse(addr) => return reverse(self, records, addr).map_or(Found::Nothing, Found::Node),
+            Decided::Reverse(addr, _) => return reverse(self, records, addr).map_or(Found::Nothing, Found::Node),
             Decided::Pod(addr) => {
                 let node = Node::bare(name.clone(), question.why().causes);
                 return Found::Pod(addr, node);

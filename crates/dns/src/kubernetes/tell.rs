@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
 
-use portolan_model::SlicePort;
+use portolan_model::{ServicePortFact, SlicePort};
 use smallvec::SmallVec;
 
 use crate::build::{Data, Section, Sink};
@@ -158,7 +158,7 @@ impl<'r> Question<'r, '_> {
             Decided::Pod(addr) if rtype == Rtype::of_addr(*addr) => {
                 sink.record(Section::Answer, owner, self.ttl(), Data::Addr(*addr));
             }
-            Decided::Reverse(addr) if rtype == Rtype::PTR => self.tell_ptr(*addr, owner, sink),
+            Decided::Reverse(addr, services) if rtype == Rtype::PTR => self.tell_ptr(*addr, services, owner, sink),
             _ => {}
         }
     }
@@ -283,14 +283,13 @@ impl<'r> Question<'r, '_> {
         sink: &mut impl Sink,
     ) {
         let Some(base) = self.zone.base(service) else { return };
-        let ports = service.spec.ports.iter().filter(|port| match is_meant {
-            Some(is_meant) => is_meant(&SlicePort { name: port.name.clone(), proto: port.proto, port: port.port }),
-            None => true,
-        });
+        let as_offered =
+            |port: &ServicePortFact| SlicePort { name: port.name.clone(), proto: port.proto, port: port.port };
+        let ports = service.spec.ports.iter();
+        let ports = ports.filter(|port| is_meant.is_none_or(|is_meant| is_meant(&as_offered(port))));
         let numbers: SmallVec<[u16; 8]> = ports.map(|port| port.port).collect();
         let weight = weight(numbers.len() * service.cluster_ips().count());
-        for (place, port) in numbers.iter().enumerate().filter(|(place, port)| !numbers[..*place].contains(port)) {
-            let _ = place;
+        for (_, port) in numbers.iter().enumerate().filter(|(place, port)| !numbers[..*place].contains(port)) {
             let data = Data::Srv { weight, port: *port, target: base.wire() };
             sink.record(Section::Answer, owner, self.ttl(), data);
         }
@@ -385,9 +384,9 @@ impl<'r> Question<'r, '_> {
             .all(|addr| last.replace(addr) == Some(addr) || sink.record(section, owner, self.ttl(), Data::Addr(addr)))
     }
 
-    fn tell_ptr(&self, addr: IpAddr, owner: &[u8], sink: &mut impl Sink) {
+    fn tell_ptr(&self, addr: IpAddr, services: &[&Arc<Service>], owner: &[u8], sink: &mut impl Sink) {
         let Some(zone) = self.view.primary() else { return };
-        for service in self.view.ptr_services(self.records, addr) {
+        for service in services {
             for name in ptr_names(self.view, zone, service, addr) {
                 sink.record(Section::Answer, owner, self.ttl(), Data::Name(Rtype::PTR, name.wire()));
             }

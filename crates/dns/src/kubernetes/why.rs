@@ -50,7 +50,7 @@ impl<'r> Question<'r, '_> {
                 let pods = endpoints.iter().filter_map(|endpoint| pod_ref(service, endpoint));
                 pods.chain([service_ref(&service.key)]).collect()
             }
-            Decided::Reverse(addr) => services(self.view.ptr_services(self.records, *addr)),
+            Decided::Reverse(_, found) => services(found.iter().copied()),
             Decided::Apex | Decided::Host => services(self.view.servers(self.records).into_iter()),
             Decided::Pod(_) | Decided::Bare(_) => self.namespace_cause(),
             Decided::Version | Decided::Nothing | Decided::Elsewhere | Decided::Unknown => Vec::new(),

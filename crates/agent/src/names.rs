@@ -47,11 +47,18 @@ async fn options(config: &Config) -> Result<dns::Options, AgentError> {
         }
     }
     let own: Vec<IpAddr> = config.addresses.iter().chain(&config.settings.cluster_dns).copied().collect();
+    let mut corefile = dns::shipped(&config.settings, config.dns_ttl_secs, &config.resolv_conf)?;
+    if listeners.is_empty() {
+        // DNS is another's, and so are the pages about it.
+        for block in &mut corefile.blocks {
+            (block.health, block.ready, block.metrics) = (None, None, None);
+        }
+    }
     Ok(dns::Options {
         settings: Arc::new(config.settings.clone()),
-        pages: own.clone(),
+        pages: config.settings.cluster_dns.clone(),
         own,
-        corefile: dns::shipped(&config.settings, config.dns_ttl_secs, &config.resolv_conf)?,
+        corefile,
         base: "/".into(),
         listen: dns::Listen::At(listeners),
         threads: 0,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use portolan_dns::kubernetes::{Manner, Wrote};
-use portolan_dns::site::{Files, Now};
+use portolan_dns::site::{Now, Surroundings};
 use portolan_dns::wire::{self, Query};
 use portolan_dns::{Client, Corefile, Name, Pods, Records, Rtype, Setup, Site, Transport, ZoneConfig};
 use portolan_model::{
@@ -29,7 +29,7 @@ fn main() {
     println!("{SERVICES} Services with 2 endpoints each taken in {:?}", started.elapsed());
     let zone = Name::parse("cluster.local").expect("two labels");
     let corefile = Corefile::shipped(&zone, 30, "/etc/resolv.conf");
-    let site = Site::new(Arc::new(Setup::new(corefile, &Files::default())), records.clone(), Pods::default());
+    let site = Site::new(Arc::new(Setup::new(corefile, &Surroundings::default())), records.clone(), Pods::default());
     let questions: [(&str, &dyn Fn(u32) -> String, Rtype); 9] = [
         ("A of a ClusterIP", &|n| format!("svc-{n}.ns-{}.svc.cluster.local", n % 100), Rtype::A),
         ("AAAA of it: NODATA", &|n| format!("svc-{n}.ns-{}.svc.cluster.local", n % 100), Rtype::AAAA),

@@ -1,34 +1,31 @@
 //! Cluster DNS: the zones a cluster's Services make, answers from them, and everything else by upstreams.
 //!
 //! ```text
-//!  Snapshot + Delta ──► Records::update ──► names ─┐
-//!                                                  ▼
-//!  client's packet ──► Server::handle_query ──► answer ──► Reply
-//!                          │ not ours, or an alias of a name outside
-//!                          └─► Cache, Forwarder ──► SendUdp, SendTcp ──► handle_upstream ──► Reply
+//!  Corefile ──► Setup ──┐
+//!  Snapshot ──► Records ┼─► Site ──► answer_now ──► a client's reply, on any thread
+//!  pods ──► Pods ───────┘     └──► Server: what upstreams must be asked, and all who wait
 //! ```
 //!
 //! # Driving it
 //!
-//! [`Server`] holds it all and does no I/O. The driver owns sockets and clock:
+//! A [`Site`] is configuration, records and pods as one value; threads answer from it with [`Site::answer_now`] and bring
+//! what comes back as `Later` to the one [`Server`], which does no I/O. Its driver owns sockets and clock:
 //!
 //! - keep one `Instant` from the start; `now` is what passed since;
 //! - `ids` is a closure that draws unpredictable numbers;
-//! - each packet from a client: [`Server::handle_query`] with a [`Token`] that finds the client again;
-//! - carry out the [`Effect`]s in order. A `SendUdp` wants a socket of its own (connected, on a fresh port), read until
-//!   its `Close` comes; datagrams go to [`Server::handle_upstream`], errors to [`Server::handle_failure`];
+//! - each packet for it: [`Server::handle_query`] with a [`Token`] that finds the client again;
+//! - carry out the [`Effect`]s in order; what upstreams say goes to [`Server::handle_upstream`], errors to
+//!   [`Server::handle_failure`];
 //! - sleep until [`Server::next_deadline`], then [`Server::tick`];
-//! - when the node's resolv.conf changes: [`resolvconf::parse`], [`resolvconf::upstreams`], [`Server::set_upstreams`];
-//! - when the cluster changes: [`Records::update`] by [`Server::records_mut`], then [`Records::set_serial`] with the time;
-//!   after the first full read, [`Records::mark_synced`]. Before that, what is not found is SERVFAIL.
+//! - when a file as resolv.conf(5) changes: [`resolvconf::parse`], [`resolvconf::upstreams`], [`Server::set_servers`];
+//! - when the cluster, pods or the configuration change: the next [`Site`] by its `with_…` methods, then
+//!   [`Server::set_site`], and [`Server::configure_upstreams`] after a configuration. Before [`Records::mark_synced`] what
+//!   is not found is SERVFAIL.
 //!
-//! A driver with several threads lets each answer from a clone of the [`Records`] with [`answer()`] and brings only
-//! [`Outcome::Forward`] and [`Outcome::Chase`] to the one [`Server`], by `handle_query`.
+//! `render` uses [`Records::from_snapshot`] and [`Records::dump`]; [`explain()`] tells which objects an answer came from,
+//! [`explain::explain`] how a whole lookup goes.
 //!
-//! A file-only server (`dns -f`) and `render` use [`Records::from_snapshot`] and [`Records::dump`]; [`explain()`] tells
-//! which objects an answer came from.
-//!
-//! This room must never know Kubernetes JSON, sockets, clocks or randomness. Not here: DNSSEC.
+//! This room must never know Kubernetes JSON, sockets, clocks or randomness. Not here: DNSSEC of our own zones.
 //!
 //! Spec: RFC 1034, 1035, 2308, 2782, 3596, 6891, 8020; Kubernetes DNS-Based Service Discovery 1.1.0.
 
@@ -37,6 +34,7 @@ pub mod build;
 pub mod cache;
 pub mod client;
 pub mod corefile;
+pub mod counts;
 pub mod explain;
 pub mod external;
 pub mod forward;

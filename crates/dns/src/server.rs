@@ -1,32 +1,37 @@
-//! The whole DNS server without its sockets: zones, cache and forwarder behind one door.
+//! The whole DNS server without its sockets: what a site cannot answer at once, and all who wait for it.
 //!
 //! ```text
-//!  client ──► handle_query ──► zones? ──► Reply
-//!                               │ no
+//!  client ──► handle_query ──► site: decided? ──► Reply
+//!                               │ an upstream must be asked
 //!                               ├─► cache? ──► Reply
-//!                               └─► forwarder ──► SendUdp, SendTcp … upstream
-//!  upstream ──► handle_upstream, handle_failure ──► Reply to all who asked
-//!  clock ──► tick at next_deadline ──► the next upstream, or SERVFAIL
+//!                               └─► Upstreams ──► Send … upstream
+//!  upstream ──► handle_upstream, handle_failure ──► site: what now? ──► Reply, or the next question
+//!  clock ──► tick at next_deadline
 //! ```
 //!
-//! Every call gives the [`Effect`]s that the driver must carry out, in order.
+//! Every call gives the [`Effect`]s that the driver must carry out, in order. Whoever waits keeps his query: a site or a
+//! configuration that changes meanwhile loses nobody.
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::build::{Reply, Rr};
-use crate::cache::{Aged, Asked, Cache};
+use crate::cache::Looked;
 use crate::client::Client;
-use crate::forward::{Exchange, ForwardConfig, Forwarder, Ids, Step};
-use crate::message::Record;
-use crate::site::{Ask, Decision, Site, Verdict, found_as, linked};
-use crate::wire::{Query, Rcode, Rejected};
+use crate::forward::step::{self, Done, GroupId, Outcome, Peer, Sending, Step};
+use crate::forward::view::GroupView;
+use crate::forward::{Exchange, Ids, Question, Upstreams};
+use crate::message::{Message, Record};
+use crate::name::Name;
+use crate::plugin::Plugin;
+use crate::site::{Ask, Decision, Served, Site, Verdict, reply_limit};
+use crate::transfer;
+use crate::wire::{HEADER, Query, Rcode, Rejected, Transport};
 
-/// Answers kept at most.
-const CACHE_CAPACITY: usize = 10_000;
-/// Longest time an upstream's answer is kept, in seconds.
-const CACHE_CAP_SECS: u32 = 30;
+/// Clients who wait at once; more are refused, so that memory has a bound.
+const MOST_WAITING: usize = 65_536;
 
 /// The driver's name for a client's query: it comes back with the reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,34 +40,37 @@ pub struct Token(pub u64);
 /// What the driver must do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Send `bytes` to the client of `token`, over the transport that its query came by.
+    /// Send `bytes` to the client of `token`, over the transport that its query came by. It is the only reply.
     Reply {
         /// Whose.
         token: Token,
         /// The packet, without a TCP length.
         bytes: Vec<u8>,
+        /// What it is, for those who count and log.
+        served: Served,
     },
-    /// Open a UDP socket on a fresh, random port, connect it to `upstream`, send `bytes`; hand each datagram that comes
-    /// to [`Server::handle_upstream`], an error to [`Server::handle_failure`].
-    SendUdp {
-        /// The attempt.
-        exchange: Exchange,
-        /// Where to.
-        upstream: SocketAddr,
-        /// The query.
+    /// As a reply, and more of it follow.
+    Part {
+        /// Whose.
+        token: Token,
+        /// The packet, without a TCP length.
         bytes: Vec<u8>,
     },
-    /// As `SendUdp`, over a TCP connection: length before the query, one reply, handed in without its length.
-    SendTcp {
-        /// The attempt.
-        exchange: Exchange,
-        /// Where to.
-        upstream: SocketAddr,
-        /// The query.
-        bytes: Vec<u8>,
-    },
-    /// Close the socket of `exchange`.
+    /// The client of `token` gets no reply, or no more of it.
+    Forget(Token),
+    /// Send a query; what comes for it goes to [`Server::handle_upstream`], a failure to [`Server::handle_failure`].
+    Send(Sending),
+    /// What comes for this exchange is of no use any more.
     Close(Exchange),
+    /// A server was found to bring our queries back to us, or no longer does: a person should know.
+    Loop {
+        /// The `forward` line's base.
+        from: Name,
+        /// The server.
+        peer: Arc<Peer>,
+        /// It does; `false`: no longer.
+        stands: bool,
+    },
 }
 
 /// Counters since the start.
@@ -70,21 +78,31 @@ pub enum Effect {
 pub struct Counts {
     /// Packets that came from clients.
     pub queries: u64,
-    /// Answered from the zones (errors included).
+    /// Answered without asking (errors included).
     pub from_zones: u64,
     /// Answered from the cache.
     pub from_cache: u64,
-    /// Given to the forwarder.
+    /// Given to upstreams.
     pub forwarded: u64,
     /// Refused for too many at once, or for want of upstreams.
     pub refused: u64,
     /// That no upstream answered.
     pub unanswered: u64,
+    /// First steps of a search list that were answered for all of it.
+    pub searches: u64,
 }
 
-/// A client's query that waits for an upstream.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Waiter {
+/// Who waits for an upstream.
+#[derive(Clone, Debug)]
+enum Waiter {
+    Client(Box<Pending>),
+    /// Nobody: the answer is for the cache of this block.
+    Cache(usize),
+}
+
+/// A client's query that waits.
+#[derive(Clone, Debug)]
+struct Pending {
     token: Token,
     client: Client,
     packet: Vec<u8>,
@@ -95,16 +113,15 @@ struct Waiter {
 #[derive(Debug)]
 pub struct Server {
     site: Site,
-    cache: Cache,
-    forwarder: Forwarder<Waiter>,
+    upstreams: Upstreams<Waiter>,
+    waiting: usize,
     counts: Counts,
 }
 
 impl Server {
-    /// A server of `site` that forwards to `upstreams`.
-    pub fn new(site: Site, config: ForwardConfig, upstreams: Vec<SocketAddr>) -> Self {
-        let cache = Cache::new(CACHE_CAPACITY, CACHE_CAP_SECS);
-        Self { site, cache, forwarder: Forwarder::new(config, upstreams), counts: Counts::default() }
+    /// A server of `site`. Its upstreams are those of the site's configuration from [`Server::set_site`] on.
+    pub fn new(site: Site) -> Self {
+        Self { site, upstreams: Upstreams::default(), waiting: 0, counts: Counts::default() }
     }
 
     /// What it answers from at once; a clone of it answers elsewhere, without this server.
@@ -117,14 +134,32 @@ impl Server {
         self.site = site;
     }
 
+    /// Takes the upstreams of the site's configuration over; those that stay keep their health and what is under way.
+    pub fn configure_upstreams(&mut self, now: Duration, ids: Ids<'_>) -> Vec<Effect> {
+        let groups = self.site.setup().groups().to_vec();
+        let steps = self.upstreams.configure(groups, now, ids);
+        self.carry_out(steps, now, ids)
+    }
+
+    /// A file as resolv.conf(5) names these servers now. `file` is its name as the configuration writes it.
+    pub fn set_servers(&mut self, file: &str, addrs: &[SocketAddr], now: Duration, ids: Ids<'_>) -> Vec<Effect> {
+        let steps = self.upstreams.set_servers(file, addrs, now, ids);
+        self.carry_out(steps, now, ids)
+    }
+
     /// What was done so far.
     pub fn counts(&self) -> Counts {
         self.counts
     }
 
-    /// The forwarder, to look at.
-    pub fn upstreams(&self) -> &[crate::forward::Upstream] {
-        self.forwarder.upstreams()
+    /// Clients who wait.
+    pub fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    /// The upstreams, to look at.
+    pub fn upstreams(&self) -> Vec<GroupView<'_>> {
+        self.upstreams.view()
     }
 
     /// A client's packet. `token` is any number that the driver will know the client by.
@@ -139,86 +174,115 @@ impl Server {
         self.counts.queries += 1;
         let query = match Query::parse(packet) {
             Ok(query) => query,
-            Err(Rejected::Silence) => return Vec::new(),
-            Err(Rejected::Reply(bytes)) => return vec![Effect::Reply { token, bytes }],
+            Err(Rejected::Silence) => return vec![Effect::Forget(token)],
+            Err(Rejected::Reply(bytes)) => {
+                let served = Served::of_unread(&bytes);
+                return vec![Effect::Reply { token, bytes, served }];
+            }
         };
-        match self.site.decide(&query, client, now).verdict {
+        if self.upstreams.is_loop_probe(&query) {
+            let steps = self.upstreams.saw_loop_probe(&query, now, ids);
+            let mut effects = self.carry_out(steps, now, ids);
+            let served = Served { by: Plugin::Loop, ..Served::new(&query, Rcode::REFUSED) };
+            effects.push(self.rendered(token, &query, client, &Reply::new(Rcode::REFUSED), served));
+            return effects;
+        }
+        let decision = self.site.decide(&query, client, now);
+        let head = decision.head;
+        match decision.verdict {
             Verdict::Reply(reply) => {
                 self.counts.from_zones += 1;
-                self.site.note_pod(&query, client, reply.rcode);
-                vec![Effect::Reply { token, bytes: reply.render(&query, client.transport) }]
+                let served = Served { head, by: decision.by, ..Served::new(&query, reply.rcode) };
+                vec![self.rendered(token, &query, client, &reply, served)]
             }
-            Verdict::Silence => Vec::new(),
+            Verdict::Silence => vec![Effect::Forget(token)],
+            Verdict::Transfer(zone) => {
+                let messages = zone.messages(&query, transfer::known_serial(packet));
+                let parts = messages.map(|bytes| Effect::Part { token, bytes });
+                parts.chain([Effect::Forget(token)]).collect()
+            }
             Verdict::Ask(ask) => {
-                let waiter = Waiter { token, client: *client, packet: packet.to_vec(), ask: *ask };
-                self.ask(waiter, now, ids)
+                let pending = Pending { token, client: *client, packet: packet.to_vec(), ask: *ask };
+                self.ask(Box::new(pending), now, ids)
             }
         }
     }
 
-    /// From the cache, or by an upstream.
-    fn ask(&mut self, waiter: Waiter, now: Duration, ids: Ids<'_>) -> Vec<Effect> {
-        if let Some(aged) = self.cache.get(&waiter.ask.question.asked(), now) {
-            self.counts.from_cache += 1;
-            return self.hear(waiter, &Upstreams::Said(&aged), now, ids);
+    /// Asks an upstream what a client was told from the cache already, for the cache.
+    pub fn renew(&mut self, packet: &[u8], client: &Client, now: Duration, ids: Ids<'_>) -> Vec<Effect> {
+        let Ok(query) = Query::parse(packet) else { return Vec::new() };
+        match self.site.decide(&query, client, now).verdict {
+            Verdict::Ask(ask) => {
+                let Ask { group, block, question, .. } = *ask;
+                self.ask_for_cache(group, block, question, client.transport, now, ids)
+            }
+            _ => Vec::new(),
         }
-        self.counts.forwarded += 1;
-        let question = waiter.ask.question.clone();
-        let steps = self.forwarder.ask(question, waiter, now, ids);
-        self.carry_out(steps, now, ids)
     }
 
-    /// What upstreams said is the client's reply, or a step of its search list after which the next is taken.
-    fn hear(&mut self, mut waiter: Waiter, said: &Upstreams<'_>, now: Duration, ids: Ids<'_>) -> Vec<Effect> {
-        let reply = waiter.reply(said, self.cache.cap_secs());
-        let Some(mut search) = waiter.ask.search.take() else { return vec![self.send(&waiter, &reply)] };
-        if search.ends_with(reply.rcode) {
-            let reply = found_as(&waiter.query(), search.current(), reply);
-            return vec![self.send(&waiter, &reply)];
-        }
-        let Decision { verdict, .. } = self.site.decide_search(&waiter.query(), search, &waiter.client, now);
-        let ask = match verdict {
-            Verdict::Reply(reply) => return vec![self.send(&waiter, &reply)],
-            Verdict::Silence => return Vec::new(),
-            Verdict::Ask(ask) => *ask,
-        };
-        waiter.ask = ask;
-        self.ask(waiter, now, ids)
-    }
-
-    fn send(&self, waiter: &Waiter, reply: &Reply<'_>) -> Effect {
-        let query = waiter.query();
-        self.site.note_pod(&query, &waiter.client, reply.rcode);
-        Effect::Reply { token: waiter.token, bytes: reply.render(&query, waiter.client.transport) }
-    }
-
-    /// A datagram, or a TCP reply without its length, came on the socket of `exchange`.
+    /// A datagram, or a reply in a stream without its length, came for `exchange`.
     pub fn handle_upstream(&mut self, exchange: Exchange, bytes: &[u8], now: Duration, ids: Ids<'_>) -> Vec<Effect> {
-        let steps = self.forwarder.receive(exchange, bytes, now, ids);
+        let steps = self.upstreams.receive(exchange, bytes, now, ids);
         self.carry_out(steps, now, ids)
     }
 
-    /// The socket of `exchange` failed.
+    /// The socket or stream of `exchange` failed.
     pub fn handle_failure(&mut self, exchange: Exchange, now: Duration, ids: Ids<'_>) -> Vec<Effect> {
-        let steps = self.forwarder.fail(exchange, now, ids);
-        self.carry_out(steps, now, ids)
-    }
-
-    /// The node's resolv.conf changed. The cache is emptied: others may know other things.
-    pub fn set_upstreams(&mut self, upstreams: Vec<SocketAddr>, now: Duration, ids: Ids<'_>) -> Vec<Effect> {
-        self.cache.clear();
-        let steps = self.forwarder.set_upstreams(upstreams, now, ids);
+        let steps = self.upstreams.fail(exchange, now, ids);
         self.carry_out(steps, now, ids)
     }
 
     /// When to call [`Server::tick`] at the latest; `None`: nothing is under way.
     pub fn next_deadline(&self) -> Option<Duration> {
-        self.forwarder.next_deadline()
+        self.upstreams.next_deadline()
     }
 
     /// Time went on.
     pub fn tick(&mut self, now: Duration, ids: Ids<'_>) -> Vec<Effect> {
-        let steps = self.forwarder.tick(now, ids);
+        let steps = self.upstreams.tick(now, ids);
+        self.carry_out(steps, now, ids)
+    }
+
+    /// From the cache, or by an upstream.
+    fn ask(&mut self, pending: Box<Pending>, now: Duration, ids: Ids<'_>) -> Vec<Effect> {
+        let Ask { group, block, question, .. } = pending.ask.clone();
+        let looked = self.site.cache_of(block).map_or(Looked::Miss, |cache| cache.look(&question, now));
+        let patience = match looked {
+            Looked::Miss => None,
+            Looked::Verify(_, patience) => Some(patience),
+            Looked::Hit(message, hit) => {
+                self.counts.from_cache += 1;
+                let transport = pending.client.transport;
+                let mut effects = self.hear(pending, &Heard::Said(message), now, ids);
+                if hit.ask_anew {
+                    effects.extend(self.ask_for_cache(group, block, question, transport, now, ids));
+                }
+                return effects;
+            }
+        };
+        if self.waiting >= MOST_WAITING {
+            self.counts.refused += 1;
+            return self.hear(pending, &Heard::Busy, now, ids);
+        }
+        self.counts.forwarded += 1;
+        self.waiting += 1;
+        let transport = pending.client.transport;
+        let ask = step::Ask { question, waiter: Waiter::Client(pending), transport, patience };
+        let steps = self.upstreams.ask(GroupId(group), ask, now, ids);
+        self.carry_out(steps, now, ids)
+    }
+
+    fn ask_for_cache(
+        &mut self,
+        group: usize,
+        block: usize,
+        question: Question,
+        transport: Transport,
+        now: Duration,
+        ids: Ids<'_>,
+    ) -> Vec<Effect> {
+        let ask = step::Ask { question, waiter: Waiter::Cache(block), transport, patience: None };
+        let steps = self.upstreams.ask(GroupId(group), ask, now, ids);
         self.carry_out(steps, now, ids)
     }
 
@@ -226,91 +290,136 @@ impl Server {
         let mut effects = Vec::with_capacity(steps.len());
         for step in steps {
             match step {
-                Step::SendUdp { exchange, upstream, bytes } => {
-                    effects.push(Effect::SendUdp { exchange, upstream, bytes })
-                }
-                Step::SendTcp { exchange, upstream, bytes } => {
-                    effects.push(Effect::SendTcp { exchange, upstream, bytes })
-                }
+                Step::Send(sending) => effects.push(Effect::Send(sending)),
                 Step::Close(exchange) => effects.push(Effect::Close(exchange)),
-                Step::Done { asked, waiters, answer } => {
-                    let aged = answer.map(|message| Aged { message, age_secs: 0 });
-                    effects.extend(self.finish(asked, waiters, aged, now, ids));
-                }
-                Step::Refused(waiter) => effects.extend(self.refuse(waiter, now, ids)),
+                Step::Loop { from, peer, stands } => effects.push(Effect::Loop { from, peer, stands }),
+                Step::Done(done) => effects.extend(self.finish(done, now, ids)),
             }
         }
         effects
     }
 
-    fn finish(
-        &mut self,
-        asked: Asked,
-        waiters: Vec<Waiter>,
-        aged: Option<Aged>,
-        now: Duration,
-        ids: Ids<'_>,
-    ) -> Vec<Effect> {
-        let said = match &aged {
-            Some(aged) => {
-                self.cache.put(asked, aged.message.clone(), now);
-                Upstreams::Said(aged)
+    /// A question is at its end: its answer goes to the caches of all who asked, and to them.
+    fn finish(&mut self, done: Done<Waiter>, now: Duration, ids: Ids<'_>) -> Vec<Effect> {
+        let Done { question, waiters, outcome, .. } = done;
+        let mut effects = Vec::new();
+        let mut kept = Vec::new();
+        for waiter in waiters {
+            let block = waiter.block();
+            if let Outcome::Answer(answer) = &outcome
+                && !kept.iter().any(|(known, _)| *known == block)
+            {
+                kept.push((block, self.keep(block, &question, &answer.message, now)));
             }
-            None => {
-                self.counts.unanswered += waiters.len() as u64;
-                Upstreams::Silent
-            }
-        };
-        waiters.into_iter().flat_map(|waiter| self.hear(waiter, &said, now, ids)).collect()
+            let Waiter::Client(pending) = waiter else { continue };
+            self.waiting -= 1;
+            let said = kept.iter().find(|(known, _)| *known == block).map(|(_, message)| message.clone());
+            let heard = self.heard(&outcome, said, block, &pending.ask.question, now);
+            effects.extend(self.hear(pending, &heard, now, ids));
+        }
+        effects
     }
 
-    /// Without upstreams an alias is all there is to say; a name that is not ours is refused.
-    fn refuse(&mut self, waiter: Waiter, now: Duration, ids: Ids<'_>) -> Vec<Effect> {
-        self.counts.refused += 1;
-        let said = match self.forwarder.upstreams().is_empty() {
-            true => Upstreams::Absent,
-            false => Upstreams::Busy,
+    /// The message as clients of `block` shall see it.
+    fn keep(&self, block: usize, question: &Question, message: &Message, now: Duration) -> Message {
+        match self.site.cache_of(block) {
+            Some(cache) => cache.keep(question, message.clone(), now),
+            None => message.clone(),
+        }
+    }
+
+    fn heard(
+        &mut self,
+        outcome: &Outcome,
+        said: Option<Message>,
+        block: usize,
+        question: &Question,
+        now: Duration,
+    ) -> Heard {
+        let is_failure = !matches!(&said, Some(message) if matches!(message.rcode, Rcode::NOERROR | Rcode::NXDOMAIN));
+        let stale = self.site.cache_of(block).filter(|_| is_failure).and_then(|cache| cache.stale(question, now));
+        match (stale.or(said), outcome) {
+            (Some(message), _) => Heard::Said(message),
+            (None, Outcome::Busy) => {
+                self.counts.refused += 1;
+                Heard::Busy
+            }
+            (None, Outcome::NoServer) => {
+                self.counts.refused += 1;
+                Heard::Nobody
+            }
+            (None, _) => {
+                self.counts.unanswered += 1;
+                Heard::Silence
+            }
+        }
+    }
+
+    /// What upstreams said is the client's reply, or a step after which the site wants another asked.
+    fn hear(&mut self, mut pending: Box<Pending>, heard: &Heard, now: Duration, ids: Ids<'_>) -> Vec<Effect> {
+        let query = Query::parse(&pending.packet).expect("it was read when it came");
+        let reply = heard.reply(&query, !pending.ask.chain.is_empty());
+        let is_search = pending.ask.search.is_some();
+        let decision = self.site.go_on(&query, &pending.client, pending.ask.clone(), reply, now);
+        let Decision { verdict, by, head } = decision;
+        let ask = match verdict {
+            Verdict::Reply(reply) => {
+                self.counts.searches += u64::from(is_search && reply.rcode == Rcode::NOERROR);
+                let served = Served { head, by, ..Served::new(&query, reply.rcode) };
+                return vec![self.rendered(pending.token, &query, &pending.client, &reply, served)];
+            }
+            Verdict::Silence | Verdict::Transfer(_) => return vec![Effect::Forget(pending.token)],
+            Verdict::Ask(ask) => *ask,
         };
-        self.hear(waiter, &said, now, ids)
+        pending.ask = ask;
+        self.ask(pending, now, ids)
+    }
+
+    fn rendered(&self, token: Token, query: &Query<'_>, client: &Client, reply: &Reply<'_>, served: Served) -> Effect {
+        let mut bytes = Vec::new();
+        reply.render_into(query, reply_limit(query, client, self.site.block_of(query, client)), &mut bytes);
+        self.site.note(query, client, &served, HEADER + query.question.len(), bytes.len());
+        Effect::Reply { token, bytes, served }
+    }
+}
+
+impl Waiter {
+    fn block(&self) -> usize {
+        match self {
+            Self::Client(pending) => pending.ask.block,
+            Self::Cache(block) => *block,
+        }
     }
 }
 
 /// What came of asking.
-enum Upstreams<'a> {
-    Said(&'a Aged),
+enum Heard {
+    Said(Message),
     /// None answered in time.
-    Silent,
+    Silence,
     /// Too many questions under way.
     Busy,
-    /// There is none.
-    Absent,
+    /// There is none to ask.
+    Nobody,
 }
 
-impl Waiter {
-    fn query(&self) -> Query<'_> {
-        Query::parse(&self.packet).expect("it was read when it came")
-    }
-
-    fn reply(&self, said: &Upstreams<'_>, cap_secs: u32) -> Reply<'static> {
-        let is_alias = !self.ask.chain.is_empty();
-        let mut reply = match said {
-            Upstreams::Said(aged) => passed_on(aged, cap_secs),
-            Upstreams::Silent => Reply::new(Rcode::SERVFAIL),
-            Upstreams::Absent if is_alias => Reply::new(Rcode::NOERROR),
-            Upstreams::Absent | Upstreams::Busy => Reply::new(Rcode::REFUSED),
+impl Heard {
+    /// Without anybody to ask an alias is all there is to say; a name that is not ours is refused.
+    fn reply(&self, query: &Query<'_>, is_alias: bool) -> Reply<'static> {
+        let mut reply = match self {
+            Self::Said(message) => passed_on(message),
+            Self::Silence => Reply::new(Rcode::SERVFAIL),
+            Self::Nobody if is_alias => Reply::new(Rcode::NOERROR),
+            Self::Nobody | Self::Busy => Reply::new(Rcode::REFUSED),
         };
-        reply.recursion_available = !matches!(said, Upstreams::Absent);
-        let query = self.query();
+        reply.recursion_available = !matches!(self, Self::Nobody);
         reply.authentic_data &= query.authentic_data || query.edns.is_some_and(|edns| edns.dnssec_ok);
-        if is_alias { linked(&self.ask.chain, reply) } else { reply }
+        reply
     }
 }
 
-fn passed_on(aged: &Aged, cap_secs: u32) -> Reply<'static> {
-    let message = &*aged.message;
-    let section = |records: &'_ [Record]| -> Vec<Rr<'static>> {
-        records.iter().map(|record| passed_record(record, cap_secs, aged.age_secs)).collect()
-    };
+fn passed_on(message: &Message) -> Reply<'static> {
+    let section = |records: &'_ [Record]| -> Vec<Rr<'static>> { records.iter().map(passed_record).collect() };
     Reply {
         authentic_data: message.authentic_data,
         truncated: message.truncated,
@@ -321,12 +430,12 @@ fn passed_on(aged: &Aged, cap_secs: u32) -> Reply<'static> {
     }
 }
 
-fn passed_record(record: &Record, cap_secs: u32, age_secs: u32) -> Rr<'static> {
+fn passed_record(record: &Record) -> Rr<'static> {
     Rr {
         owner: record.owner.clone(),
         rtype: record.rtype,
         class: record.class,
-        ttl_secs: record.ttl_secs.min(cap_secs).saturating_sub(age_secs),
+        ttl_secs: record.ttl_secs,
         data: Cow::Owned(record.data.clone()),
     }
 }

@@ -18,22 +18,22 @@ mod setup;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::cache::{AnswerCache, Written};
 use crate::client::Client;
 use crate::corefile::Corefile;
-use crate::kubernetes::{Manner, View, Wrote};
+use crate::corefile::config::Block;
+use crate::kubernetes::{Manner, Wrote};
 use crate::name::Name;
 use crate::plugin::Plugin;
 use crate::pods::Pods;
 use crate::rdata::Rtype;
 use crate::records::Records;
-use crate::wire::{CLASS_IN, Query, Rcode, Rejected};
+use crate::wire::{PLAIN_UDP, Query, Rcode, Rejected, Transport};
 use crate::zone::{PodRecords, ZoneConfig};
 
-pub(crate) use decide::linked;
 pub use decide::{Ask, Decision, Verdict};
 pub use search::Search;
-pub(crate) use search::found_as;
-pub use setup::{Files, Head, Setup};
+pub use setup::{Head, Setup, Surroundings};
 
 /// Zones and configuration, ready to answer. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -41,8 +41,6 @@ pub struct Site {
     setup: Arc<Setup>,
     records: Records,
     pods: Pods,
-    /// Of each block with `kubernetes`, its view of the records.
-    views: Arc<[Option<View>]>,
 }
 
 /// What came of a packet at once.
@@ -69,13 +67,14 @@ pub struct Served {
     pub rtype: Rtype,
     /// The client wants DNSSEC records.
     pub dnssec_ok: bool,
+    /// An upstream should be asked the same again: give the packet to [`Server::renew`](crate::Server::renew).
+    pub renew: bool,
 }
 
 impl Site {
     /// A site of this configuration, these records and pods.
     pub fn new(setup: Arc<Setup>, records: Records, pods: Pods) -> Self {
-        let views = views(&setup, &records);
-        Self { setup, records, pods, views }
+        Self { setup, records, pods }
     }
 
     /// A site that holds nothing, as before the first word of a cluster.
@@ -88,14 +87,16 @@ impl Site {
             own_addresses: Vec::new(),
             own_ranges: Vec::new(),
         };
-        Self::new(Arc::new(Setup::new(Corefile::default(), &Files::default())), Records::new(zone), Pods::default())
+        Self::new(
+            Arc::new(Setup::new(Corefile::default(), &Surroundings::default())),
+            Records::new(zone),
+            Pods::default(),
+        )
     }
 
     /// It with other records.
     pub fn with_records(&self, records: Records) -> Self {
-        let is_same = records.config() == self.records.config();
-        let views = if is_same { self.views.clone() } else { views(&self.setup, &records) };
-        Self { records, views, ..self.clone() }
+        Self { records, ..self.clone() }
     }
 
     /// It with other pods.
@@ -105,7 +106,7 @@ impl Site {
 
     /// It with another configuration.
     pub fn with_setup(&self, setup: Arc<Setup>) -> Self {
-        Self { views: views(&setup, &self.records), setup, ..self.clone() }
+        Self { setup, ..self.clone() }
     }
 
     /// The configuration, ready for use.
@@ -137,60 +138,103 @@ impl Site {
             Err(Rejected::Silence) => return Now::Silent,
             Err(Rejected::Reply(bytes)) => {
                 out.extend_from_slice(&bytes);
-                return Now::Replied(Served::of_unread(out));
+                let served = Served::of_unread(out);
+                self.setup.counts_of(None).count(client, &served, packet.len(), out.len());
+                return Now::Replied(served);
             }
         };
-        if let Some(served) = self.answer_plainly(&query, client, out) {
-            self.note_pod(&query, client, served.rcode);
-            return Now::Replied(served);
+        let said = self.answer_plainly(&query, client, now, out);
+        let said = said.unwrap_or_else(|| self.answer_by_decision(&query, client, now, out));
+        if let Now::Replied(served) = &said {
+            self.note(&query, client, served, packet.len(), out.len());
         }
-        let decision = self.decide(&query, client, now);
-        let mut served = Served {
-            rcode: Rcode::NOERROR,
-            head: decision.head,
-            by: decision.by,
-            rtype: query.rtype,
-            dnssec_ok: query.edns.is_some_and(|edns| edns.dnssec_ok),
-        };
-        match decision.verdict {
-            Verdict::Reply(reply) => {
-                served.rcode = reply.rcode;
-                out.extend_from_slice(&reply.render(&query, client.transport));
-                self.note_pod(&query, client, served.rcode);
-                Now::Replied(served)
+        said
+    }
+
+    /// The way of most queries: a block without plugins that change anything, a name of the cluster or one at hand in the
+    /// cache, written into the packet at once. `None`: it is not of that kind.
+    fn answer_plainly(&self, query: &Query<'_>, client: &Client, now: Duration, out: &mut Vec<u8>) -> Option<Now> {
+        let head = self.setup.head_of(query.name, client)?;
+        let at = self.setup.heads()[head].block;
+        let (block, prepared) = self.setup.block(at);
+        let is_plain = prepared.is_plain
+            && prepared.acl.is_none()
+            && block.logs.is_empty()
+            && !(block.any && query.rtype == Rtype::ANY)
+            && !block.local;
+        if !is_plain
+            || decide::refusal(query).is_some()
+            || matches!(query.rtype, Rtype::AXFR | Rtype::IXFR)
+            || block.autopath.is_some() && self.search_of(at, query, client).is_some()
+        {
+            return None;
+        }
+        let limit = reply_limit(query, client, Some(block));
+        let served = |rcode, by| Served { head: u16::try_from(head).ok(), by, ..Served::new(query, rcode) };
+        let turn = block.loadbalance.then_some(query.id);
+        let wrote = prepared
+            .view
+            .as_ref()
+            .map_or(Wrote::Next, |view| view.write(&self.records, query, Manner { limit, turn }, out));
+        match wrote {
+            Wrote::Reply(rcode) => Some(Now::Replied(served(rcode, Plugin::Kubernetes))),
+            Wrote::Alias(_) => None,
+            Wrote::Next => {
+                self.group_of(at, query.name)?;
+                let Some(cache) = &prepared.cache else { return Some(Now::Later) };
+                match cache.write(query, limit, now, turn.map_or(0, u32::from), out) {
+                    Written::Miss => Some(Now::Later),
+                    Written::Hit(hit) => {
+                        Some(Now::Replied(Served { renew: hit.ask_anew, ..served(hit.rcode, Plugin::Cache) }))
+                    }
+                }
             }
-            Verdict::Silence => Now::Silent,
-            Verdict::Ask(_) => Now::Later,
         }
     }
 
-    /// The short way of most queries: what `kubernetes` knows, written at once, in a block where no other plugin comes
-    /// before it or changes what it says. `None`: the whole pipeline decides.
-    fn answer_plainly(&self, query: &Query<'_>, client: &Client, out: &mut Vec<u8>) -> Option<Served> {
-        if query.class != CLASS_IN || matches!(query.rtype, Rtype::AXFR | Rtype::IXFR) {
-            return None;
+    fn answer_by_decision(&self, query: &Query<'_>, client: &Client, now: Duration, out: &mut Vec<u8>) -> Now {
+        let block = self.block_of(query, client);
+        // Whoever writes the log has time.
+        if block.is_some_and(|block| !block.logs.is_empty()) {
+            return Now::Later;
         }
-        if query.edns.is_some_and(|edns| edns.version != 0) {
-            return None;
+        let decision = self.decide(query, client, now);
+        match decision.verdict {
+            Verdict::Reply(reply) => {
+                reply.render_into(query, reply_limit(query, client, block), out);
+                Now::Replied(Served { head: decision.head, by: decision.by, ..Served::new(query, reply.rcode) })
+            }
+            Verdict::Silence => Now::Silent,
+            Verdict::Ask(_) | Verdict::Transfer(_) => Now::Later,
         }
+    }
+
+    /// The block that a query falls to.
+    pub fn block_of(&self, query: &Query<'_>, client: &Client) -> Option<&Block> {
         let head = self.setup.head_of(query.name, client)?;
-        let block = self.setup.heads()[head].block;
-        let (config, prepared) = self.setup.block(block);
-        let view = self.views[block].as_ref().filter(|_| prepared.is_plain)?;
-        let turn = config.loadbalance.then_some(query.id);
-        let manner = Manner { limit: query.reply_limit(client.transport), turn };
-        let Wrote::Reply(rcode) = view.write(&self.records, query, manner, out) else { return None };
-        Some(Served {
-            rcode,
-            head: u16::try_from(head).ok(),
-            by: Plugin::Kubernetes,
-            rtype: query.rtype,
-            dnssec_ok: query.edns.is_some_and(|edns| edns.dnssec_ok),
-        })
+        Some(self.setup.block(self.setup.heads()[head].block).0)
+    }
+
+    /// The cache of a block.
+    pub(crate) fn cache_of(&self, block: usize) -> Option<&AnswerCache> {
+        self.setup.block(block).1.cache.as_deref()
+    }
+
+    /// Counts a query and its reply.
+    pub(crate) fn note(
+        &self,
+        query: &Query<'_>,
+        client: &Client,
+        served: &Served,
+        request_bytes: usize,
+        response_bytes: usize,
+    ) {
+        self.setup.counts_of(served.head).count(client, served, request_bytes, response_bytes);
+        self.note_pod(query, client, served.rcode);
     }
 
     /// Counts a query of a pod, and whether it was a step of its search list that led nowhere.
-    pub(crate) fn note_pod(&self, query: &Query<'_>, client: &Client, rcode: Rcode) {
+    fn note_pod(&self, query: &Query<'_>, client: &Client, rcode: Rcode) {
         if self.pods.is_empty() {
             return;
         }
@@ -201,17 +245,25 @@ impl Site {
     }
 }
 
-/// The views that the blocks of a configuration ask for.
-fn views(setup: &Setup, records: &Records) -> Arc<[Option<View>]> {
-    let of_cluster = records.config();
-    let view = |config| View::new(config, &of_cluster.own_addresses, &of_cluster.own_ranges);
-    setup.config().blocks.iter().map(|block| block.kubernetes.as_ref().map(view)).collect()
+/// Most bytes of a reply: what the client takes and, by UDP, what the block allows.
+pub(crate) fn reply_limit(query: &Query<'_>, client: &Client, block: Option<&Block>) -> usize {
+    let limit = query.reply_limit(client.transport);
+    match (client.transport, block) {
+        (Transport::Udp, Some(block)) => limit.min(usize::from(block.bufsize_bytes).max(PLAIN_UDP)),
+        _ => limit,
+    }
 }
 
 impl Served {
+    /// A reply with this code to `query`, of no block and no plugin.
+    pub(crate) fn new(query: &Query<'_>, rcode: Rcode) -> Self {
+        let dnssec_ok = query.edns.is_some_and(|edns| edns.dnssec_ok);
+        Self { rcode, head: None, by: Plugin::None, rtype: query.rtype, dnssec_ok, renew: false }
+    }
+
     /// A reply to what was no query.
     pub(crate) fn of_unread(reply: &[u8]) -> Self {
         let rcode = Rcode(reply.get(3).map_or(0, |flags| u16::from(flags & 15)));
-        Self { rcode, head: None, by: Plugin::None, rtype: Rtype(0), dnssec_ok: false }
+        Self { rcode, head: None, by: Plugin::None, rtype: Rtype(0), dnssec_ok: false, renew: false }
     }
 }

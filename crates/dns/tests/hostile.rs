@@ -21,7 +21,7 @@ use domain::base::{Message as Stranger, ToName};
 use mutate::{Dice, mutated};
 use portolan_dns::message::Message;
 use portolan_dns::pods::Pods;
-use portolan_dns::site::{Files, Now, Setup, Site};
+use portolan_dns::site::{Now, Setup, Site, Surroundings};
 use portolan_dns::wire::{HEADER, Query, Transport};
 use portolan_dns::{Client, Corefile, Name};
 
@@ -45,7 +45,7 @@ fn dice() -> Dice {
 fn site() -> Site {
     let zone = Name::parse("cluster.local").expect("a name");
     let corefile = Corefile::shipped(&zone, 30, "/etc/resolv.conf");
-    Site::new(Arc::new(Setup::new(corefile, &Files::default())), world::records(), Pods::default())
+    Site::new(Arc::new(Setup::new(corefile, &Surroundings::default())), world::records(), Pods::default())
 }
 
 fn client(transport: Transport) -> Client {

@@ -29,8 +29,8 @@ pub struct Options {
     pub base: PathBuf,
     /// Where to answer.
     pub listen: Listen,
-    /// Addresses that pages without an address of their own (`prometheus :9153`) are served at; empty: every address of
-    /// the machine.
+    /// Addresses that pages without an address of their own (`health`, `ready :8181`) are served at, `prometheus :9153` at
+    /// those in `own` too; empty: all of them at every address of the machine.
     pub pages: Vec<IpAddr>,
     /// Threads that answer; 0: one for each core.
     pub threads: usize,
@@ -146,7 +146,22 @@ impl Handle {
 
     /// The cluster was read in full and nothing speaks against being asked.
     pub fn is_ready(&self) -> bool {
-        self.site.load().records().is_synced() && self.site.unready().is_none()
+        self.unready().is_empty()
+    }
+
+    /// Why it is not ready: the plugins that are not, and what its teller has against it. Empty: it is.
+    pub fn unready(&self) -> Vec<String> {
+        let site = self.site.load();
+        let has_cluster = site.config().blocks.iter().any(|block| block.kubernetes.is_some());
+        let unread = (has_cluster && !site.records().is_synced()).then(|| "kubernetes".to_owned());
+        unread.into_iter().chain(self.site.source().unready).collect()
+    }
+
+    /// How long to go on answering after being told to end: the longest `lameduck` of the configuration.
+    pub fn lameduck(&self) -> Duration {
+        let site = self.site.load();
+        let times = site.config().blocks.iter().filter_map(|block| block.health.as_ref());
+        times.map(|health| health.lameduck).max().unwrap_or_default()
     }
 
     /// What answers at this moment.
@@ -211,9 +226,5 @@ impl SiteCell {
 
     pub(crate) fn source(&self) -> Source {
         self.source.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn unready(&self) -> Option<String> {
-        self.source().unready
     }
 }

@@ -12,8 +12,11 @@
 //! [`start`] gives a [`Handle`]; whoever holds it feeds the nameserver and asks it. Deciding is `portolan_dns`'s; this room
 //! carries bytes. It knows no Kubernetes API and no agent.
 
+mod files;
 mod handle;
 mod listen;
+mod metrics;
+mod pages;
 mod task;
 pub mod upstream;
 

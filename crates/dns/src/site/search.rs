@@ -82,46 +82,46 @@ impl Site {
         query: &Query<'_>,
         mut search: Search,
         client: &Client,
-        now: Duration,
+        _now: Duration,
     ) -> Decision<'_> {
         while let Some(name) = search.names.get(search.next).cloned() {
             search.next += 1;
-            let found = self.decide_name(&name, query, client, now);
+            let found = self.decide_step(&name, query, client);
             match found.verdict {
                 Verdict::Reply(reply) if search.ends_with(reply.rcode) => {
                     return Decision { verdict: Verdict::Reply(found_as(query, &name, reply)), ..found };
                 }
                 Verdict::Reply(_) => {}
-                Verdict::Silence => return found,
+                Verdict::Silence | Verdict::Transfer(_) => return found,
                 Verdict::Ask(mut ask) => {
                     ask.search = Some(search);
                     return Decision { verdict: Verdict::Ask(ask), ..found };
                 }
             }
         }
-        self.decide_failed(query, &search, client, now)
+        self.decide_failed(query, &search, client)
     }
 
     /// No name of the list exists, or it cannot be told.
-    fn decide_failed(&self, query: &Query<'_>, search: &Search, client: &Client, now: Duration) -> Decision<'_> {
+    fn decide_failed(&self, query: &Query<'_>, search: &Search, client: &Client) -> Decision<'_> {
         if let Some(rcode) = search.failed {
             return Decision::new(
                 Verdict::Reply(Reply { recursion_available: true, ..Reply::new(rcode) }),
                 Plugin::Autopath,
             );
         }
-        let first = self.decide_name(&search.names[0], query, client, now);
+        let first = self.decide_step(&search.names[0], query, client);
         match first.verdict {
             Verdict::Reply(_) => first,
             _ => Decision::error(Rcode::NXDOMAIN),
         }
     }
 
-    fn decide_name(&self, name: &Name, query: &Query<'_>, client: &Client, now: Duration) -> Decision<'_> {
+    fn decide_step(&self, name: &Name, query: &Query<'_>, client: &Client) -> Decision<'_> {
         let renamed = Renamed::new(name.as_wire(), query.rtype, query.class);
         let query = renamed.of(query);
         match self.setup().head_of(query.name, client) {
-            Some(head) => self.decide_in(self.setup().heads()[head].block, &query, client, now, 0),
+            Some(head) => self.decide_in(self.setup().heads()[head].block, &query, client, 0),
             None => Decision::error(Rcode::REFUSED),
         }
     }

@@ -1,12 +1,25 @@
 //! A configuration made ready: each block with what its plugins need, found by port and zone.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex};
 
+use ipnet::IpNet;
+
+use crate::cache::AnswerCache;
 use crate::client::Client;
 use crate::corefile::Corefile;
-use crate::corefile::config::{Autopath, AutopathBy, Block, ForwardConfig};
+use crate::corefile::config::{Autopath, AutopathBy, Block};
+use crate::counts::Counts;
+use crate::external::External;
+use crate::forward::step::GroupConfig;
+use crate::kubernetes::View;
 use crate::name::Name;
+use crate::plugin::acl::Acl;
+use crate::plugin::hosts::Hosts;
+use crate::plugin::rewrite::Rewrites;
+use crate::plugin::rrl::Rrl;
+use crate::plugin::template::Templates;
 use crate::resolvconf;
 use crate::site::fit::is_in;
 
@@ -19,7 +32,9 @@ pub struct Setup {
     config: Corefile,
     heads: Vec<Head>,
     blocks: Vec<Prepared>,
-    groups: Vec<Group>,
+    groups: Vec<GroupConfig>,
+    /// One for each of the heads, and the last for what falls to none.
+    counts: Vec<Arc<Counts>>,
 }
 
 /// A zone of a block: what a query falls to.
@@ -40,33 +55,47 @@ impl Head {
     }
 }
 
-/// One `forward` line.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Group {
-    /// The line.
-    pub forward: ForwardConfig,
-    /// The block that it is in.
-    pub block: usize,
-}
-
 /// What of a block was worked out ahead.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Prepared {
+    pub(crate) acl: Option<Acl>,
+    pub(crate) rewrites: Option<Rewrites>,
+    pub(crate) templates: Option<Templates>,
+    pub(crate) hosts: Option<Hosts>,
+    pub(crate) external: Option<External>,
+    pub(crate) view: Option<View>,
     /// Groups of its `forward` lines, the longest `from` first.
     pub(crate) forwards: Vec<usize>,
+    pub(crate) cache: Option<Arc<AnswerCache>>,
     /// Search list of `autopath FILE`.
     pub(crate) search: Vec<Name>,
-    /// What `kubernetes` says goes out as it is: no plugin comes before it or changes it, but `loadbalance`.
+    /// One for all threads: it is for those who are flooded, and off elsewhere.
+    pub(crate) rrl: Option<Mutex<Rrl>>,
+    /// Nothing in it changes what `kubernetes`, a cache or an upstream says.
     pub(crate) is_plain: bool,
 }
 
-/// Contents of the files that a configuration names, by their names there. What is not here could not be read.
+/// What a configuration is prepared with.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Files(pub BTreeMap<String, String>);
+pub struct Surroundings {
+    /// Contents of the files that it names, by their names there. What is not here could not be read.
+    pub files: BTreeMap<String, String>,
+    /// Addresses at which this DNS answers: a Service with one of them is the zones' name server.
+    pub own: Vec<IpAddr>,
+    /// Pod and Service ranges.
+    pub ranges: Vec<IpNet>,
+    /// An unpredictable number: clients choose the names that are hashed.
+    pub seed: u64,
+}
 
 impl Setup {
     /// Prepares `config`.
-    pub fn new(config: Corefile, files: &Files) -> Self {
+    pub fn new(config: Corefile, with: &Surroundings) -> Self {
+        Self::after(None, config, with)
+    }
+
+    /// Prepares `config` in place of `before`: a block that stays keeps its cache, if that is configured as it was.
+    pub fn after(before: Option<&Self>, config: Corefile, with: &Surroundings) -> Self {
         let mut heads: Vec<Head> = Vec::new();
         for (block, of) in config.blocks.iter().enumerate() {
             heads.extend(of.zones.iter().map(|zone| Head { zone: zone.clone(), port: of.port, block }));
@@ -74,9 +103,12 @@ impl Setup {
         // The longest zone first; among equals the file's order stays.
         heads.sort_by_key(|head| std::cmp::Reverse(head.zone.as_wire().len()));
         let mut groups = Vec::new();
-        let blocks =
-            config.blocks.iter().enumerate().map(|(at, block)| prepare(at, block, files, &mut groups)).collect();
-        Self { config, heads, blocks, groups }
+        let blocks = config.blocks.iter().map(|block| prepare(before, block, with, &mut groups)).collect();
+        let same = |head: &Head| before?.heads.iter().position(|old| old.zone == head.zone && old.port == head.port);
+        let kept = |at: usize| before.map(|before| before.counts[at].clone()).unwrap_or_default();
+        let mut counts: Vec<Arc<Counts>> = heads.iter().map(|head| same(head).map(kept).unwrap_or_default()).collect();
+        counts.push(before.and_then(|before| before.counts.last().cloned()).unwrap_or_default());
+        Self { config, heads, blocks, groups, counts }
     }
 
     /// The configuration as it was read.
@@ -90,8 +122,40 @@ impl Setup {
     }
 
     /// All `forward` lines, in the file's order.
-    pub fn groups(&self) -> &[Group] {
+    pub fn groups(&self) -> &[GroupConfig] {
         &self.groups
+    }
+
+    /// What was served of each zone; without a zone: of queries that fell to none.
+    pub fn counts(&self) -> impl Iterator<Item = (Option<&Head>, &Counts)> {
+        let heads = self.heads.iter().map(Some).chain([None]);
+        heads.zip(self.counts.iter().map(|counts| &**counts))
+    }
+
+    /// The numbers of one zone, by its place among the heads.
+    pub(crate) fn counts_of(&self, head: Option<u16>) -> &Counts {
+        let at = head.map(usize::from).filter(|at| *at < self.heads.len()).unwrap_or(self.heads.len());
+        &self.counts[at]
+    }
+
+    /// The caches, each with its block's index.
+    pub fn caches(&self) -> impl Iterator<Item = (usize, &Arc<AnswerCache>)> {
+        self.blocks.iter().enumerate().filter_map(|(at, block)| Some((at, block.cache.as_ref()?)))
+    }
+
+    /// The views of the cluster, each with its block's index.
+    pub fn views(&self) -> impl Iterator<Item = (usize, &View)> {
+        self.blocks.iter().enumerate().filter_map(|(at, block)| Some((at, block.view.as_ref()?)))
+    }
+
+    /// Zones of external addresses, each with its block's index.
+    pub fn externals(&self) -> impl Iterator<Item = (usize, &External)> {
+        self.blocks.iter().enumerate().filter_map(|(at, block)| Some((at, block.external.as_ref()?)))
+    }
+
+    /// Hosts tables, each with its block's index.
+    pub fn hosts(&self) -> impl Iterator<Item = (usize, &Hosts)> {
+        self.blocks.iter().enumerate().filter_map(|(at, block)| Some((at, block.hosts.as_ref()?)))
     }
 
     /// The zone and block that a query for `name` falls to: the longest zone above it, at the port where it came in.
@@ -119,27 +183,56 @@ impl Setup {
     }
 }
 
-fn prepare(at: usize, block: &Block, files: &Files, groups: &mut Vec<Group>) -> Prepared {
+fn prepare(before: Option<&Setup>, block: &Block, with: &Surroundings, groups: &mut Vec<GroupConfig>) -> Prepared {
     let first = groups.len();
-    groups.extend(block.forwards.iter().map(|forward| Group { forward: forward.clone(), block: at }));
+    let loop_zone = block.zones.first().filter(|_| block.detects_loops);
+    groups.extend(block.forwards.iter().map(|forward| GroupConfig {
+        forward: forward.clone(),
+        loop_zone: loop_zone.cloned(),
+        mixes_case: false,
+    }));
     let mut forwards: Vec<usize> = (first..groups.len()).collect();
     forwards.sort_by_key(|group| std::cmp::Reverse(groups[*group].forward.from.as_wire().len()));
-    Prepared { forwards, search: search_of_file(block.autopath.as_ref(), files), is_plain: is_plain(block) }
+    let text = |file: &String| with.files.get(file).map(String::as_str);
+    let hosts = block.hosts.as_ref();
+    let prepared = Prepared {
+        acl: Acl::prepare(&block.acl, &block.zones),
+        rewrites: Rewrites::prepare(&block.rewrites),
+        templates: Templates::prepare(&block.templates, &block.zones),
+        hosts: hosts.map(|config| Hosts::prepare(config, &block.zones, config.file.as_ref().and_then(text))),
+        external: block.external.as_ref().map(|config| External::new(config, &with.own)),
+        view: block.kubernetes.as_ref().map(|config| View::new(config, &with.own, &with.ranges)),
+        forwards,
+        cache: cache_of(before, block, with.seed),
+        search: search_of_file(block.autopath.as_ref(), with),
+        rrl: block.rrl.as_ref().map(|config| Mutex::new(Rrl::prepare(config, &block.zones, with.seed))),
+        is_plain: false,
+    };
+    let is_plain = prepared.rewrites.is_none()
+        && prepared.templates.is_none()
+        && prepared.hosts.is_none()
+        && prepared.rrl.is_none()
+        && !block.minimal
+        && block.external.is_none();
+    Prepared { is_plain, ..prepared }
 }
 
-fn is_plain(block: &Block) -> bool {
-    let comes_before = block.any
-        || block.local
-        || block.minimal
-        || block.autopath.is_some()
-        || block.external.is_some()
-        || block.hosts.is_some()
-        || block.rrl.is_some();
-    !comes_before && block.acl.is_empty() && block.rewrites.is_empty() && block.templates.is_empty()
+fn cache_of(before: Option<&Setup>, block: &Block, seed: u64) -> Option<Arc<AnswerCache>> {
+    let mut config = block.cache.clone()?;
+    if config.zones.is_empty() {
+        config.zones.clone_from(&block.zones);
+    }
+    let same = |(at, cache): &(usize, &Arc<AnswerCache>)| {
+        let old = before.map(|before| &before.config.blocks[*at]);
+        old.is_some_and(|old| old.zones == block.zones && old.port == block.port && old.forwards == block.forwards)
+            && *cache.config() == config
+    };
+    let kept = before.and_then(|before| before.caches().find(same)).map(|(_, cache)| cache.clone());
+    Some(kept.unwrap_or_else(|| Arc::new(AnswerCache::new(config, seed))))
 }
 
-fn search_of_file(autopath: Option<&Autopath>, files: &Files) -> Vec<Name> {
+fn search_of_file(autopath: Option<&Autopath>, with: &Surroundings) -> Vec<Name> {
     let Some(Autopath { by: AutopathBy::File(file), .. }) = autopath else { return Vec::new() };
-    let text = files.0.get(file).map(String::as_str).unwrap_or_default();
+    let text = with.files.get(file).map(String::as_str).unwrap_or_default();
     resolvconf::parse(text).0.search.iter().filter_map(|domain| Name::parse(domain).ok()).collect()
 }

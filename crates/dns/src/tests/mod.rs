@@ -3,7 +3,6 @@
 
 mod answers;
 mod asking;
-mod forwarding;
 mod kept;
 mod law;
 mod many;
@@ -25,7 +24,7 @@ use portolan_model::{
     SlicePort, Snapshot, resolve,
 };
 
-use crate::site::Files;
+use crate::site::Surroundings;
 use crate::wire::{Edns, ask};
 use crate::{Client, Corefile, Name, Outcome, Pods, Records, Rtype, Setup, Site, Transport, ZoneConfig, answer};
 
@@ -64,10 +63,17 @@ pub fn records(facts: &[Fact]) -> Records {
     Records::from_snapshot(config(), &snapshot(facts))
 }
 
+/// What a node of [`settings`] prepares a configuration with.
+pub fn surroundings() -> Surroundings {
+    let settings = settings();
+    let ranges = settings.cluster_cidrs.iter().chain(&settings.service_cidrs).copied().collect();
+    Surroundings { own: settings.cluster_dns.clone(), ranges, seed: 7, ..Surroundings::default() }
+}
+
 /// A site of `records` with the configuration that Portolan comes with.
 pub fn site(records: Records) -> Site {
     let corefile = Corefile::shipped(&name("cluster.local"), 30, "/etc/resolv.conf");
-    Site::new(Arc::new(Setup::new(corefile, &Files::default())), records, Pods::default())
+    Site::new(Arc::new(Setup::new(corefile, &surroundings())), records, Pods::default())
 }
 
 pub fn client(transport: Transport) -> Client {

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use portolan_model::{NsName, ServiceKind};
 
 use super::play::{Outside, Play, names};
-use super::{Seen, external, name, namespace, records, service};
+use super::{Seen, external, name, namespace, records, service, surroundings};
 use crate::corefile::Corefile;
 use crate::corefile::config::{Autopath, AutopathBy, Block, ForwardConfig, KubernetesConfig, Place, Target};
-use crate::site::Files;
+use crate::site::Surroundings;
 use crate::{ClientPod, Pods, PodsChange, Setup, Site};
 
 const POD: &str = "10.244.1.9";
@@ -28,7 +28,7 @@ fn in_cluster() -> Block {
     Block { kubernetes: Some(kubernetes), forwards: vec![forwarding(".")], ..block(&["."]) }
 }
 
-fn site_of(blocks: Vec<Block>, files: &Files) -> Site {
+fn site_of(blocks: Vec<Block>, with: &Surroundings) -> Site {
     let facts = [
         namespace("default"),
         service("web", ServiceKind::ClusterIp, &["10.96.0.20"], &[]),
@@ -46,11 +46,11 @@ fn site_of(blocks: Vec<Block>, files: &Files) -> Site {
         ndots: 5,
     };
     pods.apply(PodsChange { set: vec![pod], gone: vec![] });
-    Site::new(Arc::new(Setup::new(Corefile { blocks }, files)), records(&facts), pods)
+    Site::new(Arc::new(Setup::new(Corefile { blocks }, with)), records(&facts), pods)
 }
 
 fn play(blocks: Vec<Block>, outside: &[(&str, &str)]) -> Play {
-    Play::new(site_of(blocks, &Files::default()), Outside::with(outside))
+    Play::new(site_of(blocks, &surroundings()), Outside::with(outside))
 }
 
 fn told(seen: &Seen) -> (&str, Vec<&str>) {
@@ -205,9 +205,9 @@ fn a_search_that_cannot_be_told_is_not_called_absent() {
 
 #[test]
 fn a_search_list_may_come_from_a_file() {
-    let mut files = Files::default();
-    files.0.insert("/etc/search".to_owned(), "search svc.cluster.local corp.example\n".to_owned());
-    let site = site_of(vec![helping(AutopathBy::File("/etc/search".to_owned()))], &files);
+    let mut with = surroundings();
+    with.files.insert("/etc/search".to_owned(), "search svc.cluster.local corp.example\n".to_owned());
+    let site = site_of(vec![helping(AutopathBy::File("/etc/search".to_owned()))], &with);
     let mut play = Play::new(site, Outside::with(&[("db.corp.example", "198.51.100.2")]));
     let seen = play.ask("db.svc.cluster.local", "A", STRANGER, 0).expect("a reply");
     assert_eq!(told(&seen).1, ["db.corp.example 20 A 198.51.100.2", "db.svc.cluster.local 20 CNAME db.corp.example"]);

@@ -9,7 +9,7 @@ use crate::build::{Reply, Rr};
 use crate::rdata::Rdata;
 use crate::site::Now;
 use crate::wire::{Query, Rcode};
-use crate::{Client, Effect, ForwardConfig, Name, Rtype, Server, Site, Token, Transport};
+use crate::{Client, Effect, Name, Rtype, Server, Site, Token, Transport};
 
 /// What upstreams know: addresses by name, and names that make them fail. What is in neither does not exist.
 #[derive(Clone, Debug, Default)]
@@ -31,7 +31,7 @@ impl Outside {
     fn reply(&self, packet: &[u8]) -> Vec<u8> {
         let query = Query::parse(packet).expect("we send queries that can be read");
         let owner = Name::from_wire(query.name).expect("a name");
-        let text = owner.to_string();
+        let text = owner.to_string().to_ascii_lowercase();
         let known = self.addresses.get(text.trim_end_matches('.'));
         let rcode = match known {
             _ if self.failing.contains(&text) => Rcode::SERVFAIL,
@@ -50,14 +50,17 @@ pub struct Play {
     pub outside: Outside,
     /// Names that upstreams were asked for, in order.
     pub asked: Vec<String>,
+    /// The time, for whoever moves it.
+    pub now: Duration,
     next_id: u16,
 }
 
 impl Play {
     pub fn new(site: Site, outside: Outside) -> Self {
-        let upstreams = vec![(ip("192.0.2.1"), 53).into()];
-        let server = Server::new(site, ForwardConfig::default(), upstreams);
-        Self { server, outside, asked: Vec::new(), next_id: 0x5000 }
+        let mut server = Server::new(site);
+        let effects = server.configure_upstreams(Duration::ZERO, &mut || 0);
+        assert_eq!(effects, [], "nothing is sent before anybody asks");
+        Self { server, outside, asked: Vec::new(), now: Duration::ZERO, next_id: 0x5000 }
     }
 
     /// What a client from `addr` over `link` gets; `None`: silence. Hot threads and the server must say the same where the
@@ -67,7 +70,7 @@ impl Play {
         let packet = packet(text, rtype);
         let by_server = self.by_server(&packet, &client);
         let mut out = Vec::new();
-        match self.server.site().answer_now(&packet, &client, Duration::ZERO, &mut out) {
+        match self.server.site().answer_now(&packet, &client, self.now, &mut out) {
             Now::Replied(_) => assert_eq!(by_server.as_ref(), Some(&out), "hot thread and server differ for {text}"),
             Now::Silent => assert_eq!(by_server, None, "hot thread and server differ for {text}"),
             Now::Later => {}
@@ -81,23 +84,24 @@ impl Play {
             *next_id += 1;
             *next_id
         };
-        let mut effects = self.server.handle_query(Token(1), packet, client, Duration::ZERO, &mut ids);
+        let mut effects = self.server.handle_query(Token(1), packet, client, self.now, &mut ids);
+        let mut reply = None;
         loop {
             let mut next = Vec::new();
             for effect in effects {
                 match effect {
-                    Effect::Reply { bytes, .. } => return Some(bytes),
-                    Effect::SendUdp { exchange, bytes, .. } | Effect::SendTcp { exchange, bytes, .. } => {
-                        let query = Query::parse(&bytes).expect("we send queries that can be read");
+                    Effect::Reply { bytes, .. } => reply = Some(bytes),
+                    Effect::Send(sending) => {
+                        let query = Query::parse(&sending.bytes).expect("we send queries that can be read");
                         self.asked.push(Name::from_wire(query.name).expect("a name").to_string());
-                        let reply = self.outside.reply(&bytes);
-                        next.extend(self.server.handle_upstream(exchange, &reply, Duration::ZERO, &mut ids));
+                        let said = self.outside.reply(&sending.bytes);
+                        next.extend(self.server.handle_upstream(sending.exchange, &said, self.now, &mut ids));
                     }
-                    Effect::Close(_) => {}
+                    Effect::Part { .. } | Effect::Forget(_) | Effect::Close(_) | Effect::Loop { .. } => {}
                 }
             }
             if next.is_empty() {
-                return None;
+                return reply;
             }
             effects = next;
         }

@@ -226,7 +226,7 @@ fn asked(client: Client, bytes: &[u8], words: &mpsc::UnboundedSender<Word>) -> A
         // The client may have hung up.
         let _ = under_way.0.send(Word::Reply(bytes));
     };
-    Asked { client, packet: bytes.to_vec(), reply: Box::new(reply) }
+    Asked { client, packet: bytes.to_vec(), reply: Some(Box::new(reply)) }
 }
 
 /// An IPv4 client of a socket of IPv6 is an IPv4 client.

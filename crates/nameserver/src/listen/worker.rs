@@ -293,7 +293,13 @@ impl Worker {
         };
         let out = self.outbox.next();
         let reply = match self.site.answer_now(bytes, &client, now, out) {
-            Now::Replied(served) => &mut batch.replied[place_of(served.rcode)],
+            Now::Replied(served) => {
+                if served.renew {
+                    // With no room left the answer is renewed when it is over.
+                    let _ = self.later.try_send(Asked { client, packet: bytes.to_vec(), reply: None });
+                }
+                &mut batch.replied[place_of(served.rcode)]
+            }
             Now::Silent => return batch.silent += 1,
             Now::Later => match self.later.try_send(asked(socket, client, bytes)) {
                 Ok(()) => return batch.later += 1,
@@ -332,5 +338,5 @@ fn asked(socket: &Arc<Socket>, client: Client, bytes: &[u8]) -> Asked {
             debug!(to = %client.addr, %error, "a reply could not be sent");
         }
     };
-    Asked { client, packet: bytes.to_vec(), reply: Box::new(reply) }
+    Asked { client, packet: bytes.to_vec(), reply: Some(Box::new(reply)) }
 }

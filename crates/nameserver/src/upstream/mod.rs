@@ -12,7 +12,6 @@
 //! A connection that breaks fails its exchanges at once. Nothing here decides whom to ask, or what a reply is worth.
 
 mod https;
-mod single;
 mod stream;
 mod tls;
 mod udp;
@@ -28,7 +27,6 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::AbortHandle;
 use tracing::debug;
 
-pub(crate) use single::{ask_tcp, ask_udp};
 use stream::Lines;
 use tls::Configs;
 

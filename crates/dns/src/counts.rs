@@ -1,0 +1,229 @@
+//! What was served, in numbers, by the zone of a block: counted where it is decided, read by whoever writes metrics.
+//!
+//! Every thread counts into a shard of its own, so that cores do not wait for each other. Numbers only grow, and go on over
+//! a change of the configuration as long as the zone stays.
+
+use std::array;
+use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use crate::client::Client;
+use crate::plugin::Plugin;
+use crate::rdata::Rtype;
+use crate::site::Served;
+use crate::wire::{Rcode, Transport};
+
+/// Shards; threads beyond share.
+const SHARDS: usize = 8;
+/// Codes that are counted apart, NOERROR to REFUSED; then all others.
+pub const CODES: usize = 7;
+/// Types that are counted apart; then all others. CoreDNS's.
+pub const TYPES: [Rtype; 15] = [
+    Rtype::A,
+    Rtype::AAAA,
+    Rtype::CNAME,
+    Rtype(48),
+    Rtype(43),
+    Rtype::HTTPS,
+    Rtype::MX,
+    Rtype(47),
+    Rtype(50),
+    Rtype::NS,
+    Rtype::PTR,
+    Rtype(46),
+    Rtype::SOA,
+    Rtype::SRV,
+    Rtype::TXT,
+];
+/// Upper bounds of the buckets of sizes, in bytes. CoreDNS's.
+pub const SIZES: [usize; 14] = [0, 100, 200, 300, 400, 511, 1023, 2047, 4095, 8291, 16_000, 32_000, 48_000, 64_000];
+
+/// Numbers of one zone of a block.
+#[derive(Debug)]
+pub struct Counts {
+    shards: [Shard; SHARDS],
+}
+
+/// One thread's numbers, on cache lines of its own.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Shard {
+    /// By transport, family, type.
+    requests: [AtomicU64; 4 * (TYPES.len() + 1)],
+    /// By code, plugin.
+    responses: [AtomicU64; CODES * Plugin::COUNT],
+    /// By transport: buckets, the rest, the sum.
+    request_sizes: [AtomicU64; 2 * (SIZES.len() + 2)],
+    response_sizes: [AtomicU64; 2 * (SIZES.len() + 2)],
+    dnssec_ok: AtomicU64,
+}
+
+/// A histogram of sizes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sizes {
+    /// How many are at most as large as each of [`SIZES`], and larger than the one before.
+    pub buckets: [u64; SIZES.len()],
+    /// All, larger ones included.
+    pub count: u64,
+    /// Their sum in bytes.
+    pub sum_bytes: u64,
+}
+
+impl Default for Counts {
+    fn default() -> Self {
+        Self { shards: array::from_fn(|_| Shard::new()) }
+    }
+}
+
+impl Counts {
+    /// Counts one query of `request_bytes` and its reply.
+    pub fn count(&self, client: &Client, served: &Served, request_bytes: usize, response_bytes: usize) {
+        let shard = &self.shards[shard()];
+        let tcp = usize::from(client.transport == Transport::Tcp);
+        let v6 = usize::from(client.ip().to_canonical().is_ipv6());
+        add(&shard.requests[(tcp * 2 + v6) * (TYPES.len() + 1) + type_place(served.rtype)], 1);
+        add(&shard.responses[code_place(served.rcode) * Plugin::COUNT + served.by as usize], 1);
+        for (sizes, bytes) in [(&shard.request_sizes, request_bytes), (&shard.response_sizes, response_bytes)] {
+            let at = tcp * (SIZES.len() + 2);
+            add(&sizes[at + size_place(bytes)], 1);
+            add(&sizes[at + SIZES.len() + 1], bytes as u64);
+        }
+        if served.dnssec_ok {
+            add(&shard.dnssec_ok, 1);
+        }
+    }
+
+    /// Requests by transport, family (of the client: is it IPv6?) and type (`None`: any other), none that are zero.
+    pub fn requests(&self) -> Vec<(Transport, bool, Option<Rtype>, u64)> {
+        let all = (0..4 * (TYPES.len() + 1)).map(|at| {
+            let (carried, place) = (at / (TYPES.len() + 1), at % (TYPES.len() + 1));
+            let count = self.sum(|shard| &shard.requests[at]);
+            (transport(carried / 2), carried % 2 == 1, TYPES.get(place).copied(), count)
+        });
+        all.filter(|(.., count)| *count > 0).collect()
+    }
+
+    /// Responses by code (`None`: any other) and plugin, none that are zero.
+    pub fn responses(&self) -> Vec<(Option<Rcode>, Plugin, u64)> {
+        let all = (0..CODES * Plugin::COUNT).map(|at| {
+            let (code, plugin) = (at / Plugin::COUNT, at % Plugin::COUNT);
+            let rcode = (code + 1 < CODES).then_some(Rcode(code as u16));
+            (rcode, Plugin::ALL[plugin], self.sum(|shard| &shard.responses[at]))
+        });
+        all.filter(|(.., count)| *count > 0).collect()
+    }
+
+    /// Sizes of queries that came by this transport.
+    pub fn request_sizes(&self, by: Transport) -> Sizes {
+        self.sizes(by, |shard| &shard.request_sizes)
+    }
+
+    /// Sizes of replies that went by this transport.
+    pub fn response_sizes(&self, by: Transport) -> Sizes {
+        self.sizes(by, |shard| &shard.response_sizes)
+    }
+
+    /// Queries of clients who want DNSSEC records.
+    pub fn dnssec_ok(&self) -> u64 {
+        self.sum(|shard| &shard.dnssec_ok)
+    }
+
+    fn sizes(&self, by: Transport, of: impl Fn(&Shard) -> &[AtomicU64; 2 * (SIZES.len() + 2)]) -> Sizes {
+        let at = usize::from(by == Transport::Tcp) * (SIZES.len() + 2);
+        let sum = |place: usize| self.shards.iter().map(|shard| of(shard)[at + place].load(Ordering::Relaxed)).sum();
+        let buckets: [u64; SIZES.len()] = array::from_fn(sum);
+        let larger: u64 = sum(SIZES.len());
+        Sizes { buckets, count: buckets.iter().sum::<u64>() + larger, sum_bytes: sum(SIZES.len() + 1) }
+    }
+
+    fn sum(&self, of: impl Fn(&Shard) -> &AtomicU64) -> u64 {
+        self.shards.iter().map(|shard| of(shard).load(Ordering::Relaxed)).sum()
+    }
+}
+
+impl Shard {
+    fn new() -> Self {
+        Self {
+            requests: array::from_fn(|_| AtomicU64::new(0)),
+            responses: array::from_fn(|_| AtomicU64::new(0)),
+            request_sizes: array::from_fn(|_| AtomicU64::new(0)),
+            response_sizes: array::from_fn(|_| AtomicU64::new(0)),
+            dnssec_ok: AtomicU64::new(0),
+        }
+    }
+}
+
+fn add(count: &AtomicU64, more: u64) {
+    count.fetch_add(more, Ordering::Relaxed);
+}
+
+fn transport(place: usize) -> Transport {
+    if place == 0 { Transport::Udp } else { Transport::Tcp }
+}
+
+fn type_place(rtype: Rtype) -> usize {
+    TYPES.iter().position(|known| *known == rtype).unwrap_or(TYPES.len())
+}
+
+fn code_place(rcode: Rcode) -> usize {
+    usize::from(rcode.0).min(CODES - 1)
+}
+
+fn size_place(bytes: usize) -> usize {
+    SIZES.iter().position(|bound| bytes <= *bound).unwrap_or(SIZES.len())
+}
+
+/// This thread's shard.
+fn shard() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local! {
+        static OWN: Cell<usize> = const { Cell::new(usize::MAX) };
+    }
+    OWN.with(|own| {
+        if own.get() == usize::MAX {
+            own.set(NEXT.fetch_add(1, Ordering::Relaxed) % SHARDS);
+        }
+        own.get()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_counted_by_several_threads_is_read_as_one() {
+        let counts = Counts::default();
+        let client = |addr: &str, transport| Client {
+            addr: (addr.parse::<std::net::IpAddr>().expect("an address"), 4000).into(),
+            local: ([127, 0, 0, 1], 53).into(),
+            transport,
+            link: 0,
+        };
+        let served = |rcode, by, rtype| Served { rcode, head: Some(0), by, rtype, dnssec_ok: true, renew: false };
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    let served = served(Rcode::NOERROR, Plugin::Kubernetes, Rtype::A);
+                    counts.count(&client("10.0.0.1", Transport::Udp), &served, 60, 100);
+                });
+            }
+        });
+        let odd = served(Rcode::BADVERS, Plugin::None, Rtype(300));
+        counts.count(&client("fd00::1", Transport::Tcp), &odd, 20, 70_000);
+        assert_eq!(counts.requests(), [(Transport::Udp, false, Some(Rtype::A), 3), (Transport::Tcp, true, None, 1)]);
+        assert_eq!(counts.responses(), [(Some(Rcode::NOERROR), Plugin::Kubernetes, 3), (None, Plugin::None, 1)]);
+        let udp = counts.response_sizes(Transport::Udp);
+        assert_eq!((udp.buckets[1], udp.count, udp.sum_bytes), (3, 3, 300));
+        let tcp = counts.response_sizes(Transport::Tcp);
+        assert_eq!((tcp.buckets.iter().sum::<u64>(), tcp.count, tcp.sum_bytes), (0, 1, 70_000));
+        assert_eq!((counts.request_sizes(Transport::Udp).sum_bytes, counts.dnssec_ok()), (180, 4));
+    }
+
+    #[test]
+    fn every_plugin_has_the_place_of_its_number() {
+        for (at, plugin) in Plugin::ALL.iter().enumerate() {
+            assert_eq!(*plugin as usize, at);
+        }
+    }
+}

@@ -307,7 +307,7 @@ impl Records {
         let (gone, new) = (ips(before), ips(after));
         let has = |addr: IpAddr| new.contains(&addr) || after.is_some_and(|after| after.at(addr).next().is_some());
         let claims = Arc::make_mut(&mut self.claims);
-        for addr in moved.went.iter().filter(|addr| !has(**addr)) {
+        for addr in gone.iter().chain(&moved.went).filter(|addr| !has(**addr)) {
             claims.take(|(other, service)| (*other, &**service).cmp(&(*addr, &**labels)));
         }
         for addr in new.iter().filter(|addr| !gone.contains(addr)).chain(&moved.came) {

@@ -63,7 +63,7 @@ pub const TABLE: &[Row] = &[
     row("dnssec", Support::Refused, "records that upstreams signed pass through as they are"),
     row("dnstap", Support::Refused, ""),
     row("erratic", Support::Refused, ""),
-    row("errors", Support::Partly, "`stacktrace`, levels and `show_first` of `consolidate` have no effect"),
+    row("errors", Support::Partly, "`consolidate` and `stacktrace` have no effect yet"),
     row("etcd", Support::Refused, ""),
     row(
         "file",
@@ -99,7 +99,7 @@ pub const TABLE: &[Row] = &[
     ),
     row("loadbalance", Support::Partly, "`round_robin`. Refused: `weighted`, `prefer`"),
     row("local", Support::Partly, "Refused: `localhost_prefix off`"),
-    row("log", Support::Full, ""),
+    row("log", Support::Partly, "read and checked; lines are not written yet"),
     row("loop", Support::Full, "a loop is told of and cut; the cluster's names are answered all the same"),
     row("metadata", Support::NoEffect, ""),
     row("minimal", Support::Full, ""),

@@ -211,6 +211,8 @@ pub(super) fn cache(entry: &Entry, block: &mut Block, told: &mut Told) -> Result
     Ok(())
 }
 
+/// Without a time limit of its own a check has as long as a query to upstreams can take, which is less than this.
+const UNLIMITED: Duration = Duration::from_secs(60);
 /// RFC 2181 §8.
 const MAX_TTL: u64 = 0x7fff_ffff;
 
@@ -288,8 +290,10 @@ fn stale(option: &Entry) -> Result<Stale, Problem> {
         ("immediate", Some(ttl)) => {
             return Err(problem(ttl, format!("`serve_stale … {}`: a TTL of stale answers is not done here", ttl.text)));
         }
-        // Without a time limit the upstream has as long as any query.
-        ("verify", timeout) => Some(timeout.map_or(Ok(Duration::ZERO), |word| duration(word, "serve_stale verify"))?),
+        ("verify", timeout) => {
+            let limit = timeout.map_or(Ok(Duration::ZERO), |word| duration(word, "serve_stale verify"))?;
+            Some(if limit.is_zero() { UNLIMITED } else { limit })
+        }
         (other, _) => {
             let what = format!("`serve_stale … {other}`: what may stand there is immediate or verify");
             return Err(problem(&args[1], what));

@@ -60,7 +60,10 @@ pub(super) fn errors(entry: &Entry, block: &mut Block, told: &mut Told) -> Resul
     each_option(entry, told, |option, told| {
         match option.name() {
             "stacktrace" => told.note(&option.place(), "`stacktrace` of `errors` has no effect here"),
-            "consolidate" => config.consolidate.push(consolidate(option, told)?),
+            "consolidate" => {
+                told.note(&option.place(), "`consolidate` of `errors` has no effect here yet: each error is written");
+                config.consolidate.push(consolidate(option, told)?);
+            }
             _ => return Err(option.unknown("errors", "consolidate")),
         }
         Ok(())
@@ -120,6 +123,10 @@ pub(super) fn log(entry: &Entry, block: &mut Block, told: &mut Told) -> Result<(
     if classes.is_empty() {
         classes.push(LogClass::All);
     }
+    told.note(
+        &entry.place(),
+        "`log` writes no lines here yet; `prometheus` counts queries, `portolan dns explain` tells of one",
+    );
     block.logs.push(LogConfig { zones, format, classes });
     Ok(())
 }

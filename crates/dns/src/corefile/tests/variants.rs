@@ -261,6 +261,22 @@ fn each_option_of_each_plugin_reads_to_its_value() {
 }
 
 #[test]
+fn a_stale_answer_that_is_checked_first_waits_for_the_check() {
+    let verify = |words: &str| {
+        block(&format!(". {{\ncache {{\nserve_stale {words}\n}}\n}}")).cache.unwrap().stale.unwrap().verify
+    };
+    assert_eq!(verify(""), None);
+    assert_eq!(verify("1h immediate"), None);
+    assert_eq!(verify("1h verify 2s").map(|limit| limit.as_secs()), Some(2));
+    for unlimited in ["1h verify", "1h verify 0"] {
+        assert!(
+            verify(unlimited).is_some_and(|limit| limit.as_secs() >= 30),
+            "no limit is no limit of nothing: {unlimited}"
+        );
+    }
+}
+
+#[test]
 fn kube_dnss_settings_become_a_corefile() {
     let text = kube_dns::corefile("cluster.local", "", "").expect("no settings");
     let plain_one = |text: &str| without_places(whole(text));

@@ -222,6 +222,35 @@ pub fn undashed_bytes(label: &[u8]) -> Option<IpAddr> {
 
 /// Writes the label that [`dashed`] gives into `out` without allocating; gives its length.
 pub fn dashed_into(addr: IpAddr, out: &mut [u8; MAX_LABEL]) -> usize {
+    match addr {
+        IpAddr::V4(v4) => dashed_octets(v4.octets(), out),
+        IpAddr::V6(_) => dashed_text(addr, out),
+    }
+}
+
+/// By hand: each SRV of a headless Service needs it twice an endpoint.
+fn dashed_octets(octets: [u8; 4], out: &mut [u8; MAX_LABEL]) -> usize {
+    let mut len = 0;
+    let mut push = |byte: u8| {
+        out[len] = byte;
+        len += 1;
+    };
+    for (place, octet) in octets.into_iter().enumerate() {
+        if place > 0 {
+            push(b'-');
+        }
+        if octet >= 100 {
+            push(b'0' + octet / 100);
+        }
+        if octet >= 10 {
+            push(b'0' + octet / 10 % 10);
+        }
+        push(b'0' + octet % 10);
+    }
+    len
+}
+
+fn dashed_text(addr: IpAddr, out: &mut [u8; MAX_LABEL]) -> usize {
     let mut rest = &mut out[..];
     let written = write!(rest, "{addr}");
     debug_assert!(written.is_ok(), "an address has 45 bytes at most");

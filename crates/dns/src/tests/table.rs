@@ -478,3 +478,21 @@ fn the_short_way_says_what_the_whole_pipeline_says() {
         }
     }
 }
+
+#[test]
+fn an_address_as_a_label_reads_back_as_itself() {
+    for (addr, label) in [
+        ("0.0.0.0", "0-0-0-0"),
+        ("10.244.1.5", "10-244-1-5"),
+        ("255.100.99.109", "255-100-99-109"),
+        ("fd00:10:244::6", "fd00-10-244--6"),
+        ("fd00:10:244::", "fd00-10-244--0"),
+        ("::1", "--1"),
+    ] {
+        assert_eq!(crate::name::dashed(ip(addr)), label);
+        assert_eq!(crate::name::undashed(label), Some(ip(addr)));
+    }
+    for label in ["10-244-1", "10-244-1-256", "010-1-1-1", "10.244.1.5", "p-0", ""] {
+        assert_eq!(crate::name::undashed(label), None, "{label}");
+    }
+}

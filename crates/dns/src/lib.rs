@@ -59,7 +59,7 @@ mod tests;
 pub use answer::{Explained, Outcome, answer, explain};
 pub use client::Client;
 pub use corefile::Corefile;
-pub use forward::{Exchange, ForwardConfig};
+pub use forward::Exchange;
 pub use name::Name;
 pub use plugin::Plugin;
 pub use pods::{ClientPod, Pods, PodsChange};

@@ -24,7 +24,6 @@ mod group;
 mod latency;
 mod loops;
 mod probes;
-mod single;
 pub mod step;
 pub mod upstreams;
 pub mod view;
@@ -33,7 +32,6 @@ use crate::cache::Asked;
 use crate::name::Name;
 use crate::rdata::Rtype;
 
-pub use single::{ForwardConfig, Forwarder, Step, Upstream};
 pub use upstreams::Upstreams;
 
 /// Source of message IDs; must be unpredictable.

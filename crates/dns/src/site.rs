@@ -25,6 +25,7 @@ use crate::corefile::config::Block;
 use crate::kubernetes::{Manner, Wrote};
 use crate::name::Name;
 use crate::plugin::Plugin;
+use crate::plugin::log::Dealt;
 use crate::pods::Pods;
 use crate::rdata::Rtype;
 use crate::records::Records;
@@ -213,6 +214,12 @@ impl Site {
     pub fn block_of(&self, query: &Query<'_>, client: &Client) -> Option<&Block> {
         let head = self.setup.head_of(query.name, client)?;
         Some(self.setup.block(self.setup.heads()[head].block).0)
+    }
+
+    /// The line that the block's `log` has for a query that was dealt with; whoever carried the reply writes it.
+    pub fn log_line(&self, dealt: &Dealt<'_>) -> Option<String> {
+        let head = self.setup.head_of(dealt.query.name, dealt.client)?;
+        self.setup.block(self.setup.heads()[head].block).1.log.as_ref()?.line(dealt)
     }
 
     /// The cache of a block.

@@ -7,10 +7,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use portolan_dns::name::NameError;
+use portolan_dns::plugin::log::Dealt;
 use portolan_dns::records::Records;
 use portolan_dns::resolvconf;
 use portolan_dns::server::{Effect, Server, Token};
 use portolan_dns::site::Surroundings;
+use portolan_dns::wire::{Query, Rcode};
 use portolan_dns::zone::ZoneConfig;
 use portolan_dns::{Client, Corefile, Pods, Setup, Site};
 use tokio::sync::mpsc;
@@ -385,9 +387,13 @@ impl Task {
     fn carry_out(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
-                Effect::Reply { token, bytes, .. } => self.reply(token, bytes),
+                Effect::Reply { token, bytes, served } => self.reply(token, bytes, served.rcode),
                 Effect::Part { token, bytes } => self.send(token, bytes),
-                Effect::Forget(token) => drop(self.clients.remove(&token)),
+                Effect::Forget(token) => {
+                    if let Some((asked, since)) = self.clients.remove(&token) {
+                        self.log(&asked, &[], Rcode::NOERROR, since);
+                    }
+                }
                 Effect::Send(sending) => self.dialer.send(sending),
                 Effect::Close(exchange) => self.dialer.close(exchange),
                 Effect::Loop { from, peer, stands: true } => warn!(
@@ -408,10 +414,23 @@ impl Task {
         }
     }
 
-    fn reply(&mut self, token: Token, bytes: Vec<u8>) {
+    fn reply(&mut self, token: Token, bytes: Vec<u8>, rcode: Rcode) {
         self.replies.count(&bytes);
-        if let Some((Asked { reply: Some(mut reply), .. }, _)) = self.clients.remove(&token) {
-            reply(bytes);
+        if let Some((mut asked, since)) = self.clients.remove(&token) {
+            self.log(&asked, &bytes, rcode, since);
+            if let Some(reply) = &mut asked.reply {
+                reply(bytes);
+            }
+        }
+    }
+
+    /// Writes the line that the block's `log` has for a query; blocks with one bring all of theirs here.
+    fn log(&self, asked: &Asked, reply: &[u8], rcode: Rcode, since: Instant) {
+        let Ok(query) = Query::parse(&asked.packet) else { return };
+        let (client, query_len) = (&asked.client, asked.packet.len());
+        let dealt = Dealt { client, query: &query, query_len, reply, rcode, took: since.elapsed() };
+        if let Some(line) = self.server.site().log_line(&dealt) {
+            info!("{line}");
         }
     }
 }

@@ -99,7 +99,7 @@ pub const TABLE: &[Row] = &[
     ),
     row("loadbalance", Support::Partly, "`round_robin`. Refused: `weighted`, `prefer`"),
     row("local", Support::Partly, "Refused: `localhost_prefix off`"),
-    row("log", Support::Partly, "read and checked; lines are not written yet"),
+    row("log", Support::Partly, "written among the messages of the process"),
     row("loop", Support::Full, "a loop is told of and cut; the cluster's names are answered all the same"),
     row("metadata", Support::NoEffect, ""),
     row("minimal", Support::Full, ""),

@@ -17,6 +17,7 @@ use crate::kubernetes::View;
 use crate::name::Name;
 use crate::plugin::acl::Acl;
 use crate::plugin::hosts::Hosts;
+use crate::plugin::log::Log;
 use crate::plugin::rewrite::Rewrites;
 use crate::plugin::rrl::Rrl;
 use crate::plugin::template::Templates;
@@ -71,6 +72,7 @@ pub(crate) struct Prepared {
     pub(crate) search: Vec<Name>,
     /// One for all threads: it is for those who are flooded, and off elsewhere.
     pub(crate) rrl: Option<Mutex<Rrl>>,
+    pub(crate) log: Option<Log>,
     /// Nothing in it changes what `kubernetes`, a cache or an upstream says.
     pub(crate) is_plain: bool,
 }
@@ -206,6 +208,7 @@ fn prepare(before: Option<&Setup>, block: &Block, with: &Surroundings, groups: &
         cache: cache_of(before, block, with.seed),
         search: search_of_file(block.autopath.as_ref(), with),
         rrl: block.rrl.as_ref().map(|config| Mutex::new(Rrl::prepare(config, &block.zones, with.seed))),
+        log: Log::prepare(&block.logs),
         is_plain: false,
     };
     let is_plain = prepared.rewrites.is_none()

@@ -123,10 +123,6 @@ pub(super) fn log(entry: &Entry, block: &mut Block, told: &mut Told) -> Result<(
     if classes.is_empty() {
         classes.push(LogClass::All);
     }
-    told.note(
-        &entry.place(),
-        "`log` writes no lines here yet; `prometheus` counts queries, `portolan dns explain` tells of one",
-    );
     block.logs.push(LogConfig { zones, format, classes });
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! `log` and `errors`: what is written, and what is not.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::errors::Errors;
@@ -7,7 +8,9 @@ use super::super::log::{Dealt, Log};
 use super::{block, name, record};
 use crate::build::Reply;
 use crate::client::Client;
+use crate::corefile::{Sources, read};
 use crate::rdata::Rtype;
+use crate::site::{Now, Setup, Site, Surroundings};
 use crate::wire::{Edns, Query, Rcode, Transport, ask, question};
 
 /// The line for `name AAAA`, answered by `reply`.
@@ -66,6 +69,34 @@ fn the_first_rule_for_the_name_decides_by_class() {
     assert_eq!(say("x.a.example.", Some(Reply::new(Rcode::REFUSED))).as_deref(), Some("A REFUSED"));
     assert_eq!(say("b.example.", Some(answer())).as_deref(), Some("root NOERROR"));
     assert_eq!(say("b.example.", Some(Reply::new(Rcode::SERVFAIL))), None);
+}
+
+#[test]
+fn a_site_gives_the_line_of_the_block_that_a_query_falls_to_and_leaves_its_queries_to_whom_writes() {
+    let corefile =
+        read(". {\nany\nlog . {name}-{rcode}\n}\nquiet.example {\nany\n}\n", &Sources::none()).expect("right");
+    let site = Site::nothing().with_setup(Arc::new(Setup::after(None, corefile, &Surroundings::default())));
+    for (asked, wanted, now_written) in
+        [("a.example.", Some("a.example.-REFUSED"), false), ("b.quiet.example.", None, true)]
+    {
+        let packet = ask(999, &question(&name(asked), Rtype::ANY), false, None);
+        let query = Query::parse(&packet).expect("a query of ours");
+        let (addr, local) = ("10.0.0.7:1".parse().expect("an address"), "10.96.0.10:53".parse().expect("an address"));
+        let client = Client { addr, local, transport: Transport::Udp, link: 0 };
+        let reply = Reply::new(Rcode::REFUSED).render(&query, Transport::Udp);
+        let took = Duration::from_micros(1);
+        let dealt = Dealt {
+            client: &client,
+            query: &query,
+            query_len: packet.len(),
+            reply: &reply,
+            rcode: Rcode::REFUSED,
+            took,
+        };
+        assert_eq!(site.log_line(&dealt).as_deref(), wanted);
+        let now = site.answer_now(&packet, &client, Duration::ZERO, &mut Vec::new());
+        assert_eq!(matches!(now, Now::Replied(_)), now_written, "a thread writes no lines: {now:?}");
+    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! A pod's lookup as this node answers it: `GET /portolan/v1/dns/explain`.
+//! A pod's lookup as this node answers it: `GET /portolan/v1/dns/explain`; and what its pods asked: `GET /portolan/v1/dns/pods`.
 //!
 //! ```text
 //!  name=web&type=A&pod=default/client ──► Handle::explain ──► Explanation
@@ -17,6 +17,7 @@ use portolan_dns::explain::{Ending, Explanation, Inquiry, RecordTold, Told};
 use portolan_dns::message::Message;
 use portolan_dns::{Name, Rcode, Rtype, wire};
 use portolan_model::NsName;
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -30,7 +31,29 @@ type Refused = (StatusCode, String);
 
 /// Paths for the API server's certificate only.
 pub(crate) fn routes() -> Router<Arc<NodeApi>> {
-    Router::new().route("/portolan/v1/dns/explain", get(explain))
+    Router::new().route("/portolan/v1/dns/explain", get(explain)).route("/portolan/v1/dns/pods", get(pods))
+}
+
+/// What a pod of this node asked its DNS, since the agent's start or the pod's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodQueries {
+    /// Who asked.
+    pub pod: NsName,
+    /// All its queries.
+    pub queries: u64,
+    /// Steps of its search list that ended in "no such name".
+    pub wasted: u64,
+}
+
+/// Pods that asked nothing are left out.
+async fn pods(State(api): State<Arc<NodeApi>>) -> Json<Vec<PodQueries>> {
+    let site = api.dns.site();
+    let counted = site.pods().iter().map(|pod| {
+        let (queries, wasted) = pod.counts();
+        PodQueries { pod: pod.key.clone(), queries, wasted }
+    });
+    Json(counted.filter(|pod| pod.queries > 0).collect())
 }
 
 async fn explain(

@@ -16,7 +16,7 @@ mod api;
 mod bgp;
 mod cluster_dns;
 mod core;
-mod dns_explain;
+pub mod dns_explain;
 mod dns_pods;
 pub mod dns_source;
 mod drain;

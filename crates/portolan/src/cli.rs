@@ -129,15 +129,18 @@ struct RenderArgs {
     /// What to print
     #[arg(value_enum)]
     what: Rendered,
-    /// The node it is for
-    #[arg(long)]
-    node: String,
+    /// The node it is for; records are the same on all
+    #[arg(long, required_unless_present = "corefile")]
+    node: Option<String>,
     /// Kubernetes objects: a file, a folder, or -; repeats
     #[arg(short = 'f', long = "filename", value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
     /// A KubeProxyConfiguration (iptables and nftables only), in place of the ranges below
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// A Corefile (dns only): the zones of each of its kubernetes blocks
+    #[arg(long, value_name = "FILE")]
+    corefile: Option<PathBuf>,
     /// Output of iptables-save to compare with instead of printing (iptables only); 1 if they differ
     #[arg(long, value_name = "FILE")]
     compare: Option<PathBuf>,
@@ -231,6 +234,10 @@ fn apply(args: &ApplyArgs) -> Result<(), Failure> {
 fn render(args: &RenderArgs) -> Result<(), Failure> {
     let (settings, mark) = render_settings(args)?;
     let snapshot = crate::render::snapshot(&args.files, settings)?;
+    if let Some(corefile) = &args.corefile {
+        print!("{}", crate::dns::zones::of_corefile(corefile, &snapshot)?);
+        return Ok(());
+    }
     crate::render::warn_of_unknown_node(&snapshot);
     match (args.what, &args.compare) {
         (Rendered::Iptables, Some(saved)) => {
@@ -249,6 +256,10 @@ fn render(args: &RenderArgs) -> Result<(), Failure> {
 
 /// The node's settings and the mark that asks for masquerade: an agent's, or as a configuration file of kube-proxy says.
 fn render_settings(args: &RenderArgs) -> Result<(Settings, u32), Failure> {
+    if args.corefile.is_some() && (args.what != Rendered::Dns || args.compare.is_some()) {
+        return Err(Failure::input("--corefile goes with `render dns` only"));
+    }
+    let node = args.node.as_deref().unwrap_or("files");
     let mode = match args.what {
         Rendered::Iptables => Mode::Iptables,
         Rendered::Nftables => Mode::Nftables,
@@ -256,10 +267,10 @@ fn render_settings(args: &RenderArgs) -> Result<(Settings, u32), Failure> {
         _ => Mode::Iptables,
     };
     let Some(path) = &args.config else {
-        let settings = crate::proxy::settings_of(args.cluster.settings(&args.node), mode);
+        let settings = crate::proxy::settings_of(args.cluster.settings(node), mode);
         return Ok((settings, 1 << crate::proxy::Wanted::default().masquerade_bit));
     };
     let mut wanted = crate::proxy::read_for(path, mode)?;
-    wanted.node = Some(args.node.clone());
+    wanted.node = Some(node.to_owned());
     Ok((wanted.settings(mode), 1 << wanted.masquerade_bit))
 }

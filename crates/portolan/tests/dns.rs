@@ -12,6 +12,151 @@ mod wrong;
 
 use ground::Ground;
 
+/// What kubeadm writes into the ConfigMap `coredns`.
+const KUBEADM: &str = ".:53 {
+    errors
+    health {
+       lameduck 5s
+    }
+    ready
+    kubernetes cluster.local in-addr.arpa ip6.arpa {
+       pods insecure
+       fallthrough in-addr.arpa ip6.arpa
+       ttl 30
+    }
+    prometheus :9153
+    forward . /etc/resolv.conf {
+       max_concurrent 1000
+    }
+    cache 30 {
+       disable success cluster.local
+       disable denial cluster.local
+    }
+    loop
+    reload
+    loadbalance
+}
+";
+
+/// Question, and a line that the answer must have.
+type Row = (&'static str, &'static str);
+
+#[test]
+fn kubeadms_corefile_is_served_as_it_is() {
+    let ground = Ground::new();
+    ground.upstream();
+    ground.write("Corefile", KUBEADM);
+    let _dns = ground.serve(&["--corefile", "Corefile", "--listen", "127.0.0.1"]);
+    let rows: [Row; 9] = [
+        ("web.default.svc.cluster.local A", "web.default.svc.cluster.local. 30 IN A 10.96.7.7"),
+        ("WEB.default.svc.Cluster.Local A", "WEB.default.svc.Cluster.Local. 30 IN A 10.96.7.7"),
+        ("_http._tcp.web.default.svc.cluster.local SRV", "IN SRV 0 100 80 web.default.svc.cluster.local."),
+        ("web-pods.default.svc.cluster.local A", "IN A 10.244.0.70"),
+        ("10-244-0-5.default.svc.cluster.local A", "status: NXDOMAIN"),
+        ("10-244-0-5.default.pod.cluster.local A", "IN A 10.244.0.5"),
+        ("-x 10.96.7.7", "IN PTR web.default.svc.cluster.local."),
+        // Reverse names that are not the cluster's go on to the upstream.
+        ("-x 192.0.2.7", "IN PTR seven.example.org."),
+        ("docs.default.svc.cluster.local A", "docs.example.org. 30 IN A 192.0.2.7"),
+    ];
+    ground.answers(&rows);
+    ground.answers(&[("www.example.org A", "IN A 192.0.2.80"), ("+tcp www.example.org A", "IN A 192.0.2.80")]);
+    assert!(ground.dig("nobody.default.svc.cluster.local A").contains("status: NXDOMAIN"));
+    assert!(ground.dig("web.default.svc.cluster.local AAAA").contains("status: NOERROR"));
+    assert_eq!(ground.curl("http://127.0.0.1:8080/health"), "200 OK");
+    assert_eq!(ground.curl("http://127.0.0.1:8181/ready"), "200 OK");
+    let metrics = ground.curl("http://127.0.0.1:9153/metrics");
+    for name in ["coredns_build_info", "coredns_dns_requests_total{", "coredns_dns_responses_total{"] {
+        assert!(metrics.contains(name), "{name} is not among the metrics:\n{metrics}");
+    }
+}
+
+#[test]
+fn a_stub_domain_and_the_root_have_servers_of_their_own() {
+    let ground = Ground::new();
+    ground.upstream();
+    ground.write(
+        "Corefile",
+        "example.org {\n    forward . 127.0.0.2\n    cache 30\n}\n.:5300 {\n    kubernetes cluster.local\n}\n\
+         . {\n    kubernetes cluster.local\n}\n",
+    );
+    let _dns = ground.serve(&["--corefile", "Corefile", "--listen", "127.0.0.1"]);
+    ground.answers(&[
+        ("www.example.org A", "IN A 192.0.2.80"),
+        ("web.default.svc.cluster.local A", "5 IN A 10.96.7.7"),
+        ("-p 5300 web.default.svc.cluster.local A", "5 IN A 10.96.7.7"),
+        // No forwarder leads there.
+        ("www.example.com A", "status: REFUSED"),
+        ("-p 5300 www.example.org A", "status: REFUSED"),
+    ]);
+}
+
+#[test]
+fn hosts_rewrites_templates_and_access_lists_act_in_coredns_order() {
+    let ground = Ground::new();
+    ground.write("etc/hosts", "192.0.2.9 nine.example.net\n2001:db8::9 nine.example.net\n");
+    ground.write("etc/more.server", "example.net {\n    hosts hosts {\n        fallthrough\n    }\n}\n");
+    ground.write(
+        "etc/Corefile",
+        "import *.server\n. {\n    acl {\n        filter type AAAA net 127.0.0.0/8\n        block net 127.0.0.9\n    }\n\
+         \x20   rewrite name shop.example.com web.default.svc.cluster.local\n\
+         \x20   template IN A tpl.example.com {\n        match ^ip-(?P<a>[0-9]+)\\.tpl\\.example\\.com\\.$\n\
+         \x20       answer \"{{ .Name }} 60 IN A 192.0.2.{{ .Group.a }}\"\n    }\n\
+         \x20   kubernetes {$ZONE} {\n        pods disabled\n    }\n}\n",
+    );
+    let _dns = ground.serve(&["--corefile", "etc/Corefile"]);
+    ground.answers(&[
+        ("nine.example.net A", "3600 IN A 192.0.2.9"),
+        ("nine.example.net AAAA", "3600 IN AAAA 2001:db8::9"),
+        ("shop.example.com A", "shop.example.com. 5 IN A 10.96.7.7"),
+        ("ip-44.tpl.example.com A", "ip-44.tpl.example.com. 60 IN A 192.0.2.44"),
+        ("web.default.svc.cluster.local AAAA", "ANSWER: 0"),
+        ("-b 127.0.0.9 web.default.svc.cluster.local A", "status: REFUSED"),
+        ("10-244-0-5.default.pod.cluster.local A", "status: NXDOMAIN"),
+    ]);
+}
+
+#[test]
+fn listen_stands_for_port_53_of_a_corefile_and_for_its_addresses() {
+    let ground = Ground::new();
+    ground.write(
+        "Corefile",
+        ". {\n    bind 192.0.2.1\n    kubernetes cluster.local\n}\n.:5300 {\n    kubernetes a.b\n}\n",
+    );
+    let refused = ground.portolan(&["--check", "--corefile", "Corefile"]);
+    refused.done();
+    let _dns = ground.serve_at(
+        "127.0.0.1",
+        "1053",
+        &["--corefile", "Corefile", "--listen", "127.0.0.1:1053", "--listen", "127.0.0.5:1053"],
+    );
+    ground.answers(&[
+        ("-p 1053 web.default.svc.cluster.local A", "IN A 10.96.7.7"),
+        ("-p 5300 web.default.svc.a.b A", "IN A 10.96.7.7"),
+    ]);
+    assert!(ground.sh("dig -p 1053 @127.0.0.5 web.default.svc.cluster.local A").contains("10.96.7.7"));
+}
+
+#[test]
+fn pods_of_the_files_are_verified() {
+    let ground = Ground::new();
+    ground.write("Corefile", ". {\n    kubernetes cluster.local {\n        pods verified\n    }\n}\n");
+    let _dns = ground.serve(&["--corefile", "Corefile"]);
+    ground.answers(&[
+        ("10-244-0-5.default.pod.cluster.local A", "IN A 10.244.0.5"),
+        ("10-244-0-6.default.pod.cluster.local A", "status: NXDOMAIN"),
+    ]);
+}
+
+#[test]
+fn a_corefile_that_asks_nothing_of_a_cluster_needs_none() {
+    let ground = Ground::new();
+    ground.upstream();
+    ground.write("Corefile", ". {\n    forward . 127.0.0.2\n}\n");
+    let _dns = ground.serve_alone(&["--corefile", "Corefile", "--listen", "127.0.0.1"]);
+    ground.answers(&[("www.example.org A", "IN A 192.0.2.80")]);
+}
+
 #[test]
 fn strangers_read_the_same_answers_by_udp_and_tcp() {
     let ground = Ground::new();
@@ -42,6 +187,35 @@ fn told_to_end_it_answers_until_the_lameduck_time_is_over() {
     ground.answers(&[("web.default.svc.cluster.local A", "10.96.7.7")]);
     assert_eq!(dns.ended(), Some(0));
     assert!(began.elapsed() >= std::time::Duration::from_secs(2), "it ended after {:?}", began.elapsed());
+}
+
+#[test]
+fn zones_of_a_corefile_are_rendered_each_once_and_always_alike() {
+    let ground = Ground::new();
+    ground.write(
+        "Corefile",
+        ". {\n    kubernetes cluster.local in-addr.arpa {\n        ttl 30\n    }\n}\n\
+         a.b {\n    kubernetes {\n        namespaces nowhere\n    }\n}\n",
+    );
+    let args = ["render", "dns", "-f", "examples/files", "--corefile"];
+    let once = ground.raw(&args, "Corefile").done();
+    assert_eq!(ground.raw(&args, "Corefile").done(), once, "it is deterministic");
+    for line in [
+        "web.default.svc.cluster.local. 30 IN A 10.96.7.7 ; Service default/web",
+        "7.7.96.10.in-addr.arpa. 30 IN PTR web.default.svc.cluster.local.",
+    ] {
+        assert!(once.contains(line), "{line}\n{once}");
+    }
+    assert!(!once.contains("default.svc.a.b"), "that zone shows another namespace alone:\n{once}");
+    let heads: Vec<&str> = once.lines().filter(|line| line.starts_with("; kubernetes of")).collect();
+    assert_eq!(heads, ["; kubernetes of .:53 (Corefile:1)", "; kubernetes of a.b.:53 (Corefile:6)"]);
+    assert!(once.contains("\na.b. 5 IN SOA ns.dns.a.b."), "{once}");
+}
+
+/// What `dns explain` says of a pod's lookup in examples/files.
+fn explained(args: &str) -> support::Said {
+    let files = support::root().join("examples/files");
+    support::portolan_says(&format!("dns explain --from pod/web-0 -f {} {args}", files.display()))
 }
 
 #[test]

@@ -127,3 +127,23 @@ fn cluster_dns_by_itself_follows_a_live_cluster() {
     let empty = dns.dig("followed.svc.cluster.local A");
     assert!(empty.contains("status: NOERROR"), "the namespace exists: {empty}");
 }
+
+#[test]
+fn top_dns_tells_which_pod_wastes_its_queries() {
+    let space = world().space("wasteful");
+    space.shell("client", "node-1");
+    // As a resolver does: each domain of the search list before the name itself.
+    for domain in [".wasteful.svc.cluster.local", ".svc.cluster.local", ".cluster.local", ""] {
+        space.exec("client", &["drill", &format!("www.ylzhong.top{domain}"), "A", "@10.96.0.10"]).done();
+    }
+    let counted = wait_for("the pod's queries", PATIENCE_SECS, || {
+        let top: Value = serde_json::from_str(&world().portolan("top dns --once --output json").done()).expect("JSON");
+        assert_eq!(top["schema"], "portolan.top-dns/v1");
+        let pods = top["pods"].as_array().cloned().unwrap_or_default();
+        pods.into_iter().find(|pod| pod["pod"]["namespace"] == "wasteful" && pod["wasted"].as_u64() >= Some(3))
+    });
+    assert_eq!((&counted["pod"]["name"], &counted["node"]), (&"client".into(), &"node-1".into()), "{counted:#}");
+    assert!(counted["queries"].as_u64() > counted["wasted"].as_u64(), "{counted:#}");
+    let text = world().portolan("top dns --once").done();
+    assert!(text.starts_with("POD ") && text.contains("wasteful/client"), "{text}");
+}

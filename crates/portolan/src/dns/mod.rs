@@ -15,6 +15,7 @@ mod listen;
 mod objects;
 mod pods;
 mod serve;
+pub mod zones;
 
 use std::path::PathBuf;
 

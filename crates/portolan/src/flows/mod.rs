@@ -7,6 +7,7 @@
 
 mod ask;
 mod top;
+mod top_dns;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;

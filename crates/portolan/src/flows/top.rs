@@ -19,13 +19,15 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const SHORTEST: Duration = Duration::from_millis(10);
 const LONGEST: Duration = Duration::from_secs(60);
 /// To the top of an empty screen.
-const CLEAR: &str = "\x1b[H\x1b[2J";
+pub(super) const CLEAR: &str = "\x1b[H\x1b[2J";
 
 /// What is busiest.
 #[derive(Subcommand)]
 pub enum TopCommand {
     /// New connections a second, shares and open connections of each Service and endpoint
     Services(TopArgs),
+    /// Queries of each pod to cluster DNS, and the share that its search list wastes
+    Dns(super::top_dns::TopDnsArgs),
 }
 
 /// Command line of `top services`.
@@ -52,7 +54,7 @@ pub struct TopArgs {
     cluster: ClusterOf,
 }
 
-fn interval(text: &str) -> Result<Duration, String> {
+pub(super) fn interval(text: &str) -> Result<Duration, String> {
     let wrong =
         || format!("it is a time from {} ms to {} s, such as 500ms, 1s, 1m", SHORTEST.as_millis(), LONGEST.as_secs());
     let read: SignedDuration = text.parse().map_err(|_| wrong())?;
@@ -65,7 +67,10 @@ fn interval(text: &str) -> Result<Duration, String> {
 /// # Errors
 /// There is no such Service, or no node answers.
 pub async fn top(command: TopCommand) -> Result<(), Failure> {
-    let TopCommand::Services(args) = command;
+    let args = match command {
+        TopCommand::Services(args) => args,
+        TopCommand::Dns(args) => return super::top_dns::top(args).await,
+    };
     let only = read_of(args.of.as_deref(), &args.namespace)?;
     if only.pod.is_some() {
         return Err(Failure::input(

@@ -21,7 +21,7 @@ fn a_wrong_corefile_is_code_2_and_each_fault_has_its_line_and_word() {
         ("forward . 127.0.0.2 {\npolicy fastest\n}", &["Corefile:3: ", "policy", "fastest", "round_robin"]),
         ("bufsize many", &["Corefile:2: ", "bufsize", "many"]),
         ("acl {\npermit net 10.0.0.0/8\n}", &["Corefile:3: ", "permit", "allow"]),
-        ("template IN A {\nmatch (\n}", &["Corefile:3: ", "match"]),
+        ("template IN A {\nmatch (\n}", &["Corefile:3: ", "unclosed"]),
         ("etcd example.org", &["Corefile:2: ", "etcd"]),
         ("import nowhere/Corefile", &["Corefile:2: ", "nowhere/Corefile"]),
     ];
@@ -67,6 +67,8 @@ fn wrong_flags_are_code_2_and_say_what_is_right() {
         (format!("dns -f {files} --corefile /nowhere/Corefile"), "cannot read /nowhere/Corefile"),
         (format!("dns -f {files} --corefile /nowhere --resolv-conf /etc/resolv.conf"), "cannot be used with"),
         (format!("dns -f {files} --cluster-domain a..b --check"), "a..b"),
+        (format!("render dns -f {files} --corefile /nowhere/Corefile"), "cannot read /nowhere/Corefile"),
+        (format!("render routes --node a -f {files} --corefile /nowhere"), "--corefile goes with `render dns` only"),
         (format!("render iptables -f {files}"), "--node"),
         (format!("dns explain web -f {files}"), "--from"),
         (format!("dns explain web -f {files} --from svc/web"), "svc/web"),

@@ -221,11 +221,13 @@ impl<'r, 'q> Question<'r, 'q> {
     }
 
     fn pod(&self, text: &[u8], label: &[u8]) -> Option<Decided<'r>> {
-        let namespace = self.records.namespace(label).filter(|_| self.view.shows(label))?;
+        let shown = Some(label).filter(|label| self.view.shows(label))?;
         let is_there = |addr: IpAddr| match self.view.config.pods {
             PodMode::Disabled => false,
-            PodMode::Insecure => namespace.exists,
-            PodMode::Verified => self.records.pods_at(addr).any(|pod| *pod.namespace == *namespace.name),
+            PodMode::Insecure => self.records.namespace(shown).is_some_and(|namespace| namespace.exists),
+            PodMode::Verified => {
+                self.records.pods_at(addr).any(|pod| pod.namespace.as_bytes().eq_ignore_ascii_case(&shown[1..]))
+            }
         };
         place::address(text).filter(|addr| is_there(*addr)).map(Decided::Pod)
     }

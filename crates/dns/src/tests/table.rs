@@ -218,6 +218,10 @@ fn pods_by_mode() {
     let of = |pods| KubernetesConfig { pods, ..config() };
     check(&of(PodMode::Insecure), &records, &rows("10.244.1.5", "10.244.1.5"));
     check(&of(PodMode::Verified), &records, &rows("10.244.1.5", "NXDOMAIN"));
+    // A Pod says that its namespace is there, told or not.
+    let alone = super::records(&[pod("early", "one", "10.244.1.70", false)]);
+    check(&of(PodMode::Verified), &alone, "10-244-1-70.early.pod.cluster.local A => 10.244.1.70");
+    check(&of(PodMode::Insecure), &alone, "10-244-1-70.early.pod.cluster.local A => NXDOMAIN");
     check(&of(PodMode::Disabled), &records, &rows("NXDOMAIN", "NXDOMAIN"));
     check(
         &config(),

@@ -118,6 +118,11 @@ mod tests {
         seats.lock().by_number.values().map(octets).collect()
     }
 
+    fn is_told_to_leave(seat: &Seat) -> bool {
+        let leaving = std::pin::pin!(seat.needed());
+        leaving.poll(&mut std::task::Context::from_waker(std::task::Waker::noop())).is_ready()
+    }
+
     #[test]
     fn the_quietest_leaves_when_all_seats_are_taken() {
         let seats = Seats::new(3, 3);
@@ -125,6 +130,7 @@ mod tests {
         here[0].alive();
         let _new = seats.take(ip(4));
         assert_eq!(sitting(&seats), [1, 3, 4]);
+        assert_eq!(here.each_ref().map(is_told_to_leave), [false, true, false]);
         drop(here);
         assert_eq!(sitting(&seats), [4]);
     }

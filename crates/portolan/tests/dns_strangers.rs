@@ -225,6 +225,72 @@ fn a_signed_zone_behind_us_is_validated_by_strangers() {
     assert!(!plain.contains("RRSIG"), "nobody asked for signatures: {plain}");
 }
 
+/// Records of the zone as somebody else gives them by transfer: owner, type and data, without the SOA.
+fn transferred(place: &Place, server: &str) -> Vec<String> {
+    let said = place.sh(&format!("dig @{server} +noall +answer +onesoa cluster.local AXFR"));
+    let mut lines: Vec<String> = said
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>())
+        .filter(|words| words.len() > 4 && words[3] != "SOA")
+        .map(|words| words.join(" "))
+        .collect();
+    lines.sort();
+    lines
+}
+
+#[test]
+fn a_secondary_pulls_our_zone_and_serves_it_as_we_do() {
+    let place = Place::new();
+    place.write("objects.yaml", OBJECTS);
+    let corefile = place.write(
+        "Corefile",
+        ".:53 {\n    kubernetes cluster.local {\n        ttl 30\n    }\n    transfer {\n        to 127.0.0.1 127.0.0.53\n    }\n}\n",
+    );
+    let _dns = place.serve(&["--corefile".into(), corefile.display().to_string()]);
+    let home = place.home.path().display().to_string();
+    place.write(
+        "secondary.conf",
+        &format!(
+            "server:\n    rundir: {home}\n    listen: 127.0.0.53@53\ndatabase:\n    storage: {home}\nremote:\n  - id: ours\n    \
+             address: 127.0.0.1@53\n    via: 127.0.0.53\nacl:\n  - id: all\n    address: 127.0.0.0/8\n    action: transfer\nzone:\n  \
+             - domain: cluster.local\n    storage: {home}\n    master: ours\n    acl: all\nlog:\n  - target: stderr\n    any: debug\n"
+        ),
+    );
+    let secondary = place.start_sh("secondary", "exec knotd -c secondary.conf");
+    wait_for("the zone at knot", PATIENCE_SECS, || {
+        let said = place.try_sh("dig +tries=1 +time=1 +short @127.0.0.53 cluster.local SOA");
+        (said.ok() && said.out.contains("hostmaster.cluster.local")).then_some(())
+    });
+    let (ours, theirs) = (transferred(&place, "127.0.0.1"), transferred(&place, "127.0.0.53"));
+    assert!(ours.len() > 15, "{ours:#?}");
+    assert_eq!(ours, theirs, "{}", secondary.log());
+    // What the secondary answers with authority is what we answer.
+    for asked in [
+        "web.shop.svc.cluster.local A",
+        "web.shop.svc.cluster.local AAAA",
+        "set.shop.svc.cluster.local A",
+        "set-1.set.shop.svc.cluster.local A",
+        "_sql._tcp.set.shop.svc.cluster.local SRV",
+        "away.shop.svc.cluster.local CNAME",
+        "dns-version.cluster.local TXT",
+        "cluster.local NS",
+    ] {
+        let of = |server: &str| place.sh(&format!("dig +noall +answer @{server} {asked} | sort"));
+        assert_eq!(of("127.0.0.1"), of("127.0.0.53"), "{asked}");
+        assert!(!of("127.0.0.1").is_empty(), "{asked}");
+    }
+    for absent in ["no.shop.svc.cluster.local A", "web.shop.svc.cluster.local MX", "shop.svc.cluster.local A"] {
+        let status = |server: &str| place.sh(&format!("dig @{server} {absent} | grep -o 'status: [A-Z]*'"));
+        assert_eq!(status("127.0.0.1"), status("127.0.0.53"), "{absent}");
+    }
+    // The serial that it has is the one there is: nothing is sent twice.
+    let serial = place.sh("dig +short @127.0.0.1 cluster.local SOA | cut -d' ' -f3");
+    let again = place.sh(&format!("dig @127.0.0.1 +noall +answer cluster.local IXFR={}", serial.trim()));
+    assert_eq!(again.lines().count(), 1, "{again}");
+    let refused = place.sh("dig -b 127.0.0.9 @127.0.0.1 cluster.local AXFR");
+    assert!(refused.contains("Transfer failed"), "{refused}");
+}
+
 /// The answers of C libraries with a pod's resolv.conf.
 fn in_pod(place: &Place, script: &str) -> support::Said {
     place.write(

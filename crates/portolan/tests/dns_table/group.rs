@@ -13,7 +13,8 @@
 //!
 //! An RR is `[OWNER.] [TTL] TYPE DATA`, of the name that was asked if it has no owner; `+ RR` is additional, `! RR`
 //! authority; `soa ZONE [LABELS]` the SOA of an absence; `tc`: cut, what is there is of the list; `noaa`: from elsewhere;
-//! `silence`: no reply; `one`: any one record of the list; `loose`: only the code is looked at.
+//! `silence`: no reply; `one`: any one record of the list; `more`: others may be there too; `anyttl`; `aa?`: with AA or
+//! without; `loose`: only the code is looked at.
 
 use domain::base::iana::Class;
 
@@ -63,6 +64,9 @@ pub struct Want {
     pub silence: bool,
     pub any_one: bool,
     pub loose: bool,
+    pub more: bool,
+    pub any_ttl: bool,
+    pub any_aa: bool,
     /// TTL of the SOA and of absence.
     pub ttl: u32,
 }
@@ -147,6 +151,9 @@ fn want_of(line: usize, text: &str, asked: &str, ttl: u32) -> Want {
             ["noaa"] => want.elsewhere = true,
             ["one"] => want.any_one = true,
             ["loose"] => want.loose = true,
+            ["more"] => want.more = true,
+            ["anyttl"] => want.any_ttl = true,
+            ["aa?"] => want.any_aa = true,
             ["soa", zone] => want.soa = Some((undotted(zone), format!("ns.dns.{}", undotted(zone)))),
             ["soa", zone, labels] => want.soa = Some((undotted(zone), format!("{labels}.{}", undotted(zone)))),
             ["+", ref rest @ ..] => want.additional.push(rr(line, rest, asked, ttl)),

@@ -8,6 +8,7 @@ use domain::base::iana::{Class, Rtype};
 use domain::base::name::Name;
 use domain::base::{Message, MessageBuilder, ParsedName, ParsedRecord};
 use domain::rdata::AllRecordData;
+use rustix::net::{AddressFamily, SocketType};
 
 /// For one answer, on a machine with much else to do.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -164,9 +165,9 @@ pub fn udp(server: SocketAddr, from: Ipv4Addr, packet: &[u8]) -> Vec<u8> {
 }
 
 /// Asks by TCP; messages until `is_last` says so.
-pub fn tcp(server: SocketAddr, packet: &[u8], mut is_last: impl FnMut(&Seen) -> bool) -> Vec<Seen> {
+pub fn tcp(server: SocketAddr, from: Ipv4Addr, packet: &[u8], mut is_last: impl FnMut(&Seen) -> bool) -> Vec<Seen> {
     let until = Instant::now() + PATIENCE;
-    let mut stream = TcpStream::connect(server).expect("TCP is served");
+    let mut stream = connected(server, from).expect("TCP is served");
     stream.set_read_timeout(Some(PATIENCE)).expect("a time");
     let length = u16::try_from(packet.len()).expect("a short query").to_be_bytes();
     stream.write_all(&[&length[..], packet].concat()).expect("the query goes out");
@@ -182,6 +183,13 @@ pub fn tcp(server: SocketAddr, packet: &[u8], mut is_last: impl FnMut(&Seen) -> 
         }
         assert!(Instant::now() < until, "the answers do not end");
     }
+}
+
+fn connected(server: SocketAddr, from: Ipv4Addr) -> std::io::Result<TcpStream> {
+    let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None)?;
+    rustix::net::bind(&socket, &SocketAddr::from((from, 0)))?;
+    rustix::net::connect(&socket, &server)?;
+    Ok(TcpStream::from(socket))
 }
 
 /// Every second letter in upper case, as a client that hides a nonce in its question would write it.

@@ -35,7 +35,7 @@ fn setting(name: &str, default: u64) -> u64 {
 
 /// Packets for each test.
 fn packets() -> u64 {
-    setting("PORTOLAN_HOSTILE_PACKETS", 100_000)
+    setting("PORTOLAN_HOSTILE_PACKETS", 60_000)
 }
 
 fn dice() -> Dice {

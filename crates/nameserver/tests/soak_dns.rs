@@ -244,7 +244,9 @@ fn ask_new_names(count: usize) {
             socket.send(&query).expect("loopback");
         }
         for _ in 0..WINDOW {
-            socket.recv(&mut buffer).expect("an answer");
+            let length = socket.recv(&mut buffer).expect("an answer");
+            let reply = Message::from_slice(&buffer[..length]).expect("a reply");
+            assert_eq!(reply.header().rcode(), Rcode::NXDOMAIN, "not what the upstream says");
         }
     }
 }

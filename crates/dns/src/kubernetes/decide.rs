@@ -9,7 +9,7 @@ use crate::answer::Alias;
 use crate::corefile::config::PodMode;
 use crate::kubernetes::place::{self, Asked, Place};
 use crate::kubernetes::{Any, View, Zone, has_pods};
-use crate::name::Name;
+use crate::name::{MAX_LABEL, Name, dashed_into};
 use crate::rdata::Rtype;
 use crate::records::service::{Endpoint, Kind, Service, is_called};
 use crate::records::{Records, labels_of};
@@ -312,7 +312,7 @@ impl View {
             return SmallVec::new();
         }
         let mut found = service.with_hostname(text);
-        if let Some(addr) = place::address(text) {
+        if let Some(addr) = place::address(text).filter(|addr| is_written(*addr, text)) {
             found.extend(service.at(addr).filter(|endpoint| self.goes_by_address(endpoint)));
         }
         if self.config.endpoint_pod_names {
@@ -361,6 +361,13 @@ impl View {
         all.dedup_by(|a, b| a.key == b.key);
         all
     }
+}
+
+/// An endpoint's name is its address as we write it; other ways to write the same address are no names.
+fn is_written(addr: IpAddr, text: &[u8]) -> bool {
+    let mut label = [0; MAX_LABEL];
+    let len = dashed_into(addr, &mut label);
+    label[..len] == *text
 }
 
 /// The label of a Service's namespace.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use portolan_kernel::netns;
 
-use super::wire::{Question, try_udp};
+use super::wire::{Question, Seen, try_udp};
 use crate::support::{Said, deb_bin, portolan, wait_for};
 
 /// Where the server under test answers.
@@ -101,12 +101,18 @@ impl Place {
         self.start(name, Command::new("sh").args(["-ec", script]).env("PATH", path()).current_dir(self.home.path()))
     }
 
-    /// `portolan dns` of the file `objects.yaml` at [`SERVER`], once it answers.
+    /// `portolan dns` of the file `objects.yaml` at [`SERVER`], once it answers from them.
     pub fn serve(&self, flags: &[String]) -> Running {
         let mut command = portolan();
         command.arg("dns").arg("-f").arg(self.path("objects.yaml")).args(["--listen", &SERVER.to_string()]).args(flags);
         let mut running = self.start("dns", &mut command);
         self.wait_answer(SERVER, &mut running);
+        // Before it has read its files, what it does not know is SERVFAIL.
+        let packet = Question::new("nobody.nowhere.svc.cluster.local.", "A").packet(2);
+        wait_for("the objects to be served", PATIENCE_SECS, || {
+            let bytes = self.inside(|| try_udp(SERVER, Ipv4Addr::LOCALHOST, &packet, Duration::from_secs(5)))?;
+            (Seen::read(&bytes).rcode == "NXDOMAIN").then_some(())
+        });
         running
     }
 

@@ -15,13 +15,17 @@ use std::time::Duration;
 use portolan_model::NsName;
 use serde::{Deserialize, Serialize};
 
-use crate::answer::{self, Outcome};
+use crate::build::Rr;
 use crate::client::Client;
-use crate::message::Message;
+use crate::corefile::config::Target;
+use crate::explain::search::Candidate;
+use crate::kubernetes::Why;
 use crate::name::Name;
+use crate::plugin::Plugin;
+use crate::pods::Pods;
 use crate::rdata::Rtype;
-use crate::site::Site;
-use crate::wire::{Rcode, Transport, ask, question};
+use crate::site::{Head, Site, Verdict};
+use crate::wire::{Query, Rcode, Transport, ask, question};
 
 /// Name of the form that an [`Explanation`] is written in.
 pub const SCHEMA: &str = "portolan.dns/v1";
@@ -166,37 +170,51 @@ pub struct Advice {
 /// Tells the lookup of `inquiry`.
 pub fn explain(site: &Site, inquiry: &Inquiry, now: Duration) -> Explanation {
     let asker = asker(site, inquiry);
-    let rtypes = if inquiry.rtypes.is_empty() { vec![Rtype::A, Rtype::AAAA] } else { inquiry.rtypes.clone() };
     let client = client(&asker, inquiry, site);
-    let mut steps: Vec<Step> = Vec::new();
-    for candidate in search::candidates(&inquiry.name, &asker.search, asker.ndots) {
-        let told = |rtype: &Rtype| tell(site, &candidate.name, *rtype, &client, now);
-        let step = Step {
-            name: candidate.name.to_string(),
-            search: candidate.search,
-            questions: rtypes.iter().map(told).collect(),
-        };
-        let ends = step.ends_search();
-        steps.push(step);
-        if ends {
-            break;
-        }
-    }
-    let resolved = steps.last().is_some_and(Step::has_records);
-    let before = steps.len() - usize::from(steps.last().is_some_and(Step::ends_search));
-    let wasted_queries = before * rtypes.len();
+    let rtypes = if inquiry.rtypes.is_empty() { vec![Rtype::A, Rtype::AAAA] } else { inquiry.rtypes.clone() };
+    let candidates = search::candidates(&inquiry.name, &asker.search, asker.ndots);
+    let steps = walk(site, &candidates, &rtypes, &client, now);
+    // Without pods nobody's search list is known here, and each name is answered for itself.
+    let alone = walk(&site.with_pods(Pods::default()), &candidates, &rtypes, &client, now);
+    let (wasted, wasted_alone) = (wasted(&steps), wasted(&alone));
+    let acts = steps.len() < alone.len();
     let mut explanation = Explanation {
         schema: SCHEMA.to_owned(),
         name: inquiry.name.clone(),
         asker,
+        resolved: steps.last().is_some_and(Step::has_records),
+        wasted_queries: wasted * rtypes.len(),
+        autopath: AutopathTold {
+            acts,
+            saves_queries: (if acts { wasted_alone - wasted } else { wasted_alone }) * rtypes.len(),
+        },
         steps,
-        resolved,
-        wasted_queries,
-        autopath: AutopathTold { acts: false, saves_queries: wasted_queries },
         advice: Vec::new(),
     };
     explanation.advice = advice::advice(site, &explanation);
     explanation
+}
+
+/// Name after name, up to the one that ends the search.
+fn walk(site: &Site, candidates: &[Candidate], rtypes: &[Rtype], client: &Client, now: Duration) -> Vec<Step> {
+    let mut steps: Vec<Step> = Vec::new();
+    for candidate in candidates {
+        let told = |rtype: &Rtype| tell(site, &candidate.name, *rtype, client, now);
+        steps.push(Step {
+            name: candidate.name.to_string(),
+            search: candidate.search.clone(),
+            questions: rtypes.iter().map(told).collect(),
+        });
+        if steps.last().is_some_and(Step::ends_search) {
+            break;
+        }
+    }
+    steps
+}
+
+/// Steps that brought nothing.
+fn wasted(steps: &[Step]) -> usize {
+    steps.len() - usize::from(steps.last().is_some_and(Step::ends_search))
 }
 
 impl Step {
@@ -229,30 +247,83 @@ fn client(asker: &Asker, inquiry: &Inquiry, site: &Site) -> Client {
     Client { addr: (address, 0).into(), local, transport: Transport::Tcp, link }
 }
 
-fn tell(site: &Site, name: &Name, rtype: Rtype, client: &Client, _now: Duration) -> Told {
+fn tell(site: &Site, name: &Name, rtype: Rtype, client: &Client, now: Duration) -> Told {
     let packet = ask(0, &question(name, rtype), false, None);
-    let said = answer::explain(site.records(), &packet, client.transport);
+    let query = Query::parse(&packet).expect("we make queries that can be read");
+    let decision = site.decide(&query, client, now);
+    let head = decision.head.map(|head| &site.setup().heads()[usize::from(head)]);
+    let why = head.and_then(|head| why(site, head.block, &query, decision.by));
     let mut told = Told {
         rtype: rtype.to_string(),
         outcome: Ending::Silence,
-        rcode: said.rcode.map(|rcode| rcode.to_string()).unwrap_or_default(),
-        block: String::new(),
-        plugin: "kubernetes".to_owned(),
-        reason: said.note.to_owned(),
+        rcode: String::new(),
+        block: head.map(|head| block(site, head)).unwrap_or_default(),
+        plugin: decision.by.name().to_owned(),
+        reason: why.as_ref().map_or_else(|| reason(decision.by, head.is_some()), |why| why.note.to_owned()),
         records: Vec::new(),
-        objects: said.causes.iter().map(ToString::to_string).collect(),
+        objects: why.iter().flat_map(|why| &why.causes).map(ToString::to_string).collect(),
         upstreams: Vec::new(),
     };
-    match said.outcome {
-        Outcome::Silence => {}
-        Outcome::Forward | Outcome::Chase(_) => told.outcome = Ending::Upstream,
-        Outcome::Reply(bytes) => {
-            let message = Message::parse(&bytes).expect("our own replies can be read");
-            told.outcome = ending(message.rcode, !message.answers.is_empty());
-            told.records = message.answers.iter().map(record).collect();
+    match decision.verdict {
+        Verdict::Silence => {}
+        Verdict::Transfer(_) => told.outcome = Ending::Records,
+        Verdict::Ask(ask) => {
+            told.outcome = Ending::Upstream;
+            told.records = ask.chain.iter().map(|link| record(&link.record())).collect();
+            told.upstreams = site.setup().groups()[ask.group].forward.to.iter().map(target).collect();
+            if let Some(link) = ask.chain.last() {
+                told.reason = format!("an alias of {}, which an upstream is asked for", link.target);
+            }
+        }
+        Verdict::Reply(reply) => {
+            told.rcode = reply.rcode.to_string();
+            told.outcome = ending(reply.rcode, !reply.answers.is_empty());
+            told.records = reply.answers.iter().map(record).collect();
         }
     }
     told
+}
+
+/// Which objects of the cluster an answer comes from, if it comes from there.
+fn why(site: &Site, block: usize, query: &Query<'_>, by: Plugin) -> Option<Why> {
+    let view = site.setup().views().find(|(at, _)| *at == block).map(|(_, view)| view)?;
+    matches!(by, Plugin::Kubernetes | Plugin::Autopath).then(|| view.why(site.records(), query))
+}
+
+/// What a plugin's decision means where no object says more.
+fn reason(by: Plugin, has_block: bool) -> String {
+    let text = match by {
+        Plugin::None if !has_block => "no block is for this name",
+        Plugin::None => "no plugin of the block answers it, and no forward is for it",
+        Plugin::Acl => "an acl rule is for this client and name",
+        Plugin::Forward => "not a name of ours: an upstream is asked",
+        Plugin::Hosts => "a line of the hosts file",
+        Plugin::Template => "a template fits",
+        Plugin::Rewrite => "it is rewritten to what is no name",
+        Plugin::Local => "a name that means the client's own machine",
+        Plugin::External => "a Service's address outside the cluster",
+        Plugin::Any => "ANY gets one record that says so",
+        Plugin::Transfer => "a zone transfer",
+        Plugin::Rrl => "too many like it came from this network",
+        Plugin::Kubernetes | Plugin::Autopath => "a name of the cluster",
+        Plugin::Cache | Plugin::Loop => "",
+    };
+    text.to_owned()
+}
+
+/// A block as people find it: its zone, port and place.
+fn block(site: &Site, head: &Head) -> String {
+    let place = &site.config().blocks[head.block].place;
+    format!("{}:{} ({}:{})", head.zone, head.port, place.file, place.line)
+}
+
+fn target(target: &Target) -> String {
+    match target {
+        Target::Plain(addr) => addr.to_string(),
+        Target::Tls(addr) => format!("tls://{addr}"),
+        Target::Https { addr, path } => format!("https://{addr}{path}"),
+        Target::File(file) => file.clone(),
+    }
 }
 
 fn ending(rcode: Rcode, has_records: bool) -> Ending {
@@ -264,11 +335,11 @@ fn ending(rcode: Rcode, has_records: bool) -> Ending {
     }
 }
 
-fn record(record: &crate::message::Record) -> RecordTold {
+fn record(rr: &Rr<'_>) -> RecordTold {
     RecordTold {
-        owner: record.owner.to_string(),
-        rtype: record.rtype.to_string(),
-        ttl_secs: record.ttl_secs,
-        data: record.data.to_string(),
+        owner: rr.owner.to_string(),
+        rtype: rr.rtype.to_string(),
+        ttl_secs: rr.ttl_secs,
+        data: rr.data.to_string(),
     }
 }

@@ -1,13 +1,17 @@
 //! Blocks and the order of plugins in them: which block a name falls to, what is forwarded where, search help.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use portolan_model::{NsName, ServiceKind};
 
 use super::play::{Outside, Play, names};
 use super::{Seen, external, name, namespace, records, service, surroundings};
 use crate::corefile::Corefile;
-use crate::corefile::config::{Autopath, AutopathBy, Block, ForwardConfig, KubernetesConfig, Place, Target};
+use crate::corefile::config::{
+    Autopath, AutopathBy, Block, CacheConfig, ForwardConfig, KubernetesConfig, Place, Target,
+};
+use crate::explain::{Ending, Inquiry, explain};
 use crate::site::Surroundings;
 use crate::{ClientPod, Pods, PodsChange, Setup, Site};
 
@@ -227,4 +231,97 @@ fn steps_that_led_nowhere_are_counted_for_their_pod() {
 
 fn counts(play: &Play) -> (u64, u64) {
     play.server.site().pods().get(&NsName::new("default", "app")).expect("it is known").counts()
+}
+
+#[test]
+fn a_lookup_is_told_step_by_step_with_block_plugin_object_and_what_help_would_save() {
+    let told = |block: Block, name: &str| {
+        let site = site_of(vec![block], &surroundings());
+        let pod = Some(NsName::new("default", "app"));
+        explain(&site, &Inquiry { name: name.to_owned(), pod, ..Inquiry::default() }, Duration::ZERO)
+    };
+    let plain = told(in_cluster(), "example.com");
+    let names: Vec<&str> = plain.steps.iter().map(|step| step.name.as_str()).collect();
+    assert_eq!(
+        names,
+        [
+            "example.com.default.svc.cluster.local.",
+            "example.com.svc.cluster.local.",
+            "example.com.cluster.local.",
+            "example.com.corp.example.",
+        ]
+    );
+    let last = &plain.steps[3].questions[0];
+    assert_eq!((last.outcome, last.plugin.as_str(), last.block.as_str()), (Ending::Upstream, "forward", ".:53 (:0)"));
+    assert_eq!(last.upstreams, ["192.0.2.1:53"]);
+    assert_eq!((plain.wasted_queries, plain.autopath.acts, plain.autopath.saves_queries), (6, false, 6));
+    let helped = told(helping(AutopathBy::Kubernetes), "example.com");
+    assert_eq!((helped.steps.len(), helped.autopath.acts, helped.autopath.saves_queries), (1, true, 6));
+    let web = told(in_cluster(), "web");
+    let first = &web.steps[0].questions[0];
+    assert_eq!(
+        (web.resolved, first.plugin.as_str(), &first.objects[..]),
+        (true, "kubernetes", &["Service default/web".to_owned()][..])
+    );
+    let closed = told(block(&["."]), "web");
+    assert_eq!((closed.resolved, closed.steps[0].questions[0].rcode.as_str()), (false, "REFUSED"));
+}
+
+#[test]
+fn a_configuration_that_stays_keeps_its_cache_and_its_numbers() {
+    let cached = || Block { cache: Some(CacheConfig::default()), ..in_cluster() };
+    let mut play = play(vec![cached()], &[("example.com", "198.51.100.1")]);
+    let ask = |play: &mut Play| play.ask("example.com", "A", STRANGER, 0).expect("a reply").answers;
+    assert_eq!(ask(&mut play), ask(&mut play));
+    assert_eq!(play.asked, ["example.com."], "the second is from the cache");
+    let reload = |play: &mut Play, blocks: Vec<Block>| {
+        let setup = Setup::after(Some(play.server.site().setup()), Corefile { blocks }, &surroundings());
+        let site = play.server.site().with_setup(Arc::new(setup));
+        play.server.set_site(site);
+        play.server.configure_upstreams(play.now, &mut || 0);
+    };
+    let counted = |play: &Play| -> u64 {
+        let counts = play.server.site().setup().counts();
+        counts.flat_map(|(_, counts)| counts.requests()).map(|(.., count)| count).sum()
+    };
+    let before = counted(&play);
+    reload(&mut play, vec![Block { minimal: true, ..cached() }, block(&["other.example"])]);
+    ask(&mut play);
+    assert_eq!((play.asked.len(), counted(&play) > before), (1, true), "kept over a reload");
+    reload(&mut play, vec![Block { forwards: vec![ForwardConfig { max_fails: 7, ..forwarding(".") }], ..cached() }]);
+    ask(&mut play);
+    assert_eq!(play.asked.len(), 2, "other upstreams may know other things");
+}
+
+#[test]
+fn a_site_by_many_small_changes_answers_as_one_from_scratch() {
+    let blocks =
+        || vec![helping(AutopathBy::Kubernetes), Block { forwards: vec![forwarding(".")], ..block(&["corp.example"]) }];
+    let target = site_of(blocks(), &surroundings());
+    let mut site = Site::nothing();
+    for at in 0..3 {
+        let partly = Corefile { blocks: blocks().into_iter().take(at).collect() };
+        site = site.with_setup(Arc::new(Setup::after(Some(site.setup()), partly, &surroundings())));
+        site = site.with_pods(Pods::default()).with_records(target.records().clone()).with_pods(target.pods().clone());
+    }
+    let outside = || Outside::with(&[("example.com", "198.51.100.1"), ("db.corp.example", "198.51.100.7")]);
+    let (mut one, mut other) = (Play::new(target, outside()), Play::new(site, outside()));
+    for name in [
+        "web.default.svc.cluster.local",
+        "example.com.default.svc.cluster.local",
+        "stub.default.svc.cluster.local",
+        "nothing.corp.example",
+        "x.default.svc.cluster.local",
+        "20.0.96.10.in-addr.arpa",
+    ] {
+        for rtype in ["A", "AAAA", "PTR", "TXT"] {
+            for (from, link) in [(POD, 0), (STRANGER, 7), (STRANGER, 0)] {
+                assert_eq!(
+                    one.ask(name, rtype, from, link),
+                    other.ask(name, rtype, from, link),
+                    "{name} {rtype} {from}"
+                );
+            }
+        }
+    }
 }

@@ -356,7 +356,10 @@ impl View {
         let own = self.config.own_addresses.iter();
         let mut all: Vec<&Arc<Service>> =
             own.flat_map(|addr| records.claims(*addr)).filter(|service| service.kind == Kind::ClusterIp).collect();
-        all.retain(|service| self.names(service));
+        let is_in_front = |service: &Service| {
+            !self.no_endpoints || service.cluster_ips().any(|addr| self.config.own_addresses.contains(&addr))
+        };
+        all.retain(|service| self.names(service) && is_in_front(service));
         all.sort_by(|a, b| a.key.cmp(&b.key));
         all.dedup_by(|a, b| a.key == b.key);
         all

@@ -353,6 +353,18 @@ fn several_zones_and_what_falls_through() {
 }
 
 #[test]
+fn a_service_in_front_of_us_is_known_by_its_endpoints_only_where_they_are_looked_at() {
+    let records = records(&[
+        namespace("default"),
+        service("kube-dns", ServiceKind::ClusterIp, &["10.96.0.99"], &[]),
+        slice("kube-dns", "a", &[("dns", 53)], vec![at("10.96.0.10")]),
+    ]);
+    check(&config(), &records, "cluster.local NS => kube-dns.default~ + kube-dns.default~ A 10.96.0.99");
+    let no_endpoints = KubernetesConfig { no_endpoints: true, ..config() };
+    check(&no_endpoints, &records, "cluster.local NS => ns.dns.cluster.local + ns.dns.cluster.local A 10.96.0.10");
+}
+
+#[test]
 fn before_all_is_read_nothing_is_denied() {
     let snapshot = super::snapshot(&world());
     let mut records = Records::new(super::config());

@@ -4,7 +4,7 @@
 //! `system:masters`. Other certificates of that authority (other nodes') get 403, but for what the node has programmed.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Router;
 use axum::body::Body;
@@ -27,6 +27,7 @@ use tracing::{debug, info};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::core::ToCore;
+use crate::corefile::InForce;
 use crate::drain::{self, Programmed};
 use crate::last_known::Freshness;
 use crate::node::NODE_API_PORT;
@@ -46,6 +47,7 @@ pub(crate) struct NodeApi {
     pub(crate) services: ServiceMetrics,
     pub(crate) dns: dns::Handle,
     pub(crate) freshness: Arc<Freshness>,
+    pub(crate) in_force: Arc<Mutex<InForce>>,
     pub(crate) to_bgp: mpsc::UnboundedSender<bgp::Command>,
     pub(crate) core: ToCore,
     pub(crate) fixed: Arc<trace::Fixed>,
@@ -238,6 +240,7 @@ async fn status(State(api): State<Arc<NodeApi>>) -> axum::Json<Value> {
         "bgp": bgp.await.unwrap_or(Value::Null),
         "dns": api.dns.status().await,
         "dnsState": api.freshness.json(),
+        "dnsConfiguration": api.in_force.lock().unwrap_or_else(PoisonError::into_inner).json(),
     }))
 }
 

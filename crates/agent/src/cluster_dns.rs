@@ -50,13 +50,18 @@ impl ClusterDns {
         if self.addresses.is_empty() {
             return;
         }
-        let mut bound = self.bind_what_was_left().await;
+        let mut bound = BTreeMap::new();
         let mut open = BTreeSet::new();
-        if self.is_recalled {
-            open.extend(bound.keys().copied());
-            std::mem::take(&mut bound).into_values().for_each(|listener| self.dns.listen(listener));
-        }
+        let mut tried: Option<Instant> = None;
         while !self.progress.is_programmed() {
+            if tried.is_none_or(|at| at.elapsed() > RETRY) {
+                tried = Some(Instant::now());
+                bound.append(&mut self.bind_what_was_left(&bound, &open).await);
+                if self.is_recalled {
+                    open.extend(bound.keys().copied());
+                    std::mem::take(&mut bound).into_values().for_each(|listener| self.dns.listen(listener));
+                }
+            }
             tokio::time::sleep(LOOK_EVERY).await;
         }
         for address in self.addresses.iter().filter(|address| !open.contains(*address)) {
@@ -132,16 +137,20 @@ impl ClusterDns {
         Ok(())
     }
 
-    /// Listeners of the addresses that are on `lo` already; nobody reads from them yet.
-    async fn bind_what_was_left(&self) -> BTreeMap<IpAddr, Listener> {
-        let mut bound = BTreeMap::new();
-        for address in &self.addresses {
+    /// Listeners of the addresses that are on `lo` already, but for those that are bound or open.
+    async fn bind_what_was_left(
+        &self,
+        bound: &BTreeMap<IpAddr, Listener>,
+        open: &BTreeSet<IpAddr>,
+    ) -> BTreeMap<IpAddr, Listener> {
+        let mut fresh = BTreeMap::new();
+        for address in self.addresses.iter().filter(|address| !bound.contains_key(address) && !open.contains(address)) {
             // An address that is not there cannot be bound; that is its turn's business.
             if let Ok(listener) = Listener::bind((*address, 53).into()).await {
-                bound.insert(*address, listener);
+                fresh.insert(*address, listener);
             }
         }
-        bound
+        fresh
     }
 }
 

@@ -189,6 +189,7 @@ impl Core {
                     self.progress.saw(Change::of(&event, seen));
                     self.history.saw(history::told(&event, seen, &self.facts));
                     self.proxy.saw(&event, seen);
+                    self.listeners.dns.saw(&event, seen);
                     let (found, complaints) = ingest(&mut self.facts, [event]);
                     complaints.iter().for_each(|c| warn!(object = %c.object, reason = %c.reason, "{}", c.message));
                     touched.merge(found);

@@ -16,6 +16,7 @@ mod api;
 mod bgp;
 mod cluster_dns;
 mod core;
+mod corefile;
 pub mod dns_explain;
 mod dns_pods;
 pub mod dns_source;
@@ -45,7 +46,7 @@ pub use portolan_nameserver as dns;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -67,6 +68,7 @@ use tokio::sync::{mpsc, watch};
 use tracing::warn;
 
 use crate::core::{Core, Listeners, ToCore};
+use crate::corefile::{Configuration, InForce};
 use crate::drain::{Drain, Peers, ServiceSink};
 use crate::guard::Guard;
 use crate::last_known::Freshness;
@@ -200,6 +202,7 @@ struct Dns {
     handle: dns::Handle,
     freshness: Arc<Freshness>,
     is_recalled: bool,
+    in_force: Arc<Mutex<InForce>>,
 }
 
 struct Agent {
@@ -232,7 +235,19 @@ impl Agent {
         let progress = Arc::new(Progress::default());
         let (to_core, inputs) = std::sync::mpsc::channel();
         let core = ToCore(to_core);
-        let Names { handle: dns, feed, freshness, is_recalled } = names::start(&config, &progress).await?;
+        let names = names::start(&config, &progress).await?;
+        let Names { handle: dns, feed, freshness, is_recalled, in_force, .. } = names;
+        if guard.is_some() {
+            let configuration = Configuration {
+                client: client.clone(),
+                node: config.settings.node.to_string(),
+                handle: dns.clone(),
+                shipped: names.shipped,
+                state_dir: config.state_dir.clone(),
+                in_force: in_force.clone(),
+            };
+            tokio::spawn(configuration.follow(names.kept));
+        }
         let (to_bgp, commands) = mpsc::unbounded_channel();
         let (blocks_sender, blocks) = watch::channel(Vec::new());
         let (answers, elected) = announce::Answers::new(config.balancer_pools.clone());
@@ -263,7 +278,7 @@ impl Agent {
             limits: config.limits.clone(),
         };
         let network = Arc::new(network);
-        let dns = Dns { handle: dns, freshness, is_recalled };
+        let dns = Dns { handle: dns, freshness, is_recalled, in_force };
         Ok(Self { client, config, identity, core, progress, dns, to_bgp, network, services, guard })
     }
 
@@ -271,7 +286,7 @@ impl Agent {
     async fn serve(self, stop: BoxFuture<'static, ()>) -> Result<(), AgentError> {
         self.follow_cluster();
         let kubelet = pod_watch::start(&self.client, &self.config, self.network.clone())?;
-        let Dns { handle: dns, freshness, is_recalled } = &self.dns;
+        let Dns { handle: dns, freshness, is_recalled, .. } = &self.dns;
         tokio::spawn(node::keep_alive(self.client.clone(), self.identity.clone(), freshness.clone()));
         let cluster_dns = Arc::new(cluster_dns::ClusterDns {
             client: self.client.clone(),
@@ -286,9 +301,9 @@ impl Agent {
         let answering = tokio::spawn(async move { answering.answer_at_cluster_address().await });
         let Self { config, core, progress, dns, to_bgp, services, guard, .. } = self;
         let fixed = Arc::new(trace::Fixed::of(&config));
-        let Dns { handle: dns, freshness, .. } = dns;
+        let Dns { handle: dns, freshness, in_force, .. } = dns;
         let traces = Arc::default();
-        let api = api::NodeApi { kubelet, progress, services, dns, freshness, to_bgp, core, fixed, traces };
+        let api = api::NodeApi { kubelet, progress, services, dns, freshness, in_force, to_bgp, core, fixed, traces };
         tokio::select! {
             ended = api::serve(api, &config) => ended,
             () = stop => {

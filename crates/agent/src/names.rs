@@ -2,10 +2,12 @@
 //! those who keep it told.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
+use portolan_dns::Corefile;
 use portolan_pods::resolv::ClusterDns;
 
+use crate::corefile::{self, InForce, Maps};
 use crate::dns_pods::DnsPods;
 use crate::last_known::{self, Feed, Freshness};
 use crate::status::Progress;
@@ -18,12 +20,23 @@ pub(crate) struct Names {
     pub(crate) freshness: Arc<Freshness>,
     /// It answers from what was last known.
     pub(crate) is_recalled: bool,
+    /// The ConfigMaps whose configuration is in force.
+    pub(crate) kept: Maps,
+    pub(crate) shipped: Corefile,
+    pub(crate) in_force: Arc<Mutex<InForce>>,
 }
 
 /// Starts it at the node's own addresses; that of the cluster comes later.
 pub(crate) async fn start(config: &Config, progress: &Progress) -> Result<Names, AgentError> {
     let settings = Arc::new(config.settings.clone());
-    let handle = dns::start(options(config).await?).await?;
+    let shipped = dns::shipped(&config.settings, config.dns_ttl_secs, &config.resolv_conf)?;
+    let former = match settings.cluster_dns.is_empty() {
+        true => None,
+        false => corefile::recall(&config.state_dir),
+    };
+    let in_force = former.as_ref().map_or_else(InForce::default, |_| InForce::recalled());
+    let (kept, used) = former.unwrap_or_else(|| (Maps::default(), shipped.clone()));
+    let handle = dns::start(options(config, used).await?).await?;
     let recalled = match settings.cluster_dns.is_empty() {
         true => None,
         false => last_known::recall(&config.state_dir, &settings),
@@ -36,10 +49,11 @@ pub(crate) async fn start(config: &Config, progress: &Progress) -> Result<Names,
         let (applied, often) = (progress.watch_applied(), last_known::WRITE_EVERY);
         tokio::spawn(last_known::keep(path, settings, applied, freshness.clone(), often));
     }
-    Ok(Names { handle, feed, freshness, is_recalled: recalled.is_some() })
+    let in_force = Arc::new(Mutex::new(in_force));
+    Ok(Names { handle, feed, freshness, is_recalled: recalled.is_some(), kept, shipped, in_force })
 }
 
-async fn options(config: &Config) -> Result<dns::Options, AgentError> {
+async fn options(config: &Config, mut corefile: Corefile) -> Result<dns::Options, AgentError> {
     let mut listeners = Vec::new();
     if !config.settings.cluster_dns.is_empty() {
         for addr in &config.addresses {
@@ -47,7 +61,6 @@ async fn options(config: &Config) -> Result<dns::Options, AgentError> {
         }
     }
     let own: Vec<IpAddr> = config.addresses.iter().chain(&config.settings.cluster_dns).copied().collect();
-    let mut corefile = dns::shipped(&config.settings, config.dns_ttl_secs, &config.resolv_conf)?;
     if listeners.is_empty() {
         // DNS is another's, and so are the pages about it.
         for block in &mut corefile.blocks {
@@ -59,7 +72,7 @@ async fn options(config: &Config) -> Result<dns::Options, AgentError> {
         pages: config.settings.cluster_dns.clone(),
         own,
         corefile,
-        base: "/".into(),
+        base: corefile::base(&config.state_dir),
         listen: dns::Listen::At(listeners),
         threads: 0,
     })

@@ -82,7 +82,7 @@ pub(crate) async fn follow<K>(
 
 /// Between two attempts at a watch: soon at first, and never so long that a server which is back waits to be found.
 #[derive(Default)]
-struct Pause {
+pub(crate) struct Pause {
     tries: u32,
     last: Option<Instant>,
 }

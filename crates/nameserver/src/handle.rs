@@ -15,6 +15,7 @@ use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::Listener;
+use crate::programming::{ProgrammedKind, Programming};
 
 /// What a nameserver is started with.
 pub struct Options {
@@ -111,6 +112,16 @@ impl Handle {
         self.tell(Told::Source(source));
     }
 
+    /// A change of endpoints that was told took this long from its cause until it was answerable.
+    pub fn programmed(&self, kind: ProgrammedKind, took: Duration) {
+        self.site.programming.observe(kind, took);
+    }
+
+    /// A configuration was refused before it came here: it could not be read.
+    pub fn refused_configuration(&self) {
+        self.site.programming.refuse();
+    }
+
     /// Answers at one more address.
     pub fn listen(&self, listener: Listener) {
         self.tell(Told::Listen(listener));
@@ -136,7 +147,8 @@ impl Handle {
 
     /// Metrics in Prometheus' text format; empty if it has ended.
     pub async fn metrics_text(&self) -> String {
-        self.ask(Told::Metrics).await.unwrap_or_default()
+        let text = self.ask(Told::Metrics).await;
+        text.map(|text| text + &self.site.programming.text()).unwrap_or_default()
     }
 
     /// What a client's lookup gets, and why. Asks no upstream.
@@ -186,6 +198,8 @@ pub(crate) struct SiteCell {
     generation: AtomicU64,
     site: RwLock<Arc<Site>>,
     source: RwLock<Source>,
+    /// What only the teller can tell.
+    pub(crate) programming: Programming,
     started: Instant,
 }
 
@@ -195,6 +209,7 @@ impl SiteCell {
             generation: AtomicU64::new(0),
             site: RwLock::new(Arc::new(site)),
             source: RwLock::default(),
+            programming: Programming::default(),
             started: Instant::now(),
         }
     }

@@ -17,6 +17,7 @@ mod handle;
 mod listen;
 mod metrics;
 mod pages;
+mod programming;
 mod task;
 pub mod upstream;
 
@@ -33,6 +34,7 @@ pub use handle::{ConfigError, Handle, Listen, Options, Source};
 pub use listen::Listener;
 pub use portolan_dns::explain::{Explanation, Inquiry};
 pub use portolan_dns::{ClientPod, PodsChange};
+pub use programming::ProgrammedKind;
 
 /// Why DNS cannot be served.
 #[derive(Debug, thiserror::Error)]

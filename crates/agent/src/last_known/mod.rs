@@ -12,6 +12,7 @@
 mod feed;
 mod file;
 mod freshness;
+mod latency;
 
 use std::fs::File;
 use std::io::BufWriter;

@@ -49,6 +49,9 @@ pub struct Dns {
     pub upstreams: Vec<String>,
     pub queries: u64,
     pub servfail: u64,
+    /// Why the newest ConfigMap `coredns` is not in force; an older one is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
 }
 
 /// A node's BGP sessions.
@@ -109,7 +112,7 @@ fn one(node: &portolan_lab::NodeStatus, seen: &Observed) -> Node {
         pod_cidrs: object.map(|o| texts(&o["spec"]["podCIDRs"])).unwrap_or_default(),
         pods: objects.map(|all| objects::on_node(&all.pods, &node.name)).unwrap_or_default(),
         silent_because: answer.and_then(|answer| answer.as_ref().err()).cloned(),
-        dns: agent.map(|agent| dns(&agent["dns"], seen.cluster_dns)),
+        dns: agent.map(|agent| dns(agent, seen.cluster_dns)),
         bgp: agent.map(|agent| bgp(&agent["bgp"], objects)),
         last_change: agent.and_then(|agent| change(&agent["core"]["lastChange"])),
     }
@@ -122,12 +125,14 @@ fn state(object: Option<&Value>) -> State {
     if ready { State::Ready } else { State::NotReady }
 }
 
-fn dns(dns: &Value, cluster_dns: IpAddr) -> Dns {
+fn dns(agent: &Value, cluster_dns: IpAddr) -> Dns {
+    let dns = &agent["dns"];
     Dns {
         serving: texts(&dns["listening"]).contains(&cluster_dns.to_string()),
         upstreams: texts(&dns["upstreams"]),
         queries: dns["queries"].as_u64().unwrap_or_default(),
         servfail: dns["replies"]["SERVFAIL"].as_u64().unwrap_or_default(),
+        refused: agent["dnsConfiguration"]["refused"].as_str().map(str::to_owned),
     }
 }
 
@@ -199,6 +204,9 @@ impl Node {
         problems.extend(self.silent_because.iter().map(|why| format!("the agent of {name} does not answer: {why}")));
         if self.dns.as_ref().is_some_and(|dns| !dns.serving) {
             problems.push(format!("DNS of {name} does not answer at the cluster DNS address"));
+        }
+        if let Some(why) = self.dns.as_ref().and_then(|dns| dns.refused.as_ref()) {
+            problems.push(format!("DNS of {name} goes on with its older configuration: {why}"));
         }
         if self.state == State::Ready && self.pod_cidrs.is_empty() {
             problems.push(format!("{name} has no pod CIDR"));

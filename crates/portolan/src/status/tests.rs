@@ -314,3 +314,13 @@ fn the_last_change_is_the_newest_revision_and_counts_until_the_slowest_node() {
     let unwritten = last(told(9, "2026-11-22T10:00:00Z", Some(5_000)), told(9, "2026-11-22T10:00:00Z", None));
     assert_eq!((unwritten.missing, unwritten.slowest_node), (vec!["node-2".to_owned()], None));
 }
+
+#[test]
+fn a_corefile_that_a_node_refuses_is_a_problem_in_its_own_words() {
+    let mut seen = well();
+    let agent = seen.agents.get_mut("node-2").expect("there").as_mut().expect("it answers");
+    agent["dnsConfiguration"] =
+        json!({"from": "shipped", "refused": "Corefile:3: unknown plugin forwerd", "refusals": 1});
+    let problems = Report::of(&seen).problems;
+    assert_eq!(problems, ["DNS of node-2 goes on with its older configuration: Corefile:3: unknown plugin forwerd"]);
+}

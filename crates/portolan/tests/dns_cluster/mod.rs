@@ -1,5 +1,8 @@
 //! Cluster DNS through deaths: of an agent with and without a successor, in a lab of two nodes.
 
+pub mod config;
+pub mod places;
+
 use std::time::{Duration, Instant};
 
 use crate::load::{ENOUGH, Load, Seen};
@@ -27,7 +30,11 @@ impl Stage {
         space.kubectl("expose deployment web --name=headless --port=80 --cluster-ip=None").done();
         space.shell("on-1", "node-1");
         dns_endpoints(world, 2);
-        Stage { space }
+        let stage = Stage { space };
+        // Written every few seconds: what is younger is SERVFAIL for a moment after a restart.
+        let headless = stage.headless_addresses();
+        wait_for("the state of DNS on disk", WITHIN_SECS, || stage.is_on_disk(&headless).then_some(()));
+        stage
     }
 
     /// Some 200 lookups a second from the pod on node-1.
@@ -175,8 +182,6 @@ pub fn a_guard_is_small_and_made_again(world: &'static World) {
 pub fn names_are_answered_while_the_api_server_is_away(world: &'static World) {
     let stage = Stage::set(world, "away");
     let headless = stage.headless_addresses();
-    // Written every few seconds.
-    wait_for("the state of DNS on disk", WITHIN_SECS, || stage.is_on_disk(&headless).then_some(()));
     let before = agent_pid(world, "node-1");
     world.lab().signal("apiserver", libc::SIGSTOP).expect("stopped");
     kill_agent(world, "node-1");

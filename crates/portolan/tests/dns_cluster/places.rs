@@ -1,5 +1,8 @@
 //! Who may ask, how, and what `kubectl` shows of cluster DNS.
 
+// Each test binary uses its own part of this room.
+#![allow(dead_code)]
+
 use super::{CLUSTER_DNS, Stage, WITHIN_SECS};
 use crate::support::{World, wait_for};
 

@@ -30,6 +30,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How long an orderly end may take: supervisors lose patience after some seconds.
 const LEAVE_WITHIN: Duration = Duration::from_secs(3);
 const RETRY: Duration = Duration::from_millis(500);
+/// A mirror pod that another agent left is not called unready before this: an agent that has begun is ready in less.
+const READY_WITHIN: Duration = Duration::from_secs(5);
 /// A mirror pod that somebody took away is there again after this, as kubelet's are.
 const SHOWN_AGAIN: Duration = Duration::from_secs(30);
 
@@ -85,6 +87,8 @@ impl ClusterDns {
     async fn keep_shown(&self) {
         let since = Timestamp::now();
         is_registered(&self.client, &self.identity).await;
+        // Who came before may have left it Ready; a word that it is not for a moment would have every node write its rules twice.
+        let _ = tokio::time::timeout(READY_WITHIN, self.until_ready()).await;
         let mut written: Option<(Shown, Instant)> = None;
         loop {
             let now = Shown { is_ready: self.dns.is_ready(), since };
@@ -97,6 +101,12 @@ impl ClusterDns {
                     }
                 }
             }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    async fn until_ready(&self) {
+        while !self.dns.is_ready() {
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }

@@ -22,6 +22,8 @@ pub enum Role {
     ApiServer,
     /// The agent of the node of this name.
     Agent(String),
+    /// An agent's child that takes its cluster DNS away when the agent dies and none follows.
+    Guard,
     /// The process outside the lab that holds the API's listener.
     Keeper,
     /// The lab's PID 1.
@@ -131,6 +133,7 @@ fn role(words: &[String], below_shim: bool) -> Role {
         "lab-upstream" => return Role::Upstream,
         "server" => return Role::ApiServer,
         "agent" => return Role::Agent(words.iter().skip_while(|w| *w != "--node").nth(1).cloned().unwrap_or_default()),
+        "dns-guard" => return Role::Guard,
         "pod-shim" => return Role::Shim,
         _ => {}
     }
@@ -160,6 +163,7 @@ mod tests {
             ("portolan lab-init /state", false, Role::Init),
             ("portolan server --data-dir /data", false, Role::ApiServer),
             ("portolan agent --node node-2 --node-ip 172.18.0.12", false, Role::Agent("node-2".into())),
+            ("portolan dns-guard", false, Role::Guard),
             ("portolan pod-shim /dir", false, Role::Shim),
             ("portolan pod-sandbox", true, Role::Sandbox),
             ("portolan server", true, Role::Container("portolan".into())),

@@ -3,6 +3,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use tokio::sync::Notify;
+
 use crate::dns;
 
 /// Silence up to this is none: Leases are renewed each few seconds at most.
@@ -13,7 +15,11 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// When the cluster was heard last. Shared by all who hear it.
 #[derive(Debug)]
-pub(crate) struct Freshness(Mutex<Heard>);
+pub(crate) struct Freshness {
+    heard: Mutex<Heard>,
+    /// The cluster was told whole: readiness is not to wait for the next look.
+    whole: Notify,
+}
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Heard {
@@ -29,7 +35,7 @@ impl Freshness {
         let age = confirmed.map(|at| SystemTime::now().duration_since(at).unwrap_or_default());
         // A monotonic clock may not reach back that far: then it is old in any case.
         let last = age.and_then(|age| Instant::now().checked_sub(age));
-        Self(Mutex::new(Heard { last, told: false }))
+        Self { heard: Mutex::new(Heard { last, told: false }), whole: Notify::new() }
     }
 
     /// The API server answered, or a watch told something.
@@ -40,6 +46,7 @@ impl Freshness {
     /// The cluster was told whole.
     pub(crate) fn told(&self) {
         *self.lock() = Heard { last: Some(Instant::now()), told: true };
+        self.whole.notify_one();
     }
 
     pub(crate) fn is_told(&self) -> bool {
@@ -71,7 +78,7 @@ impl Freshness {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Heard> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -97,6 +104,7 @@ pub(crate) async fn watch_over(freshness: Arc<Freshness>, handle: dns::Handle) {
             handle.source(now.clone());
             said = Some(now);
         }
-        tokio::time::sleep(LOOK_EVERY).await;
+        // Either way it is time to look.
+        let _ = tokio::time::timeout(LOOK_EVERY, freshness.whole.notified()).await;
     }
 }

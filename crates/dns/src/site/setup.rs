@@ -165,9 +165,7 @@ impl Setup {
         let port = self.port_of(client.local);
         self.heads.iter().position(|head| {
             let bind = &self.config.blocks[head.block].bind;
-            head.port == port
-                && (bind.is_empty() || bind.contains(&client.local.ip()))
-                && is_in(name, head.zone.as_wire())
+            head.port == port && (bind.is_empty() || is_at(bind, client.local.ip())) && is_in(name, head.zone.as_wire())
         })
     }
 
@@ -183,6 +181,11 @@ impl Setup {
         let known = wanted.into_iter().find(|wanted| ports().any(|port| port == *wanted));
         known.or_else(|| ports().next()).unwrap_or(DNS_PORT)
     }
+}
+
+/// A query that came to `local` came to an address of `bind`; where it came to is not known of one that was only thought of.
+fn is_at(bind: &[IpAddr], local: IpAddr) -> bool {
+    local.is_unspecified() || bind.iter().any(|ip| ip.is_unspecified() || *ip == local)
 }
 
 fn prepare(before: Option<&Setup>, block: &Block, with: &Surroundings, groups: &mut Vec<GroupConfig>) -> Prepared {

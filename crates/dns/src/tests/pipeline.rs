@@ -88,11 +88,11 @@ fn a_block_bound_to_a_port_serves_that_port_alone() {
     assert_eq!(alone.ask("web.default.svc.cluster.local", "A", POD, 0).expect("a reply").rcode, "NOERROR");
     let mut both = play(vec![elsewhere, block(&["."])], &[]);
     assert_eq!(both.ask("web.default.svc.cluster.local", "A", POD, 0).expect("a reply").rcode, "REFUSED");
-    let bound = Block { bind: vec!["192.0.2.5".parse().expect("an address")], ..in_cluster() };
-    assert_eq!(
-        play(vec![bound], &[]).ask("web.default.svc.cluster.local", "A", POD, 0).expect("a reply").rcode,
-        "REFUSED"
-    );
+    for (bind, rcode) in [("192.0.2.5", "REFUSED"), ("0.0.0.0", "NOERROR")] {
+        let bound = Block { bind: vec![bind.parse().expect("an address")], ..in_cluster() };
+        let seen = play(vec![bound], &[]).ask("web.default.svc.cluster.local", "A", POD, 0).expect("a reply");
+        assert_eq!(seen.rcode, rcode, "bound to {bind}");
+    }
 }
 
 #[test]

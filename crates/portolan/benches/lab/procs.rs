@@ -43,6 +43,7 @@ fn role(role: &Role) -> String {
         Role::Keeper => "keeper".to_owned(),
         Role::Init => "lab init".to_owned(),
         Role::Upstream => "upstream resolver of `outside`".to_owned(),
+        Role::Guard => "guard of cluster DNS".to_owned(),
         Role::Shim => "shim".to_owned(),
         Role::Sandbox => "sandbox".to_owned(),
         Role::Container(name) => name.replacen(": ", ", ", 1),

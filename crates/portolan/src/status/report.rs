@@ -131,12 +131,13 @@ fn kind(role: &Role) -> (usize, &'static str) {
     match role {
         Role::ApiServer => (0, "API server"),
         Role::Agent(_) => (1, "agents"),
-        Role::Keeper => (2, "keeper"),
-        Role::Init => (3, "lab init"),
-        Role::Upstream => (4, "upstream of outside"),
-        Role::Shim => (5, "shims"),
-        Role::Sandbox => (6, "sandboxes"),
-        Role::Container(_) => (7, "pods' programs"),
-        Role::Other(_) => (8, "others"),
+        Role::Guard => (2, "guards of DNS"),
+        Role::Keeper => (3, "keeper"),
+        Role::Init => (4, "lab init"),
+        Role::Upstream => (5, "upstream of outside"),
+        Role::Shim => (6, "shims"),
+        Role::Sandbox => (7, "sandboxes"),
+        Role::Container(_) => (8, "pods' programs"),
+        Role::Other(_) => (9, "others"),
     }
 }

@@ -16,9 +16,9 @@ dest=${PORTOLAN_DEB_DIR:-$here/target/deb}
 apt=$dest/apt
 root=$dest/root
 bin=$dest/bin
-layout=8 # raise it when the wrappers or the layout change
+layout=9 # raise it when the wrappers or the layout change
 
-packages="iptables nftables nginx busybox-static curl ldnsutils conntrack iproute2 bird2 docker-registry uidmap debian-archive-keyring bind9-dnsutils knot-dnsutils dnsperf unbound knot nsd dnsmasq-base"
+packages="iptables nftables nginx busybox-static curl ldnsutils conntrack iproute2 bird2 docker-registry uidmap debian-archive-keyring bind9-dnsutils knot-dnsutils dnsperf unbound knot nsd dnsmasq-base frr gobgpd containernetworking-plugins containerd runc"
 
 # This Debian's kubectl is of 2020: its exec knows no WebSocket. The next Debian's runs here as it is.
 newer=trixie
@@ -176,6 +176,18 @@ write_wrappers() {
     wrap knotd /usr/sbin/knotd
     wrap nsd /usr/sbin/nsd
     wrap dnsmasq /usr/sbin/dnsmasq
+    wrap bridge /sbin/bridge
+    wrap tc /sbin/tc
+    for daemon in zebra bgpd bfdd; do
+        wrap "$daemon" "/usr/lib/frr/$daemon"
+    done
+    wrap vtysh /usr/bin/vtysh
+    wrap gobgpd /usr/bin/gobgpd
+    wrap gobgp /usr/bin/gobgp
+    wrap containerd /usr/bin/containerd
+    wrap containerd-shim-runc-v2 /usr/bin/containerd-shim-runc-v2
+    wrap ctr /usr/bin/ctr
+    wrap runc /usr/sbin/runc
     printf '#!/bin/sh\nexec "%s" "$@"\n' "$dest/$newer/usr/bin/kubectl" >"$bin.new/kubectl"
     chmod 755 "$bin.new/kubectl"
     rm -rf "$bin"

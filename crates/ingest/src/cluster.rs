@@ -1,5 +1,7 @@
 //! Nodes and Pods.
 
+use std::net::Ipv4Addr;
+
 use k8s_openapi::api::core::v1 as core;
 use portolan_model as model;
 
@@ -8,6 +10,8 @@ use crate::addresses::{addresses, prefixes};
 
 /// Any value will do.
 const EXCLUDED_LABEL: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
+const ASN_ANNOTATION: &str = "projectcalico.org/ASNumber";
+const REFLECTOR_ANNOTATION: &str = "projectcalico.org/RouteReflectorClusterID";
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 /// Set by the cluster autoscaler on a node that it is about to remove.
 const AUTOSCALER_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
@@ -15,6 +19,7 @@ const AUTOSCALER_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
 pub(crate) fn node(node: &core::Node, complaints: &mut Complaints) -> model::Node {
     let spec = node.spec.clone().unwrap_or_default();
     let status = node.status.as_ref();
+    let labels = &node.metadata.labels;
     let internal = status
         .and_then(|s| s.addresses.as_ref())
         .into_iter()
@@ -29,8 +34,39 @@ pub(crate) fn node(node: &core::Node, complaints: &mut Complaints) -> model::Nod
         ready: conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True"),
         leaving: is_leaving(node),
         excluded_from_balancers: node.metadata.labels.as_ref().is_some_and(|l| l.contains_key(EXCLUDED_LABEL)),
+        labels: labels.clone().into_iter().flatten().map(|(key, value)| (key.into(), value.into())).collect(),
+        asn: asn(node, complaints),
+        reflector_of: reflector_of(node, complaints),
         zone: node.metadata.labels.as_ref().and_then(|l| l.get(ZONE_LABEL)).map(|z| z.as_str().into()),
     }
+}
+
+/// `projectcalico.org/ASNumber`, as a number or in dotted form (RFC 5396).
+fn asn(node: &core::Node, complaints: &mut Complaints) -> Option<u32> {
+    let text = node.metadata.annotations.as_ref()?.get(ASN_ANNOTATION)?;
+    let dotted = || {
+        let (high, low) = text.split_once('.')?;
+        Some(u32::from(high.parse::<u16>().ok()?) << 16 | u32::from(low.parse::<u16>().ok()?))
+    };
+    let asn = text.parse().ok().or_else(dotted).filter(|asn| *asn != 0);
+    if asn.is_none() {
+        complaints.add(
+            "InvalidASNumber",
+            format!("annotation {ASN_ANNOTATION} {text:?} is no AS number; say 1 to 4294967295"),
+        );
+    }
+    asn
+}
+
+/// `projectcalico.org/RouteReflectorClusterID`, written like an IPv4 address.
+fn reflector_of(node: &core::Node, complaints: &mut Complaints) -> Option<Ipv4Addr> {
+    let text = node.metadata.annotations.as_ref()?.get(REFLECTOR_ANNOTATION)?;
+    let id = text.parse().ok();
+    if id.is_none() {
+        let why = format!("annotation {REFLECTOR_ANNOTATION} {text:?} is no cluster id; say one such as 244.0.0.1");
+        complaints.add("InvalidRouteReflectorClusterID", why);
+    }
+    id
 }
 
 fn is_leaving(node: &core::Node) -> bool {

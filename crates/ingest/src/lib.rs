@@ -111,13 +111,13 @@ pub fn fact(object: &Object) -> (Fact, Vec<Complaint>) {
 
 /// The fact that an object is gone.
 pub fn gone(object: &Object) -> Fact {
-    let ObjectRef { kind, key } = object.reference();
-    match kind {
-        ObjectKind::Namespace => Fact::Namespace(key.name, None),
-        ObjectKind::Node => Fact::Node(key.name, None),
-        ObjectKind::Pod => Fact::Pod(key, None),
-        ObjectKind::Service => Fact::Service(key, None),
-        ObjectKind::EndpointSlice => Fact::Slice(key, None),
+    let key = object.reference().key;
+    match object {
+        Object::Namespace(_) => Fact::Namespace(key.name, None),
+        Object::Node(_) => Fact::Node(key.name, None),
+        Object::Pod(_) => Fact::Pod(key, None),
+        Object::Service(_) => Fact::Service(key, None),
+        Object::EndpointSlice(_) => Fact::Slice(key, None),
     }
 }
 

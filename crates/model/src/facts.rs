@@ -3,7 +3,7 @@
 //! An event is a value or `None` (gone). Applying one says what it touched; nothing is decided here.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
@@ -11,7 +11,9 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::names::{Family, IfName, NsName, Proto, Text};
+use crate::network::{BgpConfiguration, BgpFilter, BgpPeer, BlockClaim, IpPool};
 use crate::proxy::ProxySettings;
+use crate::selector::Labels;
 
 /// A Node of the cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +30,12 @@ pub struct Node {
     pub leaving: bool,
     /// Label `node.kubernetes.io/exclude-from-external-load-balancers`: balancers are to send nothing here.
     pub excluded_from_balancers: bool,
+    /// Labels that selectors of the pod network may ask for: all, but those that only people read.
+    pub labels: Labels,
+    /// Annotation `projectcalico.org/ASNumber`: its own AS.
+    pub asn: Option<u32>,
+    /// Annotation `projectcalico.org/RouteReflectorClusterID`: it is a route reflector of this cluster (RFC 4456).
+    pub reflector_of: Option<Ipv4Addr>,
 }
 
 /// A Service as its spec says.
@@ -246,6 +254,13 @@ pub enum Fact {
     Pod(NsName, Option<Pod>),
     Attachment(NsName, Option<Attachment>),
     Learned(IpNet, Option<LearnedRoute>),
+    IpPool(Text, Option<IpPool>),
+    /// `IPReservation`: ranges whose addresses are given to nobody.
+    Reservation(Text, Option<Vec<IpNet>>),
+    Block(IpNet, Option<BlockClaim>),
+    BgpConfiguration(Text, Option<BgpConfiguration>),
+    BgpPeer(Text, Option<BgpPeer>),
+    BgpFilter(Text, Option<BgpFilter>),
     /// An address on an interface of this node.
     InterfaceAddress(IpAddr, Option<()>),
 }
@@ -264,6 +279,12 @@ pub struct Facts {
     pub attachments: OrdMap<NsName, Arc<Attachment>>,
     pub learned: OrdMap<IpNet, Arc<LearnedRoute>>,
     pub interface_addresses: OrdSet<IpAddr>,
+    pub pools: OrdMap<Text, Arc<IpPool>>,
+    pub reservations: OrdMap<Text, Arc<Vec<IpNet>>>,
+    pub blocks: OrdMap<IpNet, Arc<BlockClaim>>,
+    pub bgp_configurations: OrdMap<Text, Arc<BgpConfiguration>>,
+    pub bgp_peers: OrdMap<Text, Arc<BgpPeer>>,
+    pub bgp_filters: OrdMap<Text, Arc<BgpFilter>>,
 }
 
 /// Keys whose facts changed and that `resolve` must look at again.
@@ -277,6 +298,12 @@ pub struct Touched {
     pub attachments: BTreeSet<NsName>,
     pub learned: BTreeSet<IpNet>,
     pub interface_addresses: BTreeSet<IpAddr>,
+    pub pools: BTreeSet<Text>,
+    pub reservations: BTreeSet<Text>,
+    pub blocks: BTreeSet<IpNet>,
+    pub bgp_configurations: BTreeSet<Text>,
+    pub bgp_peers: BTreeSet<Text>,
+    pub bgp_filters: BTreeSet<Text>,
 }
 
 impl Touched {
@@ -294,6 +321,12 @@ impl Touched {
         self.attachments.extend(other.attachments);
         self.learned.extend(other.learned);
         self.interface_addresses.extend(other.interface_addresses);
+        self.pools.extend(other.pools);
+        self.reservations.extend(other.reservations);
+        self.blocks.extend(other.blocks);
+        self.bgp_configurations.extend(other.bgp_configurations);
+        self.bgp_peers.extend(other.bgp_peers);
+        self.bgp_filters.extend(other.bgp_filters);
     }
 }
 
@@ -318,6 +351,14 @@ impl Facts {
             Fact::Pod(key, value) => put(&mut self.pods, key, value, &mut touched.pods),
             Fact::Attachment(key, value) => put(&mut self.attachments, key, value, &mut touched.attachments),
             Fact::Learned(key, value) => put(&mut self.learned, key, value, &mut touched.learned),
+            Fact::IpPool(key, value) => put(&mut self.pools, key, value, &mut touched.pools),
+            Fact::Reservation(key, value) => put(&mut self.reservations, key, value, &mut touched.reservations),
+            Fact::Block(key, value) => put(&mut self.blocks, key, value, &mut touched.blocks),
+            Fact::BgpConfiguration(key, value) => {
+                put(&mut self.bgp_configurations, key, value, &mut touched.bgp_configurations);
+            }
+            Fact::BgpPeer(key, value) => put(&mut self.bgp_peers, key, value, &mut touched.bgp_peers),
+            Fact::BgpFilter(key, value) => put(&mut self.bgp_filters, key, value, &mut touched.bgp_filters),
             Fact::InterfaceAddress(addr, value) => {
                 let known = match value {
                     Some(()) => self.interface_addresses.insert(addr).is_some(),
@@ -350,6 +391,12 @@ impl Facts {
             attachments: self.attachments.keys().cloned().collect(),
             learned: self.learned.keys().cloned().collect(),
             interface_addresses: self.interface_addresses.iter().copied().collect(),
+            pools: self.pools.keys().cloned().collect(),
+            reservations: self.reservations.keys().cloned().collect(),
+            blocks: self.blocks.keys().copied().collect(),
+            bgp_configurations: self.bgp_configurations.keys().cloned().collect(),
+            bgp_peers: self.bgp_peers.keys().cloned().collect(),
+            bgp_filters: self.bgp_filters.keys().cloned().collect(),
         }
     }
 

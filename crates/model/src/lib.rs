@@ -12,8 +12,10 @@
 
 pub mod facts;
 pub mod names;
+pub mod network;
 pub mod proxy;
 pub mod resolve;
+pub mod selector;
 pub mod snapshot;
 pub mod verdict;
 
@@ -25,8 +27,10 @@ pub use facts::{
     ServicePortFact, Slice, SlicePort, Touched,
 };
 pub use names::{Complaint, Family, IfName, NsName, ObjectKind, ObjectRef, Proto, Text};
+pub use network::{BgpConfiguration, BgpFilter, BgpPeer, BlockClaim, IpPool};
 pub use proxy::{DetectLocal, NodePortAddresses, ProxySettings};
 pub use resolve::resolve;
+pub use selector::{Labels, Selector};
 pub use snapshot::{
     Delta, Endpoint, Host, Route, RouteCause, RouteKind, ServicePort, ServicePortKey, ServiceView, Settings, Snapshot,
 };

@@ -49,6 +49,12 @@ pub enum ObjectKind {
     Pod,
     Service,
     EndpointSlice,
+    IPPool,
+    IPReservation,
+    BlockAffinity,
+    BGPConfiguration,
+    BGPPeer,
+    BGPFilter,
 }
 
 /// One Kubernetes object, as a cause or as the subject of a complaint. Written `Service default/web`.

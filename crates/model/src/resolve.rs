@@ -55,10 +55,34 @@ pub fn resolve(facts: &Facts, before: &Snapshot, touched: &Touched) -> (Snapshot
             delta.interface_addresses.insert(*addr);
         }
     }
+    network(facts, &mut after, touched, &mut delta);
     for dst in route_candidates(facts, before, touched) {
         replace(&mut after.routes, &dst, route(facts, &before.settings.node, dst).map(Arc::new), &mut delta.routes);
     }
     (after, delta)
+}
+
+/// The pod network's own tables, which are taken as they are told.
+fn network(facts: &Facts, after: &mut Snapshot, touched: &Touched, delta: &mut Delta) {
+    for name in &touched.pools {
+        replace(&mut after.pools, name, facts.pools.get(name).cloned(), &mut delta.pools);
+    }
+    for name in &touched.reservations {
+        replace(&mut after.reservations, name, facts.reservations.get(name).cloned(), &mut delta.reservations);
+    }
+    for block in &touched.blocks {
+        replace(&mut after.blocks, block, facts.blocks.get(block).cloned(), &mut delta.blocks);
+    }
+    for name in &touched.bgp_configurations {
+        let now = facts.bgp_configurations.get(name).cloned();
+        replace(&mut after.bgp_configurations, name, now, &mut delta.bgp_configurations);
+    }
+    for name in &touched.bgp_peers {
+        replace(&mut after.bgp_peers, name, facts.bgp_peers.get(name).cloned(), &mut delta.bgp_peers);
+    }
+    for name in &touched.bgp_filters {
+        replace(&mut after.bgp_filters, name, facts.bgp_filters.get(name).cloned(), &mut delta.bgp_filters);
+    }
 }
 
 fn replace<K: Ord + Clone, V: PartialEq>(
@@ -185,7 +209,11 @@ fn route_candidates(facts: &Facts, before: &Snapshot, touched: &Touched) -> BTre
         let now = facts.attachments.get(key);
         found.extend(then.into_iter().chain(now).flat_map(|a| a.addresses.iter().map(|addr| IpNet::from(*addr))));
     }
-    if touched.nodes.contains(&before.settings.node) {
+    found.extend(touched.blocks.iter().copied());
+    if !touched.pools.is_empty() {
+        found.extend(facts.blocks.keys().copied());
+    }
+    if touched.nodes.contains(&before.settings.node) || !touched.pools.is_empty() {
         let then = before.own_node();
         let now = facts.nodes.get(&before.settings.node);
         found.extend(then.into_iter().chain(now).flat_map(|n| n.pod_cidrs.iter().map(IpNet::trunc)));
@@ -209,10 +237,20 @@ fn pod_route(facts: &Facts, dst: IpNet) -> Option<Route> {
 }
 
 fn block_route(facts: &Facts, node: &Text, dst: IpNet) -> Option<Route> {
-    let own = facts.nodes.get(node)?;
-    own.pod_cidrs.iter().find(|block| block.trunc() == dst)?;
+    if !holds(facts, node, dst) {
+        return None;
+    }
     let cause = RouteCause::Object(ObjectRef { kind: ObjectKind::Node, key: NsName::new("", node.clone()) });
     Some(Route { dst, kind: RouteKind::Blackhole, cause })
+}
+
+/// This node has the block `dst`, by a claim or, where there are no pools, by its podCIDRs.
+fn holds(facts: &Facts, node: &Text, dst: IpNet) -> bool {
+    if facts.pools.is_empty() {
+        let own = facts.nodes.get(node);
+        return own.is_some_and(|own| own.pod_cidrs.iter().any(|block| block.trunc() == dst));
+    }
+    facts.blocks.get(&dst).is_some_and(|claim| claim.confirmed && claim.node == *node)
 }
 
 fn learned_route(facts: &Facts, dst: IpNet) -> Option<Route> {

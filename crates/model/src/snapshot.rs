@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::facts::{Attachment, Node, Pod, Service, ServicePortFact};
 use crate::names::{Family, IfName, NsName, ObjectRef, Proto, Text};
+use crate::network::{BgpConfiguration, BgpFilter, BgpPeer, BlockClaim, IpPool};
 use crate::proxy::{NodePortAddresses, ProxySettings};
 
 /// What an operator sets for a node; fixed while the agent runs.
@@ -49,6 +50,18 @@ pub struct Snapshot {
     pub routes: OrdMap<IpNet, Arc<Route>>,
     /// Addresses on this node's interfaces, as told by its kernel; empty where nobody looked.
     pub interface_addresses: OrdSet<IpAddr>,
+    /// Ranges that pods get addresses of; empty in a cluster whose Nodes' podCIDRs are all there is.
+    pub pools: OrdMap<Text, Arc<IpPool>>,
+    /// Ranges whose addresses are given to nobody.
+    pub reservations: OrdMap<Text, Arc<Vec<IpNet>>>,
+    /// Blocks of all nodes, those that are only about to be held too.
+    pub blocks: OrdMap<IpNet, Arc<BlockClaim>>,
+    /// Settings of BGP, by name: `default` and `node.NAME`.
+    pub bgp_configurations: OrdMap<Text, Arc<BgpConfiguration>>,
+    /// Who talks to whom, beside the mesh.
+    pub bgp_peers: OrdMap<Text, Arc<BgpPeer>>,
+    /// What of routes is told and taken.
+    pub bgp_filters: OrdMap<Text, Arc<BgpFilter>>,
 }
 
 impl Snapshot {
@@ -63,12 +76,42 @@ impl Snapshot {
             attachments: OrdMap::new(),
             routes: OrdMap::new(),
             interface_addresses: OrdSet::new(),
+            pools: OrdMap::new(),
+            reservations: OrdMap::new(),
+            blocks: OrdMap::new(),
+            bgp_configurations: OrdMap::new(),
+            bgp_peers: OrdMap::new(),
+            bgp_filters: OrdMap::new(),
         }
     }
 
     /// Our own Node, once it is known.
     pub fn own_node(&self) -> Option<&Arc<Node>> {
         self.nodes.get(&self.settings.node)
+    }
+
+    /// This node's blocks: those it holds for certain; where there are no pools, its Node's podCIDRs.
+    pub fn own_blocks(&self) -> Vec<IpNet> {
+        self.blocks_of(&self.settings.node)
+    }
+
+    /// The blocks of a node, as [`own_blocks`](Self::own_blocks).
+    pub fn blocks_of(&self, node: &Text) -> Vec<IpNet> {
+        if self.pools.is_empty() {
+            return self
+                .nodes
+                .get(node)
+                .map(|node| node.pod_cidrs.iter().map(IpNet::trunc).collect())
+                .unwrap_or_default();
+        }
+        let held = self.blocks.iter().filter(|(_, claim)| claim.confirmed && claim.node == *node);
+        held.map(|(block, _)| *block).collect()
+    }
+
+    /// The pool that an address is of: that with the longest range.
+    pub fn pool_of(&self, addr: IpAddr) -> Option<(&Text, &Arc<IpPool>)> {
+        let holding = self.pools.iter().filter(|(_, pool)| pool.cidr.contains(&addr));
+        holding.max_by_key(|(_, pool)| pool.cidr.prefix_len())
     }
 
     /// Addresses on this node's interfaces of `family`: those its kernel told, else those of its Node object.
@@ -277,6 +320,12 @@ pub struct Delta {
     pub routes: BTreeSet<IpNet>,
     /// Addresses came to interfaces of this node, or went.
     pub interface_addresses: BTreeSet<IpAddr>,
+    pub pools: BTreeSet<Text>,
+    pub reservations: BTreeSet<Text>,
+    pub blocks: BTreeSet<IpNet>,
+    pub bgp_configurations: BTreeSet<Text>,
+    pub bgp_peers: BTreeSet<Text>,
+    pub bgp_filters: BTreeSet<Text>,
 }
 
 impl Delta {
@@ -295,6 +344,12 @@ impl Delta {
             attachments: snapshot.attachments.keys().cloned().collect(),
             routes: snapshot.routes.keys().cloned().collect(),
             interface_addresses: snapshot.interface_addresses.iter().copied().collect(),
+            pools: snapshot.pools.keys().cloned().collect(),
+            reservations: snapshot.reservations.keys().cloned().collect(),
+            blocks: snapshot.blocks.keys().copied().collect(),
+            bgp_configurations: snapshot.bgp_configurations.keys().cloned().collect(),
+            bgp_peers: snapshot.bgp_peers.keys().cloned().collect(),
+            bgp_filters: snapshot.bgp_filters.keys().cloned().collect(),
         }
     }
 }

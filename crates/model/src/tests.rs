@@ -177,6 +177,8 @@ fn any_fact() -> impl Strategy<Value = Fact> {
         addresses: vec![addr],
         host_ports: Vec::new(),
     });
+    let claim =
+        (1u8..3, any::<bool>()).prop_map(|(n, confirmed)| BlockClaim { node: format!("node-{n}").into(), confirmed });
     let learned = any_ip().prop_map(|addr| LearnedRoute { gateway: addr, peer: addr });
     prop_oneof![
         (0u8..3, proptest::option::of(Just(()))).prop_map(|(n, v)| Fact::Namespace(format!("ns{n}").into(), v)),
@@ -187,6 +189,9 @@ fn any_fact() -> impl Strategy<Value = Fact> {
         (key("p"), proptest::option::of(attachment)).prop_map(|(k, v)| Fact::Attachment(k, v)),
         (block(), proptest::option::of(learned)).prop_map(|(k, v)| Fact::Learned(k, v)),
         (any_ip(), proptest::option::of(Just(()))).prop_map(|(addr, v)| Fact::InterfaceAddress(addr, v)),
+        (0u8..2, proptest::option::of(Just(IpPool::of(net("10.244.0.0/16")))))
+            .prop_map(|(n, v)| Fact::IpPool(format!("pool-{n}").into(), v)),
+        (block(), proptest::option::of(claim)).prop_map(|(k, v)| Fact::Block(k, v)),
     ]
 }
 
@@ -200,6 +205,12 @@ fn subject(fact: &Fact) -> String {
         Fact::Pod(k, _) => format!("pod {k}"),
         Fact::Attachment(k, _) => format!("attachment {k}"),
         Fact::Learned(k, _) => format!("learned {k}"),
+        Fact::IpPool(k, _) => format!("pool {k}"),
+        Fact::Reservation(k, _) => format!("reservation {k}"),
+        Fact::Block(k, _) => format!("block {k}"),
+        Fact::BgpConfiguration(k, _) => format!("BGP configuration {k}"),
+        Fact::BgpPeer(k, _) => format!("BGP peer {k}"),
+        Fact::BgpFilter(k, _) => format!("BGP filter {k}"),
         Fact::InterfaceAddress(addr, _) => format!("interface address {addr}"),
     }
 }

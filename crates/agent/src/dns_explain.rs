@@ -44,6 +44,19 @@ pub struct PodQueries {
     pub queries: u64,
     /// Steps of its search list that ended in "no such name".
     pub wasted: u64,
+    /// The names that those were for, the most frequent first.
+    #[serde(default)]
+    pub names: Vec<NameInVain>,
+}
+
+/// A name as a pod's programs give it, and how many steps of the search list failed for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NameInVain {
+    /// Without a final dot.
+    pub name: String,
+    /// At most this often: of a name that comes seldom, too many.
+    pub queries: u64,
 }
 
 /// Pods that asked nothing are left out.
@@ -51,7 +64,11 @@ async fn pods(State(api): State<Arc<NodeApi>>) -> Json<Vec<PodQueries>> {
     let site = api.dns.site();
     let counted = site.pods().iter().map(|pod| {
         let (queries, wasted) = pod.counts();
-        PodQueries { pod: pod.key.clone(), queries, wasted }
+        let names = pod
+            .wasted_names()
+            .into_iter()
+            .map(|(name, queries)| NameInVain { name: name.to_string().trim_end_matches('.').to_owned(), queries });
+        PodQueries { pod: pod.key.clone(), queries, wasted, names: names.collect() }
     });
     Json(counted.filter(|pod| pod.queries > 0).collect())
 }
@@ -112,6 +129,11 @@ async fn ask_upstreams(told: &mut Explanation, own: SocketAddr) {
         }
     }
     told.resolved = told.steps.iter().any(portolan_dns::explain::Step::has_records);
+    if !told.resolved {
+        told.wasted_queries = told.steps.iter().map(|step| step.questions.len()).sum();
+        // A list at whose end nothing is found is walked by the resolver too.
+        told.autopath.saves_queries = 0;
+    }
 }
 
 fn heard(question: &mut Told, reply: &Message) {

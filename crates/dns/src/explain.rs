@@ -176,18 +176,17 @@ pub fn explain(site: &Site, inquiry: &Inquiry, now: Duration) -> Explanation {
     let steps = walk(site, &candidates, &rtypes, &client, now);
     // Without pods nobody's search list is known here, and each name is answered for itself.
     let alone = walk(&site.with_pods(Pods::default()), &candidates, &rtypes, &client, now);
-    let (wasted, wasted_alone) = (wasted(&steps), wasted(&alone));
+    let wasted = wasted(&steps);
     let acts = steps.len() < alone.len();
+    let saved = if acts { alone.len() - steps.len() } else { searched(&alone, &asker) };
+    let helped = rtypes.iter().filter(|rtype| matches!(**rtype, Rtype::A | Rtype::AAAA)).count();
     let mut explanation = Explanation {
         schema: SCHEMA.to_owned(),
         name: inquiry.name.clone(),
         asker,
         resolved: steps.last().is_some_and(Step::has_records),
         wasted_queries: wasted * rtypes.len(),
-        autopath: AutopathTold {
-            acts,
-            saves_queries: (if acts { wasted_alone - wasted } else { wasted_alone }) * rtypes.len(),
-        },
+        autopath: AutopathTold { acts, saves_queries: saved * helped },
         steps,
         advice: Vec::new(),
     };
@@ -210,6 +209,17 @@ fn walk(site: &Site, candidates: &[Candidate], rtypes: &[Rtype], client: &Client
         }
     }
     steps
+}
+
+/// Steps between the first name of the search list and the one that ends the search: what a walk by the server saves. A
+/// search that finds nothing is walked to its end by the resolver itself.
+fn searched(steps: &[Step], asker: &Asker) -> usize {
+    let is_found = steps.last().is_some_and(Step::ends_search);
+    let is_first = |step: &Step| step.search.is_some() && step.search.as_ref() == asker.search.first();
+    match steps.iter().position(is_first).filter(|_| is_found) {
+        Some(first) => steps.len() - 1 - first,
+        None => 0,
+    }
 }
 
 /// Steps that brought nothing.

@@ -12,6 +12,7 @@
 //!
 //! Spec: the plugin's page in CoreDNS's documentation, in our words.
 
+use std::fmt::Write;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -20,7 +21,7 @@ use smallvec::SmallVec;
 
 use crate::build::{Data, Reply, Section, Sink};
 use crate::corefile::config::ExternalConfig;
-use crate::kubernetes::listing::Listing;
+use crate::kubernetes::listing::{Listing, dump_node};
 use crate::kubernetes::place::Asked;
 use crate::kubernetes::tell::{NameBuf, weight};
 use crate::kubernetes::{Falls, Zone, is_reverse};
@@ -136,6 +137,17 @@ impl External {
             }
         }
         listing
+    }
+
+    /// Zone file text, as [`crate::kubernetes::View::dump`] writes it.
+    pub fn dump(&self, records: &Records) -> String {
+        let mut out = String::new();
+        for zone in self.forward.iter().chain(&self.reverse) {
+            let soa = Rdata::Soa(Soa { serial: records.serial(), ..zone.soa.clone() });
+            let _ = writeln!(out, "{} {} IN SOA {soa}", zone.name, self.ttl_secs);
+        }
+        self.listing(records).nodes().for_each(|node| dump_node(&mut out, node));
+        out
     }
 
     fn list(&self, zone: &Zone, service: &Service, out: &mut Listing) {

@@ -5,16 +5,20 @@
 //!
 //! Maps are persistent, so that a changed pod costs its own entries and a clone costs nothing.
 
+mod frequent;
+
 use std::net::IpAddr;
 use std::ops::Deref;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use imbl::OrdMap;
 use portolan_model::NsName;
 
 use crate::client::Client;
 use crate::name::Name;
+use crate::pods::frequent::Frequent;
+use crate::site::is_under;
 
 /// A pod as its resolver is set up.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,22 +39,47 @@ pub struct ClientPod {
 #[derive(Debug)]
 pub struct KnownPod {
     pod: ClientPod,
+    /// A pod that changes keeps it.
+    asked: Arc<Asked>,
+}
+
+/// What a pod asked.
+#[derive(Debug, Default)]
+struct Asked {
     queries: AtomicU64,
     wasted: AtomicU64,
+    /// What was asked for in vain, without the search domain.
+    in_vain: Mutex<Frequent>,
 }
 
 impl KnownPod {
     /// Queries that came from it, and how many of them were steps of its search list that ended in "no such name".
     pub fn counts(&self) -> (u64, u64) {
-        (self.queries.load(Ordering::Relaxed), self.wasted.load(Ordering::Relaxed))
+        (self.asked.queries.load(Ordering::Relaxed), self.asked.wasted.load(Ordering::Relaxed))
     }
 
-    /// Counts one query.
-    pub(crate) fn count(&self, is_wasted: bool) {
-        self.queries.fetch_add(1, Ordering::Relaxed);
-        if is_wasted {
-            self.wasted.fetch_add(1, Ordering::Relaxed);
+    /// Names that were most often asked for in vain, as the pod's programs gave them, with how often a step of the search
+    /// list failed for each: [`frequent::SEATS`] at most, the most frequent first.
+    pub fn wasted_names(&self) -> Vec<(Name, u64)> {
+        self.asked.in_vain.lock().unwrap_or_else(PoisonError::into_inner).names()
+    }
+
+    /// Counts one query. `in_vain`: it was a step of the search list that led nowhere, for the name of these labels.
+    pub(crate) fn count(&self, in_vain: Option<&[u8]>) {
+        self.asked.queries.fetch_add(1, Ordering::Relaxed);
+        let Some(labels) = in_vain else { return };
+        self.asked.wasted.fetch_add(1, Ordering::Relaxed);
+        // Who answers never waits: a pod that asks by two threads at once loses a count here.
+        if let Ok(mut names) = self.asked.in_vain.try_lock() {
+            names.count(labels);
         }
+    }
+
+    /// Labels in front of the longest search domain that `name`, as in a packet, is below; `None`: below none.
+    pub(crate) fn searched<'n>(&self, name: &'n [u8]) -> Option<&'n [u8]> {
+        let domains = self.pod.search.iter().map(Name::as_wire).filter(|domain| is_under(name, domain));
+        let longest = domains.map(<[u8]>::len).max()?;
+        Some(&name[..name.len() - longest])
     }
 }
 
@@ -86,10 +115,9 @@ impl Pods {
             self.remove(key);
         }
         for pod in change.set {
-            // A pod that changes keeps its counts.
-            let (queries, wasted) = self.by_key.get(&pod.key).map(|known| known.counts()).unwrap_or_default();
+            let asked = self.by_key.get(&pod.key).map(|known| known.asked.clone()).unwrap_or_default();
             self.remove(&pod.key);
-            let pod = Arc::new(KnownPod { pod, queries: queries.into(), wasted: wasted.into() });
+            let pod = Arc::new(KnownPod { pod, asked });
             if pod.link != 0 {
                 self.by_link.insert(pod.link, pod.clone());
             }
@@ -165,6 +193,27 @@ mod tests {
         assert_eq!(who(&pods, 0, "10.244.0.5").as_deref(), Some("a"));
         assert_eq!(who(&pods, 0, "fd00::6").as_deref(), Some("b"));
         assert_eq!(who(&pods, 9, "10.244.0.9"), None);
+    }
+
+    #[test]
+    fn what_was_asked_in_vain_is_told_as_a_program_gave_it_and_outlives_a_change() {
+        let search = ["shop.svc.cluster.local", "svc.cluster.local", "cluster.local"];
+        let search: Vec<Name> = search.iter().map(|name| Name::parse(name).expect("a name")).collect();
+        let shopper = |link| ClientPod { search: search.clone(), ..pod("a", link, "10.244.0.5") };
+        let mut pods = Pods::default();
+        pods.apply(PodsChange { set: vec![shopper(7)], gone: vec![] });
+        let key = NsName::new("default", "a");
+        let known = pods.get(&key).expect("it was set").clone();
+        for asked in ["www.a.b.shop.svc.cluster.local", "www.a.b.svc.cluster.local", "www.a.b.cluster.local", "x.y.z"] {
+            let name = Name::parse(asked).expect("a name");
+            known.count(known.searched(name.as_wire()));
+        }
+        known.count(known.searched(search[0].as_wire()));
+        pods.apply(PodsChange { set: vec![shopper(9)], gone: vec![] });
+        let known = pods.get(&key).expect("it is still there");
+        assert_eq!(known.counts(), (5, 4), "of the search domain itself, what is before the next shorter one");
+        let names: Vec<_> = known.wasted_names().iter().map(|(name, count)| (name.to_string(), *count)).collect();
+        assert_eq!(names, [("www.a.b.".to_owned(), 3), ("shop.".to_owned(), 1)]);
     }
 
     #[test]

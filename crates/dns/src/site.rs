@@ -32,6 +32,8 @@ use crate::records::Records;
 use crate::wire::{PLAIN_UDP, Query, Rcode, Rejected, Transport};
 use crate::zone::{PodRecords, ZoneConfig};
 
+pub(crate) use fit::is_under;
+
 pub use decide::{Ask, Decision, Verdict};
 pub use search::Search;
 pub use setup::{Head, Setup, Surroundings};
@@ -246,8 +248,7 @@ impl Site {
             return;
         }
         if let Some(pod) = self.pods.of(client) {
-            let is_step = || pod.search.iter().any(|domain| fit::is_under(query.name, domain.as_wire()));
-            pod.count(rcode == Rcode::NXDOMAIN && is_step());
+            pod.count(if rcode == Rcode::NXDOMAIN { pod.searched(query.name) } else { None });
         }
     }
 }

@@ -40,7 +40,7 @@ pub use programming::ProgrammedKind;
 #[derive(Debug, thiserror::Error)]
 pub enum DnsError {
     /// The address is taken, or not ours.
-    #[error("cannot bind {addr}/{transport}: {source}; stop the other DNS server there or choose another address")]
+    #[error("cannot bind {addr}/{transport}: {source}; {}", way_out(source))]
     Bind {
         /// Where.
         addr: SocketAddr,
@@ -63,6 +63,14 @@ pub enum DnsError {
     /// The configuration cannot be used.
     #[error(transparent)]
     Config(#[from] ConfigError),
+}
+
+fn way_out(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::AddrNotAvailable => "this machine does not have it; choose an address that `ip addr` shows",
+        std::io::ErrorKind::PermissionDenied => "ports below 1024 are root's; be root or choose another port",
+        _ => "stop the other DNS server there or choose another address",
+    }
 }
 
 /// Starts a nameserver in this runtime. It knows nothing of the cluster yet: until [`Handle::zones`] was told the whole,

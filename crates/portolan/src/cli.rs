@@ -129,8 +129,8 @@ struct RenderArgs {
     /// What to print
     #[arg(value_enum)]
     what: Rendered,
-    /// The node it is for; records are the same on all
-    #[arg(long, required_unless_present = "corefile")]
+    /// The node it is for; `dns` needs none, records are the same on all
+    #[arg(long)]
     node: Option<String>,
     /// Kubernetes objects: a file, a folder, or -; repeats
     #[arg(short = 'f', long = "filename", value_name = "FILE", required = true)]
@@ -238,7 +238,9 @@ fn render(args: &RenderArgs) -> Result<(), Failure> {
         print!("{}", crate::dns::zones::of_corefile(corefile, &snapshot)?);
         return Ok(());
     }
-    crate::render::warn_of_unknown_node(&snapshot);
+    if args.node.is_some() {
+        crate::render::warn_of_unknown_node(&snapshot);
+    }
     match (args.what, &args.compare) {
         (Rendered::Iptables, Some(saved)) => {
             let text = std::fs::read_to_string(saved)
@@ -258,6 +260,11 @@ fn render(args: &RenderArgs) -> Result<(), Failure> {
 fn render_settings(args: &RenderArgs) -> Result<(Settings, u32), Failure> {
     if args.corefile.is_some() && (args.what != Rendered::Dns || args.compare.is_some()) {
         return Err(Failure::input("--corefile goes with `render dns` only"));
+    }
+    if args.node.is_none() && args.what != Rendered::Dns {
+        return Err(Failure::input(
+            "--node is missing: say which node's it shall be; only `render dns` is the same on all",
+        ));
     }
     let node = args.node.as_deref().unwrap_or("files");
     let mode = match args.what {

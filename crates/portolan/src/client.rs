@@ -6,7 +6,7 @@ use std::time::Duration;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use kube::client::ConfigExt;
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 use tower::Layer;
 
@@ -61,10 +61,17 @@ pub async fn connect_from_afar(kubeconfig: PathBuf) -> Result<Client, Failure> {
 }
 
 async fn config(path: &Path) -> Result<Config, Failure> {
-    let file = Kubeconfig::read_from(path).map_err(|e| broken(path, &e))?;
+    let file = Kubeconfig::read_from(path).map_err(|error| match error {
+        KubeconfigError::ReadConfig(error, _) => {
+            Failure::input(format!("cannot read kubeconfig {}: {error}", path.display()))
+        }
+        other => broken(path, &other),
+    })?;
     Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.map_err(|e| broken(path, &e))
 }
 
 fn broken(path: &Path, error: &dyn std::fmt::Display) -> Failure {
-    Failure::input(format!("kubeconfig {}: {error}", path.display()))
+    // What follows the first line draws the place of the fault, over several.
+    let error = error.to_string();
+    Failure::input(format!("kubeconfig {}: {}", path.display(), error.lines().next().unwrap_or_default()))
 }

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
+use portolan_dns::Name;
 use portolan_model::{ProxySettings, Settings};
 
 use crate::failure::Failure;
@@ -33,8 +34,16 @@ pub struct ClusterArgs {
     #[arg(long, value_name = "IP", default_value = "10.96.0.10", value_delimiter = ',')]
     pub cluster_dns: Vec<IpAddr>,
     /// The cluster's domain
-    #[arg(long, value_name = "NAME", default_value = "cluster.local")]
+    #[arg(long, value_name = "NAME", default_value = "cluster.local", value_parser = cluster_domain)]
     pub cluster_domain: String,
+}
+
+fn cluster_domain(text: &str) -> Result<String, String> {
+    match Name::parse(text.trim_end_matches('.')) {
+        Ok(name) if name != Name::root() => Ok(text.to_owned()),
+        Ok(_) => Err("it is the root, where no cluster can be; say one such as cluster.local".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 impl ClusterArgs {

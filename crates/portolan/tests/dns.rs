@@ -3,8 +3,12 @@
 
 mod support;
 
+#[path = "dns/cluster.rs"]
+mod cluster;
 #[path = "dns/ground.rs"]
 mod ground;
+#[path = "dns/page.rs"]
+mod page;
 #[path = "dns/reload.rs"]
 mod reload;
 #[path = "dns/wrong.rs"]
@@ -212,6 +216,43 @@ fn zones_of_a_corefile_are_rendered_each_once_and_always_alike() {
     assert!(once.contains("\na.b. 5 IN SOA ns.dns.a.b."), "{once}");
 }
 
+#[test]
+fn an_external_zone_is_rendered_beside_the_clusters_own() {
+    let ground = Ground::new();
+    ground.write(
+        "objects.yaml",
+        "apiVersion: v1\nkind: Service\nmetadata: {name: shop, namespace: default}\n\
+         spec: {clusterIP: 10.96.1.1, externalIPs: [198.51.100.3], ports: [{name: http, port: 80}]}\n---\n\
+         apiVersion: v1\nkind: Service\nmetadata: {name: inner, namespace: default}\n\
+         spec: {clusterIP: 10.96.1.2, ports: [{port: 80}]}\n",
+    );
+    ground.write(
+        "Corefile",
+        ". {\n    kubernetes cluster.local\n    k8s_external example.org 198.51.100.0/24 {\n        ttl 60\n    }\n}\n\
+         out.test {\n    kubernetes a.b\n    k8s_external out.test\n}\n",
+    );
+    let objects = ground.path("objects.yaml");
+    let said = ground.raw(&["render", "dns", "-f", &objects.display().to_string(), "--corefile"], "Corefile").done();
+    let heads: Vec<&str> = said.lines().filter(|line| line.starts_with("; k")).collect();
+    let wanted = [
+        "; kubernetes of .:53 (Corefile:1)",
+        "; k8s_external of .:53 (Corefile:1)",
+        "; kubernetes of out.test.:53 (Corefile:7)",
+        "; k8s_external of out.test.:53 (Corefile:7)",
+    ];
+    assert_eq!(heads, wanted, "{said}");
+    for line in [
+        "example.org. 60 IN SOA ns1.dns.example.org. hostmaster.dns.example.org.",
+        "shop.default.example.org. 60 IN A 198.51.100.3 ; Service default/shop",
+        "_http._tcp.shop.default.example.org. 60 IN SRV 0 100 80 shop.default.example.org. ; Service default/shop",
+        "3.100.51.198.in-addr.arpa. 60 IN PTR shop.default.example.org.",
+        "shop.default.out.test. 5 IN A 198.51.100.3 ; Service default/shop",
+    ] {
+        assert!(said.contains(line), "{line}\n{said}");
+    }
+    assert!(!said.contains("inner.default.example.org"), "it has no address outside: {said}");
+}
+
 /// What `dns explain` says of a pod's lookup in examples/files.
 fn explained(args: &str) -> support::Said {
     let files = support::root().join("examples/files");
@@ -285,28 +326,4 @@ fn a_pod_that_asks_others_is_told_so() {
     ));
     assert!(said.out.contains("Pod default/tool does not ask cluster DNS"), "{}", said.out);
     assert!(said.out.contains("dnsPolicy: ClusterFirstWithHostNet"), "{}", said.out);
-}
-
-#[test]
-fn every_field_of_an_explained_lookup_is_in_the_documentation() {
-    fn fields(value: &serde_json::Value, found: &mut std::collections::BTreeSet<String>) {
-        match value {
-            serde_json::Value::Object(map) => map.iter().for_each(|(field, value)| {
-                found.insert(field.clone());
-                fields(value, found);
-            }),
-            serde_json::Value::Array(values) => values.iter().for_each(|value| fields(value, found)),
-            _ => {}
-        }
-    }
-    let mut found = std::collections::BTreeSet::new();
-    for name in ["web-pods", "www.example.org", "_http._tcp.web"] {
-        let said = explained(&format!("{name} --output json")).done();
-        let value: serde_json::Value = serde_json::from_str(&said).expect("it is JSON");
-        assert_eq!(value["schema"], "portolan.dns/v1");
-        fields(&value, &mut found);
-    }
-    let page = std::fs::read_to_string(support::root().join("docs/dns.md")).expect("the page is there");
-    let missing: Vec<&String> = found.iter().filter(|field| !page.contains(&format!("`{field}`"))).collect();
-    assert!(missing.is_empty(), "docs/dns.md does not name {missing:?}");
 }

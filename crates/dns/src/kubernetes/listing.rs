@@ -361,7 +361,7 @@ fn ptr_to(view: &View, node: &mut Node, name: Name) {
     node.add(Rtype::PTR, view.config.ttl_secs, Rdata::Ptr(name));
 }
 
-fn dump_node(out: &mut String, node: &Node) {
+pub(crate) fn dump_node(out: &mut String, node: &Node) {
     let causes: Vec<String> = node.causes.iter().map(ToString::to_string).collect();
     let comment = match causes.is_empty() {
         true => String::new(),

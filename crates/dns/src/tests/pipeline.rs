@@ -13,7 +13,7 @@ use crate::corefile::config::{
 };
 use crate::explain::{Ending, Inquiry, explain};
 use crate::site::Surroundings;
-use crate::{ClientPod, Pods, PodsChange, Setup, Site};
+use crate::{ClientPod, Pods, PodsChange, Rtype, Setup, Site};
 
 const POD: &str = "10.244.1.9";
 const STRANGER: &str = "192.0.2.77";
@@ -265,6 +265,38 @@ fn a_lookup_is_told_step_by_step_with_block_plugin_object_and_what_help_would_sa
     );
     let closed = told(block(&["."]), "web");
     assert_eq!((closed.resolved, closed.steps[0].questions[0].rcode.as_str()), (false, "REFUSED"));
+}
+
+#[test]
+fn help_is_told_to_save_what_a_walk_by_the_server_would_and_no_more() {
+    let told = |name: &str, rtypes: &[Rtype], ndots: Option<u8>| {
+        let site = site_of(vec![in_cluster()], &surroundings());
+        let (name, rtypes, pod) = (name.to_owned(), rtypes.to_vec(), Some(NsName::new("default", "app")));
+        let told = explain(&site, &Inquiry { name, rtypes, pod, ndots, ..Inquiry::default() }, Duration::ZERO);
+        (told.resolved, told.wasted_queries, told.autopath.saves_queries)
+    };
+    // An absolute name is in no search list, found or not.
+    assert_eq!(told("web.default.svc.cluster.local.", &[], None), (true, 0, 0));
+    assert_eq!(told("nobody.default.svc.cluster.local.", &[], None), (false, 2, 0));
+    // A walk helps with addresses only.
+    assert_eq!(told("example.com", &[Rtype::MX], None), (false, 3, 0));
+    assert_eq!(told("example.com", &[Rtype::A, Rtype::MX], None), (false, 6, 3));
+    // The bare name comes before the list, and is no step of the walk; `web` is the list's first.
+    assert_eq!(told("example.com", &[], Some(1)), (false, 0, 0));
+    assert_eq!(told("web.default", &[], None), (true, 2, 2));
+}
+
+#[test]
+fn the_names_that_a_pod_asks_for_in_vain_are_told_as_its_programs_gave_them() {
+    let mut play = play(vec![in_cluster()], &[]);
+    for asked in ["example.com.default.svc.cluster.local", "example.com.svc.cluster.local", "a.b.cluster.local"] {
+        play.ask(asked, "A", STRANGER, 7);
+    }
+    play.ask("web.default.svc.cluster.local", "A", STRANGER, 7);
+    let site = play.server.site();
+    let names = site.pods().get(&NsName::new("default", "app")).expect("it is known").wasted_names();
+    let names: Vec<String> = names.iter().map(|(name, _)| name.to_string()).collect();
+    assert_eq!(names, ["example.com.", "a.b."]);
 }
 
 #[test]

@@ -7,8 +7,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use portolan_dns::Name;
 use portolan_dns::corefile::{self, Corefile, Place};
+use portolan_dns::{Name, resolvconf};
 
 use crate::dns::{Listen, glob, listen};
 use crate::failure::Failure;
@@ -116,11 +116,43 @@ pub fn read_file(file: &Path) -> Result<Read, Problems> {
     let import = |pattern: &str| imported(&base, pattern);
     let variable = |name: &str| std::env::var(name).ok();
     let sources = corefile::Sources { files: &import, variables: &variable };
-    let told = |problems: &[corefile::Problem]| problems.iter().map(ToString::to_string).collect();
+    let told = |problems: Vec<corefile::Problem>| problems.into_iter().map(|problem| placed(problem, file)).collect();
     match corefile::read_with_notes(&text, &sources) {
-        Ok((corefile, notes)) => Ok(Read { corefile, notes: told(&notes) }),
-        Err(problems) => Err(told(&problems)),
+        Ok((mut corefile, notes)) => {
+            corefile.blocks.iter_mut().for_each(|block| called(&mut block.place, file.file_name().map(Path::new)));
+            Ok(Read { corefile, notes: told(notes) })
+        }
+        Err(problems) => Err(told(problems)),
     }
+}
+
+/// A problem with the file as the command line has it.
+fn placed(mut problem: corefile::Problem, file: &Path) -> String {
+    called(&mut problem.place, Some(file));
+    problem.to_string()
+}
+
+/// A place in the main file is called by the name that people know it by.
+fn called(place: &mut Place, file: Option<&Path>) {
+    if let Some(file) = file.filter(|_| place.file == corefile::MAIN) {
+        place.file = file.display().to_string();
+    }
+}
+
+/// Files that `corefile` names and that give nothing, a line each: no error, since each is followed and may come.
+pub fn files_without_effect(corefile: &Corefile, base: &Path) -> Vec<String> {
+    let hosts = corefile.blocks.iter().filter_map(|block| block.hosts.as_ref()?.file.as_deref());
+    let read = |file: &str| {
+        let path = base.join(file);
+        std::fs::read_to_string(&path).map_err(|e| format!("cannot read {}: {e}; it counts as empty", path.display()))
+    };
+    let upstreams = corefile.resolv_confs().into_iter().filter_map(|file| match read(file) {
+        Ok(text) if resolvconf::parse(&text).0.nameservers.is_empty() => Some(format!(
+            "{file} names no server: what is not the cluster's is SERVFAIL; write a line nameserver ADDRESS"
+        )),
+        other => other.err(),
+    });
+    hosts.filter_map(|file| read(file).err()).chain(upstreams).collect()
 }
 
 /// Name and text of each file that a pattern stands for; `None`: it names one file, which cannot be read.

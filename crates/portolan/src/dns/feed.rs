@@ -58,6 +58,11 @@ impl Feed {
         &self.snapshot
     }
 
+    /// Kinds that were not told whole yet.
+    pub fn missing(&self) -> impl Iterator<Item = ObjectKind> {
+        self.missing.iter().copied()
+    }
+
     /// Takes a batch of events in, as one step.
     pub fn take(&mut self, events: Vec<Event>, synced: impl IntoIterator<Item = ObjectKind>) -> News {
         for kind in synced {

@@ -63,13 +63,21 @@ struct ServeArgs {
     #[arg(long, value_name = "FILE", default_value = "/etc/resolv.conf", conflicts_with = "corefile")]
     resolv_conf: PathBuf,
     /// Threads that answer; 0 is one for each core
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = threads)]
     threads: usize,
     /// Read everything, tell what is wrong, and end
     #[arg(long)]
     check: bool,
     #[command(flatten)]
     cluster: ClusterArgs,
+}
+
+/// More than any machine has cores.
+const MOST_THREADS: usize = 1024;
+
+fn threads(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|number| *number <= MOST_THREADS);
+    number.ok_or_else(|| format!("say a number up to {MOST_THREADS}; 0 is one for each core"))
 }
 
 impl DnsArgs {

@@ -24,7 +24,14 @@ pub enum Objects {
     /// There are none, and none are asked for.
     None,
     Files(Box<(Files, Feed)>),
-    Cluster(Box<(mpsc::UnboundedReceiver<ClusterNews>, Feed)>),
+    Cluster(Box<Cluster>),
+}
+
+/// A live cluster's watches.
+pub struct Cluster {
+    kubeconfig: PathBuf,
+    news: mpsc::UnboundedReceiver<ClusterNews>,
+    feed: Feed,
 }
 
 /// What changed, for the nameserver.
@@ -54,7 +61,15 @@ impl Objects {
         let (to_feed, news) = mpsc::unbounded_channel();
         follow_cluster(&client, pods, &to_feed);
         let feed = Feed::new(settings.clone(), Namespaces::Told, followed(pods));
-        Ok(Self::Cluster(Box::new((news, feed))))
+        Ok(Self::Cluster(Box::new(Cluster { kubeconfig: kubeconfig.to_owned(), news, feed })))
+    }
+
+    /// What a cluster has not told yet, in words; `None`: nothing is waited for.
+    pub fn awaited(&self) -> Option<String> {
+        let Self::Cluster(held) = self else { return None };
+        let kinds: Vec<String> = held.feed.missing().map(|kind| format!("{kind:?}s")).collect();
+        let cluster = held.kubeconfig.display();
+        (!kinds.is_empty()).then(|| format!("the cluster of {cluster} has not told its {} yet", kinds.join(", ")))
     }
 
     /// What files say that they did not say before, and what is wrong with them since the last look.
@@ -69,7 +84,7 @@ impl Objects {
     /// The next that a cluster says; of files, never.
     pub async fn next(&mut self) -> Changed {
         let Self::Cluster(held) = self else { return std::future::pending().await };
-        let (news, feed) = &mut **held;
+        let Cluster { news, feed, .. } = &mut **held;
         let mut batch = Vec::new();
         if news.recv_many(&mut batch, BATCH).await == 0 {
             // Its watches end only with the process.

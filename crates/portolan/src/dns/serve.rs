@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use portolan_agent::dns::{self, DnsError, Handle, Options, Source};
 use portolan_dns::corefile::Corefile;
@@ -13,13 +13,18 @@ use tokio::time::MissedTickBehavior;
 use tracing::{error, info, warn};
 
 use crate::dns::ServeArgs;
-use crate::dns::configuration::{Configuration, Read, asks_for_cluster, lameduck};
+use crate::dns::configuration::{Configuration, Read, asks_for_cluster, files_without_effect, lameduck};
 use crate::dns::objects::{Changed, Objects};
 use crate::failure::Failure;
 use crate::process::told_to_end;
 
 /// Between two looks at files: a change is served within a few seconds.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// A cluster is read in less, if it answers at all.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// One that goes on not to answer is told of again.
+const TOLD_EVERY: Duration = Duration::from_secs(60);
 
 /// Serves until the process is told to end, and for the Corefile's lameduck time after.
 ///
@@ -34,6 +39,8 @@ pub async fn serve(args: &ServeArgs) -> Result<(), Failure> {
     let settings = settings(args, &corefile);
     let (objects, first) = open(args, &corefile, &settings).await?;
     if args.check {
+        let notes = files_without_effect(&corefile, &configuration.base());
+        notes.iter().for_each(|note| eprintln!("Note: {note}"));
         return Ok(());
     }
     let options = Options {
@@ -52,7 +59,8 @@ pub async fn serve(args: &ServeArgs) -> Result<(), Failure> {
         handle.zones(Arc::new(nothing), Delta::default(), true);
     }
     info!("cluster DNS answers");
-    let mut serving = Serving { handle, objects, in_force: corefile };
+    let waiting = Waiting::since(Instant::now());
+    let mut serving = Serving { handle, objects, in_force: corefile, waiting };
     serving.follow(&mut configuration, &mut asked, end).await;
     serving.leave().await;
     Ok(())
@@ -132,6 +140,37 @@ struct Serving {
     handle: Handle,
     objects: Objects,
     in_force: Corefile,
+    waiting: Waiting,
+}
+
+/// For a cluster to be told whole, which people are told of if it takes long.
+struct Waiting {
+    /// Told of next.
+    next: Instant,
+    was_told: bool,
+}
+
+impl Waiting {
+    fn since(start: Instant) -> Self {
+        Self { next: start + PATIENCE, was_told: false }
+    }
+
+    fn look(&mut self, objects: &Objects, now: Instant) {
+        match objects.awaited() {
+            Some(awaited) if now >= self.next => {
+                warn!(
+                    "{awaited}; what is not known of the cluster is SERVFAIL until then, and /ready is 503; see that the \
+                     API server answers there"
+                );
+                (self.next, self.was_told) = (now + TOLD_EVERY, true);
+            }
+            None if self.was_told => {
+                info!("the cluster was read in full");
+                self.was_told = false;
+            }
+            _ => {}
+        }
+    }
 }
 
 impl Serving {
@@ -152,6 +191,7 @@ impl Serving {
     async fn look(&mut self, configuration: &mut Configuration, asked: bool) {
         let (changed, problems) = self.objects.look();
         problems.iter().for_each(|problem| error!("{problem}; what was read before stays"));
+        self.waiting.look(&self.objects, Instant::now());
         changed.into_iter().for_each(|changed| tell(&self.handle, changed));
         match configuration.look(asked) {
             None => {}

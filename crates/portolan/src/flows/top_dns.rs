@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use clap::Args;
 use kube::Client;
-use portolan_agent::dns_explain::PodQueries;
+use portolan_agent::dns_explain::{NameInVain, PodQueries};
 use portolan_model::{NsName, Text};
 use portolan_story::flows::Silent;
 use serde::Serialize;
@@ -21,6 +21,8 @@ use crate::gather::agents;
 use crate::settings::OutputFormat;
 
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Names in vain that a line of the table has room for; JSON has them all.
+const NAMES_SHOWN: usize = 3;
 /// Name of the form that `--output json` prints.
 const SCHEMA: &str = "portolan.top-dns/v1";
 
@@ -60,6 +62,8 @@ struct PodAsked {
     wasted: u64,
     /// Of its queries, 0 to 1.
     share: f64,
+    /// What was asked for in vain, the most frequent first.
+    names: Vec<NameInVain>,
 }
 
 /// Looks, prints, and begins again.
@@ -99,9 +103,9 @@ async fn look(client: &Client, nodes: &[Text]) -> Result<Asked, Failure> {
 
 /// The most wasteful first, then those that ask most.
 fn ranked(told: Vec<(Text, PodQueries)>) -> Vec<PodAsked> {
-    let asked = told.into_iter().map(|(node, PodQueries { pod, queries, wasted })| {
+    let asked = told.into_iter().map(|(node, PodQueries { pod, queries, wasted, names })| {
         let share = if queries == 0 { 0.0 } else { wasted as f64 / queries as f64 };
-        PodAsked { pod, node, queries, wasted, share }
+        PodAsked { pod, node, queries, wasted, share, names }
     });
     let mut pods: Vec<PodAsked> = asked.collect();
     pods.sort_by(|a, b| (b.wasted, b.queries, &a.pod).cmp(&(a.wasted, a.queries, &b.pod)));
@@ -119,15 +123,16 @@ fn printed(asked: &Asked, output: OutputFormat, is_one: bool) -> Result<String, 
 }
 
 fn table(asked: &Asked) -> String {
-    let head = ["POD", "NODE", "QUERIES", "WASTED", "SHARE"].map(str::to_owned);
+    let head = ["POD", "NODE", "QUERIES", "WASTED", "SHARE", "MOST IN VAIN"].map(str::to_owned);
     let row = |pod: &PodAsked| {
         let share = format!("{:.0}%", pod.share * 100.0);
-        [pod.pod.to_string(), pod.node.to_string(), pod.queries.to_string(), pod.wasted.to_string(), share]
+        let (queries, wasted) = (pod.queries.to_string(), pod.wasted.to_string());
+        [pod.pod.to_string(), pod.node.to_string(), queries, wasted, share, in_vain(&pod.names)]
     };
-    let rows: Vec<[String; 5]> = std::iter::once(head).chain(asked.pods.iter().map(row)).collect();
+    let rows: Vec<[String; 6]> = std::iter::once(head).chain(asked.pods.iter().map(row)).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..5).map(width).collect();
-    let line = |row: &[String; 5]| {
+    let widths: Vec<usize> = (0..6).map(width).collect();
+    let line = |row: &[String; 6]| {
         let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
         cells.join("  ").trim_end().to_owned() + "\n"
     };
@@ -138,22 +143,35 @@ fn table(asked: &Asked) -> String {
     out
 }
 
+fn in_vain(names: &[NameInVain]) -> String {
+    let shown = names.iter().take(NAMES_SHOWN).map(|NameInVain { name, queries }| format!("{name} ({queries})"));
+    shown.collect::<Vec<_>>().join(", ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn pods_that_waste_most_come_first() {
-        let told = |name: &str, queries, wasted| {
-            (Text::from("node-1"), PodQueries { pod: NsName::new("shop", name), queries, wasted })
+        let told = |name: &str, queries, wasted, names: &[&str]| {
+            let name_in_vain =
+                |(at, name): (usize, &&str)| NameInVain { name: (*name).to_owned(), queries: 4 - at as u64 };
+            let names = names.iter().enumerate().map(name_in_vain).collect();
+            (Text::from("node-1"), PodQueries { pod: NsName::new("shop", name), queries, wasted, names })
         };
-        let pods = ranked(vec![told("idle", 1, 0), told("loud", 90, 0), told("web", 8, 6), told("api", 8, 6)]);
+        let pods = ranked(vec![
+            told("idle", 1, 0, &[]),
+            told("loud", 90, 0, &[]),
+            told("web", 8, 6, &["a.b"]),
+            told("api", 8, 6, &["www.example.org", "a.b", "c", "d"]),
+        ]);
         let asked = Asked { schema: SCHEMA, pods, silent: vec![Silent { node: "node-2".into(), why: "gone".into() }] };
         assert_eq!(
             table(&asked),
-            "POD        NODE    QUERIES  WASTED  SHARE\n\
-             shop/api   node-1  8        6       75%\n\
-             shop/web   node-1  8        6       75%\n\
+            "POD        NODE    QUERIES  WASTED  SHARE  MOST IN VAIN\n\
+             shop/api   node-1  8        6       75%    www.example.org (4), a.b (3), c (2)\n\
+             shop/web   node-1  8        6       75%    a.b (4)\n\
              shop/loud  node-1  90       0       0%\n\
              shop/idle  node-1  1        0       0%\n\
              node-2 did not answer: gone\n"

@@ -121,6 +121,9 @@ struct Question {
 impl Question {
     fn read(args: &ExplainArgs) -> Result<Self, Failure> {
         let name = &args.asked;
+        if name.is_empty() {
+            return Err(Failure::input("NAME is empty: say one as a program would, such as web or www.example.org"));
+        }
         if let Err(error) = Name::parse(name) {
             return Err(Failure::input(format!("NAME {name:?} is no DNS name: {error}")));
         }

@@ -63,6 +63,9 @@ fn an_upstream_has_the_last_word_and_is_asked_for_it() {
     let (code, none) = told("nobody.ylzhong.top. --from pod/outward/client --type A");
     assert_eq!(code, Some(1), "{none:#}");
     assert_eq!(none["steps"][0]["questions"][0]["outcome"], "noSuchName", "{none:#}");
+    assert_eq!(none["autopath"]["savesQueries"], 0, "nothing is at the list's end: {none:#}");
+    let asked: usize = none["steps"].as_array().expect("steps").len();
+    assert_eq!(none["wastedQueries"], asked, "all of them were in vain: {none:#}");
 }
 
 #[test]
@@ -144,6 +147,11 @@ fn top_dns_tells_which_pod_wastes_its_queries() {
     });
     assert_eq!((&counted["pod"]["name"], &counted["node"]), (&"client".into(), &"node-1".into()), "{counted:#}");
     assert!(counted["queries"].as_u64() > counted["wasted"].as_u64(), "{counted:#}");
+    assert_eq!(counted["names"][0]["name"], "www.ylzhong.top", "{counted:#}");
+    assert!(counted["names"][0]["queries"].as_u64() >= Some(3), "{counted:#}");
     let text = world().portolan("top dns --once").done();
-    assert!(text.starts_with("POD ") && text.contains("wasteful/client"), "{text}");
+    assert!(
+        text.starts_with("POD ") && text.contains("wasteful/client") && text.contains("www.ylzhong.top ("),
+        "{text}"
+    );
 }

@@ -1,11 +1,11 @@
 //! What was served, in numbers, by the zone of a block: counted where it is decided, read by whoever writes metrics.
 //!
-//! Every thread counts into a shard of its own, so that cores do not wait for each other. Numbers only grow, and go on over
-//! a change of the configuration as long as the zone stays.
+//! Every thread counts into a shard of its own, so that cores do not wait for each other and an addition is a load and a
+//! store. Numbers only grow, and go on over a change of the configuration as long as the zone stays.
 
 use std::array;
-use std::cell::Cell;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use crate::client::Client;
 use crate::plugin::Plugin;
@@ -13,8 +13,8 @@ use crate::rdata::Rtype;
 use crate::site::Served;
 use crate::wire::{Rcode, Transport};
 
-/// Shards; threads beyond share.
-const SHARDS: usize = 8;
+/// Threads that have a shard of their own at a time; those beyond share one.
+const OWNED: usize = 32;
 /// Codes that are counted apart, NOERROR to REFUSED; then all others.
 pub const CODES: usize = 7;
 /// Types that are counted apart; then all others. CoreDNS's.
@@ -41,7 +41,8 @@ pub const SIZES: [usize; 14] = [0, 100, 200, 300, 400, 511, 1023, 2047, 4095, 82
 /// Numbers of one zone of a block.
 #[derive(Debug)]
 pub struct Counts {
-    shards: [Shard; SHARDS],
+    /// One for each seat, made when its thread counts first, and the last for those without a seat.
+    shards: [OnceLock<Box<Shard>>; OWNED + 1],
 }
 
 /// One thread's numbers, on cache lines of its own.
@@ -71,25 +72,18 @@ pub struct Sizes {
 
 impl Default for Counts {
     fn default() -> Self {
-        Self { shards: array::from_fn(|_| Shard::new()) }
+        Self { shards: array::from_fn(|_| OnceLock::new()) }
     }
 }
 
 impl Counts {
     /// Counts one query of `request_bytes` and its reply.
     pub fn count(&self, client: &Client, served: &Served, request_bytes: usize, response_bytes: usize) {
-        let shard = &self.shards[shard()];
-        let tcp = usize::from(client.transport == Transport::Tcp);
-        let v6 = usize::from(client.ip().to_canonical().is_ipv6());
-        add(&shard.requests[(tcp * 2 + v6) * (TYPES.len() + 1) + type_place(served.rtype)], 1);
-        add(&shard.responses[code_place(served.rcode) * Plugin::COUNT + served.by as usize], 1);
-        for (sizes, bytes) in [(&shard.request_sizes, request_bytes), (&shard.response_sizes, response_bytes)] {
-            let at = tcp * (SIZES.len() + 2);
-            add(&sizes[at + size_place(bytes)], 1);
-            add(&sizes[at + SIZES.len() + 1], bytes as u64);
-        }
-        if served.dnssec_ok {
-            add(&shard.dnssec_ok, 1);
+        let seat = seat();
+        let shard = self.shards[seat.unwrap_or(OWNED)].get_or_init(Box::default);
+        match seat {
+            Some(_) => shard.count(client, served, request_bytes, response_bytes, add_alone),
+            None => shard.count(client, served, request_bytes, response_bytes, add),
         }
     }
 
@@ -130,19 +124,23 @@ impl Counts {
 
     fn sizes(&self, by: Transport, of: impl Fn(&Shard) -> &[AtomicU64; 2 * (SIZES.len() + 2)]) -> Sizes {
         let at = usize::from(by == Transport::Tcp) * (SIZES.len() + 2);
-        let sum = |place: usize| self.shards.iter().map(|shard| of(shard)[at + place].load(Ordering::Relaxed)).sum();
+        let sum = |place: usize| self.made().map(|shard| of(shard)[at + place].load(Ordering::Relaxed)).sum();
         let buckets: [u64; SIZES.len()] = array::from_fn(sum);
         let larger: u64 = sum(SIZES.len());
         Sizes { buckets, count: buckets.iter().sum::<u64>() + larger, sum_bytes: sum(SIZES.len() + 1) }
     }
 
     fn sum(&self, of: impl Fn(&Shard) -> &AtomicU64) -> u64 {
-        self.shards.iter().map(|shard| of(shard).load(Ordering::Relaxed)).sum()
+        self.made().map(|shard| of(shard).load(Ordering::Relaxed)).sum()
+    }
+
+    fn made(&self) -> impl Iterator<Item = &Shard> {
+        self.shards.iter().filter_map(|shard| shard.get().map(|shard| &**shard))
     }
 }
 
-impl Shard {
-    fn new() -> Self {
+impl Default for Shard {
+    fn default() -> Self {
         Self {
             requests: array::from_fn(|_| AtomicU64::new(0)),
             responses: array::from_fn(|_| AtomicU64::new(0)),
@@ -153,8 +151,38 @@ impl Shard {
     }
 }
 
+impl Shard {
+    fn count(
+        &self,
+        client: &Client,
+        served: &Served,
+        request_bytes: usize,
+        response_bytes: usize,
+        add: impl Fn(&AtomicU64, u64),
+    ) {
+        let tcp = usize::from(client.transport == Transport::Tcp);
+        let v6 = usize::from(client.ip().to_canonical().is_ipv6());
+        add(&self.requests[(tcp * 2 + v6) * (TYPES.len() + 1) + type_place(served.rtype)], 1);
+        add(&self.responses[code_place(served.rcode) * Plugin::COUNT + served.by as usize], 1);
+        for (sizes, bytes) in [(&self.request_sizes, request_bytes), (&self.response_sizes, response_bytes)] {
+            let at = tcp * (SIZES.len() + 2);
+            add(&sizes[at + size_place(bytes)], 1);
+            add(&sizes[at + SIZES.len() + 1], bytes as u64);
+        }
+        if served.dnssec_ok {
+            add(&self.dnssec_ok, 1);
+        }
+    }
+}
+
+/// Adds where others may too.
 fn add(count: &AtomicU64, more: u64) {
     count.fetch_add(more, Ordering::Relaxed);
+}
+
+/// Adds where nobody else does: without the lock on the cache line that an atomic addition takes.
+fn add_alone(count: &AtomicU64, more: u64) {
+    count.store(count.load(Ordering::Relaxed) + more, Ordering::Relaxed);
 }
 
 fn transport(place: usize) -> Transport {
@@ -173,18 +201,37 @@ fn size_place(bytes: usize) -> usize {
     SIZES.iter().position(|bound| bytes <= *bound).unwrap_or(SIZES.len())
 }
 
-/// This thread's shard.
-fn shard() -> usize {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    thread_local! {
-        static OWN: Cell<usize> = const { Cell::new(usize::MAX) };
-    }
-    OWN.with(|own| {
-        if own.get() == usize::MAX {
-            own.set(NEXT.fetch_add(1, Ordering::Relaxed) % SHARDS);
+/// Seats that no thread has. The lock hands what was counted at a seat on to whoever takes it next.
+static FREE: Mutex<[bool; OWNED]> = Mutex::new([true; OWNED]);
+
+/// A thread's place among the shards, while the thread lives.
+struct Seat(Option<usize>);
+
+impl Seat {
+    fn take() -> Self {
+        let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
+        let seat = free.iter().position(|is_free| *is_free);
+        if let Some(seat) = seat {
+            free[seat] = false;
         }
-        own.get()
-    })
+        Self(seat)
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        if let Some(seat) = self.0 {
+            FREE.lock().unwrap_or_else(PoisonError::into_inner)[seat] = true;
+        }
+    }
+}
+
+/// This thread's seat; `None`: all are taken, or the thread is ending.
+fn seat() -> Option<usize> {
+    thread_local! {
+        static OWN: Seat = Seat::take();
+    }
+    OWN.try_with(|own| own.0).ok().flatten()
 }
 
 #[cfg(test)]
@@ -218,6 +265,41 @@ mod tests {
         let tcp = counts.response_sizes(Transport::Tcp);
         assert_eq!((tcp.buckets.iter().sum::<u64>(), tcp.count, tcp.sum_bytes), (0, 1, 70_000));
         assert_eq!((counts.request_sizes(Transport::Udp).sum_bytes, counts.dnssec_ok()), (180, 4));
+    }
+
+    #[test]
+    fn nothing_is_lost_where_threads_are_more_than_seats_or_take_a_seat_after_another() {
+        const EACH: u64 = 200;
+        let (counts, waves, threads) = (Counts::default(), 3, OWNED + 8);
+        let client = Client {
+            addr: ([10, 0, 0, 1], 4000).into(),
+            local: ([127, 0, 0, 1], 53).into(),
+            transport: Transport::Udp,
+            link: 0,
+        };
+        let served = Served {
+            rcode: Rcode::NOERROR,
+            head: Some(0),
+            by: Plugin::Kubernetes,
+            rtype: Rtype::A,
+            dnssec_ok: true,
+            renew: false,
+        };
+        for _ in 0..waves {
+            // All are there at once, so that some must share.
+            let all = std::sync::Barrier::new(threads);
+            std::thread::scope(|scope| {
+                for _ in 0..threads {
+                    scope.spawn(|| {
+                        counts.count(&client, &served, 10, 20);
+                        all.wait();
+                        (1..EACH).for_each(|_| counts.count(&client, &served, 10, 20));
+                    });
+                }
+            });
+        }
+        let wanted = waves * threads as u64 * EACH;
+        assert_eq!((counts.dnssec_ok(), counts.request_sizes(Transport::Udp).sum_bytes), (wanted, wanted * 10));
     }
 
     #[test]

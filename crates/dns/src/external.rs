@@ -221,7 +221,7 @@ impl External {
 }
 
 impl<'r> Question<'r, '_> {
-    fn forward(&self, asked: &Asked) -> Option<There<'r>> {
+    fn forward(&self, asked: &Asked<'_>) -> Option<There<'r>> {
         let labels: SmallVec<[&[u8]; 4]> = asked.texts(self.zone.left_of(asked)?).collect();
         match &labels[..] {
             [] => Some(There::Apex),
@@ -262,7 +262,7 @@ impl<'r> Question<'r, '_> {
         (!found.is_empty()).then_some(There::Endpoints(found))
     }
 
-    fn reverse(&self, asked: &Asked) -> There<'r> {
+    fn reverse(&self, asked: &Asked<'_>) -> There<'r> {
         if self.zone.left_of(asked) == Some(0) {
             return There::Apex;
         }
@@ -272,7 +272,7 @@ impl<'r> Question<'r, '_> {
         if services.is_empty() { There::Nothing } else { There::Reverse(services) }
     }
 
-    fn said<'s>(&self, there: &There<'r>, asked: &Asked) -> Said<'s> {
+    fn said<'s>(&self, there: &There<'r>, asked: &Asked<'_>) -> Said<'s> {
         let mut reply = Reply { authoritative: true, recursion_available: true, ..Reply::new(Rcode::NOERROR) };
         self.tell(there, &mut reply);
         if reply.answers.is_empty() {

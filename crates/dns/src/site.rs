@@ -15,8 +15,11 @@ mod fit;
 mod search;
 mod setup;
 
+use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
+
+use smallvec::SmallVec;
 
 use crate::cache::{AnswerCache, Written};
 use crate::client::Client;
@@ -29,7 +32,8 @@ use crate::plugin::log::Dealt;
 use crate::pods::Pods;
 use crate::rdata::Rtype;
 use crate::records::Records;
-use crate::wire::{PLAIN_UDP, Query, Rcode, Rejected, Transport};
+use crate::records::service::Service;
+use crate::wire::{self, PLAIN_UDP, Query, Rcode, Rejected, Transport};
 use crate::zone::{PodRecords, ZoneConfig};
 
 pub(crate) use fit::is_under;
@@ -130,6 +134,17 @@ impl Site {
     /// The pods that may ask.
     pub fn pods(&self) -> &Pods {
         &self.pods
+    }
+
+    /// Looks at the names in packets that will be answered next, so that memory of their Services comes near all at once
+    /// instead of one after another. Changes nothing of what is answered.
+    pub fn look_ahead<'p>(&self, packets: impl Iterator<Item = &'p [u8]>) {
+        let likely = packets.filter_map(|packet| self.records.likely_service(wire::service_labels(packet)?));
+        // All lookups before the first look at a Service: those wait for memory side by side.
+        let services: SmallVec<[&Service; 64]> = likely.map(|service| &**service).collect();
+        for service in services {
+            black_box((service.labels.len(), service.ipv4));
+        }
     }
 
     /// Answers `packet` into `out`, which is emptied first, if that needs nobody else. Takes no time to speak of: no lock

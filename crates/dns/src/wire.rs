@@ -153,6 +153,18 @@ impl<'a> Query<'a> {
     }
 }
 
+/// The two labels of a packet's name that would be a Service's, if it is a query for one: the first two, or those after
+/// `_port._transport`. A guess: nothing but the bounds is looked at.
+pub(crate) fn service_labels(packet: &[u8]) -> Option<&[u8]> {
+    let name = packet.get(HEADER..)?;
+    let after = |at: usize| Some(at + usize::from(*name.get(at)?) + 1);
+    let start = match name.get(1)? {
+        b'_' => after(after(0)?)?,
+        _ => 0,
+    };
+    name.get(start..after(after(start)?)?)
+}
+
 /// A question section of one question, class IN.
 pub fn question(name: &Name, rtype: Rtype) -> Vec<u8> {
     let mut out = name.as_wire().to_vec();

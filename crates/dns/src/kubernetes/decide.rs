@@ -23,9 +23,9 @@ pub(crate) struct Question<'r, 'q> {
     pub view: &'r View,
     pub records: &'r Records,
     pub zone: &'r Zone,
-    pub name: &'q [u8],
     pub rtype: Rtype,
-    pub asked: Asked,
+    /// By reference: it is several hundred bytes, and a question is handed on.
+    pub asked: &'q Asked<'q>,
     /// Labels left of the zone.
     pub left: usize,
     pub is_reverse: bool,
@@ -82,19 +82,14 @@ pub(crate) struct Told<'r> {
 
 impl<'r, 'q> Question<'r, 'q> {
     /// `None`: the name is in none of the view's zones.
-    pub(crate) fn new(view: &'r View, records: &'r Records, name: &'q [u8], rtype: Rtype) -> Option<Self> {
-        let asked = Asked::new(name);
-        let find = |zones: &'r [Zone]| zones.iter().find_map(|zone| Some((zone, zone.left_of(&asked)?)));
-        let (zone, left, is_reverse) = match find(&view.forward) {
-            Some((zone, left)) => (zone, left, false),
-            None => find(&view.reverse).map(|(zone, left)| (zone, left, true))?,
-        };
+    pub(crate) fn new(view: &'r View, records: &'r Records, asked: &'q Asked<'q>, rtype: Rtype) -> Option<Self> {
+        let left_of = |zone: &'r Zone| Some((zone, zone.left_of(asked)?));
+        let forward = view.forward.iter().find_map(left_of);
         // A forward zone that is the root, or `arpa`, is no reason to hide a reverse one.
-        let (zone, left, is_reverse) = match find(&view.reverse) {
-            Some((reverse, left)) if reverse.labels > zone.labels => (reverse, left, true),
-            _ => (zone, left, is_reverse),
-        };
-        Some(Self { view, records, zone, name, rtype, asked, left, is_reverse })
+        let fewest = forward.map_or(0, |(zone, _)| zone.labels + 1);
+        let reverse = view.reverse.iter().filter(|zone| zone.labels >= fewest).find_map(left_of);
+        let (zone, left) = reverse.or(forward)?;
+        Some(Self { view, records, zone, rtype, asked, left, is_reverse: reverse.is_some() })
     }
 
     /// The whole outcome: what is there, aliases followed.
@@ -118,7 +113,7 @@ impl<'r, 'q> Question<'r, 'q> {
     }
 
     pub(crate) fn aliases(&self, links: &Links<'_>) -> Vec<Alias> {
-        let mut owner = Name::from_wire(self.name).unwrap_or_else(Name::root);
+        let mut owner = Name::from_wire(self.asked.wire).unwrap_or_else(Name::root);
         let ttl_secs = self.view.config.ttl_secs;
         let alias = |(_, target): &(_, &Name)| {
             let target: Name = (*target).clone();
@@ -134,7 +129,8 @@ impl<'r, 'q> Question<'r, 'q> {
         links.push((first, target));
         loop {
             let (_, target) = links[links.len() - 1];
-            let next = Question::new(self.view, self.records, target.as_wire(), self.rtype);
+            let asked = Asked::new(target.as_wire());
+            let next = Question::new(self.view, self.records, &asked, self.rtype);
             let Some(next) = next.filter(|next| !next.is_reverse) else { return Outcome::Alias(links) };
             let at = next.decide();
             match &at {
@@ -170,7 +166,7 @@ impl<'r, 'q> Question<'r, 'q> {
             // Whatever takes more than a look: the telling itself, up to its first record.
             _ => {
                 let mut any = Any(false);
-                self.tell_at(at, self.name, None, &mut any);
+                self.tell_at(at, self.asked.wire, None, &mut any);
                 any.0
             }
         }
@@ -188,7 +184,7 @@ impl<'r, 'q> Question<'r, 'q> {
     fn nothing(&self) -> Decided<'r> {
         match self.records.is_synced() {
             false => Decided::Unknown,
-            true if self.view.fallthrough.lets(&self.asked) => Decided::Elsewhere,
+            true if self.view.fallthrough.lets(self.asked) => Decided::Elsewhere,
             true => Decided::Nothing,
         }
     }
@@ -270,14 +266,14 @@ impl<'r, 'q> Question<'r, 'q> {
         if !self.records.is_synced() && is_own() {
             return Decided::Unknown;
         }
-        if low != high && !self.view.fallthrough.lets(&self.asked) && self.records.has_claim_within(low, high) {
+        if low != high && !self.view.fallthrough.lets(self.asked) && self.records.has_claim_within(low, high) {
             return Decided::Bare("only names below it exist");
         }
         self.nothing_reverse()
     }
 
     fn nothing_reverse(&self) -> Decided<'r> {
-        match self.view.fallthrough.lets(&self.asked) {
+        match self.view.fallthrough.lets(self.asked) {
             true => Decided::Elsewhere,
             false => self.nothing(),
         }

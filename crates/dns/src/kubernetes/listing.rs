@@ -141,7 +141,8 @@ impl View {
 
     /// What is at `name`, aliases not followed.
     pub fn find(&self, records: &Records, name: &Name) -> Found {
-        let Some(question) = Question::new(self, records, name.as_wire(), Rtype::A) else { return Found::Nothing };
+        let asked = Asked::new(name.as_wire());
+        let Some(question) = Question::new(self, records, &asked, Rtype::A) else { return Found::Nothing };
         let lister = Lister { view: self, records, zone: question.zone };
         let mut listing = Listing::default();
         match question.decide() {

@@ -29,6 +29,7 @@ use crate::answer::Alias;
 use crate::build::{Flags, Packet, Reply, Section, Sink};
 use crate::corefile::config::{Fallthrough, KubernetesConfig, PodMode};
 use crate::kubernetes::decide::Question;
+use crate::kubernetes::place::Asked;
 use crate::name::Name;
 use crate::plugin::Said;
 use crate::rdata::Soa;
@@ -173,7 +174,8 @@ impl View {
     /// Says what it has to say to `query`, which is of class IN or ANY and no transfer. Addresses start at a place that
     /// `turn` picks, as in [`Manner`].
     pub fn say<'r>(&self, records: &Records, query: &Query<'_>, turn: Option<u16>) -> Said<'r> {
-        let Some(question) = Question::new(self, records, query.name, query.rtype) else { return Said::Next };
+        let asked = Asked::new(query.name);
+        let Some(question) = Question::new(self, records, &asked, query.rtype) else { return Said::Next };
         match question.outcome() {
             decide::Outcome::Told(told) => {
                 let mut reply = Reply { authoritative: true, recursion_available: true, ..Reply::new(Rcode::NOERROR) };
@@ -187,7 +189,8 @@ impl View {
 
     /// As [`Self::say`], written into `out`, which is emptied first, without allocating for the usual question.
     pub fn write(&self, records: &Records, query: &Query<'_>, manner: Manner, out: &mut Vec<u8>) -> Wrote {
-        let Some(question) = Question::new(self, records, query.name, query.rtype) else { return Wrote::Next };
+        let asked = Asked::new(query.name);
+        let Some(question) = Question::new(self, records, &asked, query.rtype) else { return Wrote::Next };
         match question.outcome() {
             decide::Outcome::Told(told) => {
                 let mut packet = Packet::new(query, manner.limit, out);
@@ -203,7 +206,7 @@ impl View {
 
     /// Why `query` gets what it gets.
     pub fn why(&self, records: &Records, query: &Query<'_>) -> Why {
-        match Question::new(self, records, query.name, query.rtype) {
+        match Question::new(self, records, &Asked::new(query.name), query.rtype) {
             Some(question) => question.why(),
             None => Why { causes: Vec::new(), note: "not a name of ours" },
         }
@@ -236,7 +239,7 @@ impl Falls {
     }
 
     /// What is not found at this name is asked of others.
-    pub(crate) fn lets(&self, asked: &place::Asked) -> bool {
+    pub(crate) fn lets(&self, asked: &Asked<'_>) -> bool {
         match self {
             Self::Never => false,
             Self::Always => true,
@@ -259,7 +262,7 @@ impl Zone {
     }
 
     /// How many labels of a name stand left of it; `None`: the name is not in it.
-    pub(crate) fn left_of(&self, asked: &place::Asked) -> Option<usize> {
+    pub(crate) fn left_of(&self, asked: &Asked<'_>) -> Option<usize> {
         asked.left_of(&self.lower, self.labels)
     }
 
@@ -277,7 +280,7 @@ impl Zone {
 
 /// A zone of addresses: one of the two reverse trees, or below one.
 pub(crate) fn is_reverse(name: &Name) -> bool {
-    place::Asked::new(name.as_wire()).reverse().is_some()
+    Asked::new(name.as_wire()).reverse().is_some()
 }
 
 /// Only whether there is anything.

@@ -10,7 +10,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use crate::name::{MAX_NAME, undashed_bytes};
 
 /// A name as it was asked for, in lower case, with the starts of its labels.
-pub(crate) struct Asked {
+pub(crate) struct Asked<'q> {
+    /// As it came.
+    pub wire: &'q [u8],
     lower: [u8; MAX_NAME],
     len: usize,
     starts: [u8; MAX_NAME / 2 + 1],
@@ -44,11 +46,11 @@ pub(crate) enum Place<'a> {
     Nowhere,
 }
 
-impl Asked {
+impl<'q> Asked<'q> {
     /// Reads a valid wire name.
-    pub(crate) fn new(wire: &[u8]) -> Self {
+    pub(crate) fn new(wire: &'q [u8]) -> Self {
         let len = wire.len().min(MAX_NAME);
-        let mut asked = Self { lower: [0; MAX_NAME], len, starts: [0; MAX_NAME / 2 + 1], labels: 0 };
+        let mut asked = Self { wire, lower: [0; MAX_NAME], len, starts: [0; MAX_NAME / 2 + 1], labels: 0 };
         // Lengths of labels are below the letters, so all bytes can be treated alike.
         for (to, from) in asked.lower.iter_mut().zip(wire) {
             *to = from.to_ascii_lowercase();

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
 
-use portolan_model::{ServicePortFact, SlicePort};
+use portolan_model::{Proto, SlicePort};
 use smallvec::SmallVec;
 
 use crate::build::{Data, Section, Sink};
@@ -23,6 +23,9 @@ pub(crate) const SCHEMA_VERSION: &str = "1.1.0";
 /// Types in the order in which ANY looks for one.
 const TYPES: [Rtype; 8] =
     [Rtype::A, Rtype::NS, Rtype::CNAME, Rtype::SOA, Rtype::PTR, Rtype::TXT, Rtype::AAAA, Rtype::SRV];
+
+/// Which ports of a Service are asked for, by name and transport.
+type IsMeant<'a> = &'a dyn Fn(&str, Proto) -> bool;
 
 /// A name put together on the stack.
 pub(crate) struct NameBuf {
@@ -117,7 +120,7 @@ impl<'r> Question<'r, '_> {
             self.tell_soa(Section::Authority, sink);
             return rcode;
         }
-        let mut owner = self.name;
+        let mut owner = self.asked.wire;
         for (_, target) in &told.links {
             let data = Data::Name(Rtype::CNAME, target.as_wire());
             sink.record(Section::Answer, owner, self.ttl(), data);
@@ -151,7 +154,7 @@ impl<'r> Question<'r, '_> {
             Decided::Host => self.tell_host(Section::Answer, owner, Some(rtype), sink),
             Decided::Service(service) => self.tell_service(service, rtype, owner, turn, sink),
             Decided::Port(service, port, transport) if rtype == Rtype::SRV => {
-                let is_meant = |found: &SlicePort| is_called(&found.name, found.proto, port, transport);
+                let is_meant = |name: &str, proto: Proto| is_called(name, proto, port, transport);
                 self.tell_srv(service, Some(&is_meant), owner, sink);
             }
             Decided::Endpoints(service, endpoints) => self.tell_endpoints(service, endpoints, rtype, owner, sink),
@@ -253,18 +256,12 @@ impl<'r> Question<'r, '_> {
     }
 
     /// SRV of a Service: of the ports that `is_meant`, or of all.
-    fn tell_srv(
-        &self,
-        service: &Arc<Service>,
-        is_meant: Option<&dyn Fn(&SlicePort) -> bool>,
-        owner: &[u8],
-        sink: &mut impl Sink,
-    ) {
+    fn tell_srv(&self, service: &Arc<Service>, is_meant: Option<IsMeant<'_>>, owner: &[u8], sink: &mut impl Sink) {
         match service.kind {
             Kind::ClusterIp => self.tell_cluster_srv(service, is_meant, owner, sink),
             Kind::Headless => {
                 let entries = match is_meant {
-                    Some(is_meant) => service.entries_of(is_meant),
+                    Some(is_meant) => service.entries_of(|port| is_meant(&port.name, port.proto)),
                     None => service.entries(),
                 };
                 let weight = weight(entries);
@@ -275,18 +272,10 @@ impl<'r> Question<'r, '_> {
     }
 
     /// The Service's own ports, at its own name.
-    fn tell_cluster_srv(
-        &self,
-        service: &Service,
-        is_meant: Option<&dyn Fn(&SlicePort) -> bool>,
-        owner: &[u8],
-        sink: &mut impl Sink,
-    ) {
+    fn tell_cluster_srv(&self, service: &Service, is_meant: Option<IsMeant<'_>>, owner: &[u8], sink: &mut impl Sink) {
         let Some(base) = self.zone.base(service) else { return };
-        let as_offered =
-            |port: &ServicePortFact| SlicePort { name: port.name.clone(), proto: port.proto, port: port.port };
         let ports = service.spec.ports.iter();
-        let ports = ports.filter(|port| is_meant.is_none_or(|is_meant| is_meant(&as_offered(port))));
+        let ports = ports.filter(|port| is_meant.is_none_or(|is_meant| is_meant(&port.name, port.proto)));
         let numbers: SmallVec<[u16; 8]> = ports.map(|port| port.port).collect();
         let weight = weight(numbers.len() * service.cluster_ips().count());
         for (_, port) in numbers.iter().enumerate().filter(|(place, port)| !numbers[..*place].contains(port)) {
@@ -302,12 +291,12 @@ impl<'r> Question<'r, '_> {
     fn tell_endpoint_srv(
         &self,
         service: &Service,
-        is_meant: Option<&dyn Fn(&SlicePort) -> bool>,
+        is_meant: Option<IsMeant<'_>>,
         weight: u16,
         owner: &[u8],
         sink: &mut impl Sink,
     ) {
-        let is_meant = |port: &SlicePort| is_meant.is_none_or(|is_meant| is_meant(port));
+        let is_meant = |port: &SlicePort| is_meant.is_none_or(|is_meant| is_meant(&port.name, port.proto));
         let names = Names::of(self.view, service);
         for endpoint in service.endpoints.iter() {
             let Some((label, alike)) = names.label(endpoint) else { continue };

@@ -14,6 +14,7 @@
 mod mixer;
 pub mod service;
 pub mod sorted;
+mod table;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use crate::name::MAX_LABEL;
 use crate::records::mixer::Mixer;
 use crate::records::service::{Moved, Service};
 use crate::records::sorted::Sorted;
+use crate::records::table::Table;
 use crate::zone::ZoneConfig;
 
 pub use crate::kubernetes::listing::{Found, Listing};
@@ -40,7 +42,7 @@ pub struct Records {
     /// By one label in lower case, with its length before it.
     namespaces: ByLabels<Namespace>,
     /// By two labels: name, namespace.
-    services: ByLabels<Arc<Service>>,
+    services: Table,
     /// Who has an address, as ClusterIP or ready endpoint: by address, then by the Service's labels.
     claims: Arc<Sorted<(IpAddr, Arc<[u8]>)>>,
     /// Who has an address outside the cluster: by address, then by the Service's labels.
@@ -92,7 +94,7 @@ impl Records {
         Self {
             view: Arc::new(View::of_cluster(config)),
             namespaces: ByLabels::with_hasher(Mixer),
-            services: ByLabels::with_hasher(Mixer),
+            services: Table::default(),
             claims: Arc::default(),
             outside: Arc::default(),
             pods: Arc::default(),
@@ -169,7 +171,7 @@ impl Records {
 
     /// No Service is there.
     pub fn is_empty(&self) -> bool {
-        self.services.is_empty()
+        self.len() == 0
     }
 
     /// What is wrong with Services, sorted by Service.
@@ -183,6 +185,11 @@ impl Records {
     /// The Service of two labels as they stand in a name, in lower case: `3web7default`.
     pub fn service(&self, labels: &[u8]) -> Option<&Arc<Service>> {
         self.services.get(labels)
+    }
+
+    /// The Service that these labels most likely lead to: the same, or one whose hash is alike.
+    pub(crate) fn likely_service(&self, labels: &[u8]) -> Option<&Arc<Service>> {
+        self.services.likely(labels)
     }
 
     /// All Services, in no order.
@@ -268,11 +275,10 @@ impl Records {
             };
             return;
         };
-        let before = self.services.get(&*labels).cloned();
-        let labels = before.as_ref().map_or(labels, |before| before.labels.clone());
+        let before = self.services.get(&labels).cloned();
         let (after, moved) = match view {
             Some(view) => {
-                let (after, moved) = Service::updated(before.as_deref(), view, labels.clone());
+                let (after, moved) = Service::updated(before.as_deref(), view, &labels);
                 (Some(after), moved)
             }
             None => (None, all_went(before.as_deref())),
@@ -295,8 +301,8 @@ impl Records {
             _ => {}
         }
         match after {
-            Some(after) => drop(self.services.insert(labels, Arc::new(after))),
-            None => drop(self.services.remove(&*labels)),
+            Some(after) => self.services.put(Arc::new(after)),
+            None => self.services.take(&labels),
         }
     }
 

@@ -61,19 +61,21 @@ pub enum Kind {
     Nowhere,
 }
 
-/// One Service.
+/// One Service. What most answers need stands first, together: a lookup among many thousands finds none of it in a cache
+/// of the core.
 #[derive(Clone, Debug)]
+#[repr(C)]
 pub struct Service {
-    /// The object.
-    pub key: NsName,
     /// Its name and namespace as they stand in a query: `3web7default`, in lower case.
-    pub labels: Arc<[u8]>,
-    /// Where its name leads.
-    pub kind: Kind,
+    pub labels: SmallVec<[u8; 31]>,
     /// Its ClusterIPs; the API gives one of a family at most.
     pub ipv4: Option<Ipv4Addr>,
+    /// Where its name leads.
+    pub kind: Kind,
     /// As `ipv4`.
     pub ipv6: Option<Ipv6Addr>,
+    /// The object.
+    pub key: NsName,
     /// The object's spec, shared with the snapshot: ports, addresses outside.
     pub spec: Arc<Spec>,
     /// Its ready endpoints.
@@ -104,10 +106,10 @@ impl Moved {
 impl Service {
     /// The Service of `view`, sharing what did not change with what it was `before`; and what changed in its endpoints.
     /// `labels` are its own.
-    pub fn updated(before: Option<&Self>, view: &ServiceView, labels: Arc<[u8]>) -> (Self, Moved) {
+    pub fn updated(before: Option<&Self>, view: &ServiceView, labels: &[u8]) -> (Self, Moved) {
         let spec = view.spec.clone();
         let (mut service, changes) = match before {
-            Some(before) => (Self { labels, spec, ..before.clone() }, differences(before, view)),
+            Some(before) => (Self { spec, ..before.clone() }, differences(before, view)),
             None => (Self::bare(view, labels), ready(view).map(Change::Put).collect()),
         };
         service.kind = kind(&service.spec);
@@ -123,10 +125,10 @@ impl Service {
         (service, moved)
     }
 
-    fn bare(view: &ServiceView, labels: Arc<[u8]>) -> Self {
+    fn bare(view: &ServiceView, labels: &[u8]) -> Self {
         Self {
             key: view.key.clone(),
-            labels,
+            labels: SmallVec::from_slice(labels),
             kind: Kind::Nowhere,
             ipv4: None,
             ipv6: None,

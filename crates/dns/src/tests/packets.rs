@@ -11,8 +11,8 @@ use super::{ID, Seen, at, namespace, packet, packet_edns, port, records, reply, 
 use crate::build::{Reply, Rr};
 use crate::message::{Message, Record};
 use crate::rdata::Rdata;
-use crate::wire::Query;
-use crate::{Outcome, Rcode, Records, Rtype, Transport, answer};
+use crate::wire::{self, Query};
+use crate::{Name, Outcome, Rcode, Records, Rtype, Transport, answer};
 
 const BIG: &str = "big.default.svc.cluster.local";
 const BIG_SRV: &str = "_http._tcp.big.default.svc.cluster.local";
@@ -215,4 +215,20 @@ fn check_any(records: &Records, bytes: &[u8]) {
         assert_eq!(sent[..2], bytes[..2], "the ID comes back");
         Seen::read(&sent);
     }
+}
+
+#[test]
+fn the_labels_of_a_service_are_found_ahead_in_any_bytes() {
+    let labels = |name: &str| {
+        let packet = wire::ask(1, &wire::question(&Name::parse(name).expect("a name"), Rtype::A), false, None);
+        wire::service_labels(&packet).map(<[u8]>::to_vec)
+    };
+    let web = Some(b"\x03web\x07default".to_vec());
+    assert_eq!(labels("web.default.svc.cluster.local"), web);
+    assert_eq!(labels("_http._tcp.web.default.svc.cluster.local"), web);
+    // Of any piece of a packet there is an answer, or none.
+    let whole = wire::ask(1, &wire::question(&Name::parse("_a._b.c.d").expect("a name"), Rtype::SRV), false, None);
+    let found: Vec<Option<&[u8]>> = (0..=whole.len()).map(|end| wire::service_labels(&whole[..end])).collect();
+    assert_eq!(found.iter().position(Option::is_some), Some(wire::HEADER + 10));
+    assert!(wire::service_labels(&[0xff; 40]).is_none());
 }

@@ -37,9 +37,12 @@ pub struct Inbox {
     headers: Box<[libc::mmsghdr; BATCH]>,
     parts: Box<[libc::iovec; BATCH]>,
     count: usize,
+    /// How many headers, from the first on, are not as a call needs them: all at first, then those that it wrote to.
+    written: usize,
 }
 
-// SAFETY: the pointers in `headers` and `parts` are written before each call and lead into the boxes beside them.
+// SAFETY: the pointers in `headers` and `parts` are written before the first call and lead into the boxes beside them, which
+// live as long and stay where they are.
 unsafe impl Send for Inbox {}
 
 impl Default for Inbox {
@@ -60,6 +63,7 @@ impl Inbox {
             headers: Box::new(headers),
             parts: Box::new(parts),
             count: 0,
+            written: BATCH,
         }
     }
 
@@ -70,7 +74,7 @@ impl Inbox {
     pub fn receive(&mut self, socket: &Socket) -> io::Result<usize> {
         self.count = 0;
         self.point();
-        // SAFETY: `point` made every header lead to buffers of ours with their true lengths.
+        // SAFETY: `point` made every header, now or before, lead to buffers of ours with their true lengths.
         let got = unsafe {
             libc::recvmmsg(
                 socket.fd.as_raw_fd(),
@@ -87,6 +91,8 @@ impl Inbox {
                 error => return Err(error),
             },
         }
+        // The one after the last may have been begun.
+        self.written = BATCH.min(self.count + 1);
         Ok(self.count)
     }
 
@@ -94,7 +100,7 @@ impl Inbox {
         let buffers = self.bytes.chunks_exact_mut(STRIDE);
         let names = self.names.iter_mut().zip(self.controls.iter_mut());
         let headers = self.headers.iter_mut().zip(self.parts.iter_mut());
-        for (((header, part), (name, control)), buffer) in headers.zip(names).zip(buffers) {
+        for (((header, part), (name, control)), buffer) in headers.zip(names).zip(buffers).take(self.written) {
             *part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: LONGEST };
             let header = &mut header.msg_hdr;
             header.msg_name = name.as_mut_ptr().cast();
@@ -116,23 +122,23 @@ impl Inbox {
         self.count == 0
     }
 
+    /// What the datagram at `place` says, which must be below [`Inbox::len`].
+    pub fn bytes(&self, place: usize) -> &[u8] {
+        assert!(place < self.count, "no datagram {place} among {}", self.count);
+        let len = (self.headers[place].msg_len as usize).min(LONGEST);
+        &self.bytes[place * STRIDE..][..len]
+    }
+
     /// The datagram at `place`, which must be below [`Inbox::len`].
     pub fn datagram(&self, place: usize) -> Datagram<'_> {
-        assert!(place < self.count, "no datagram {place} among {}", self.count);
+        let bytes = self.bytes(place);
         let header = &self.headers[place];
-        let len = (header.msg_len as usize).min(LONGEST);
         // `msg_controllen` is a word or half of one, as the C library has it.
         #[allow(clippy::unnecessary_cast)]
         let told = self.controls[place].read(header.msg_hdr.msg_controllen as usize);
         let from = self.names[place].to_addr();
         let (link, local) = told.unwrap_or((0, any_like(from)));
-        Datagram {
-            bytes: &self.bytes[place * STRIDE..][..len],
-            is_cut: header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
-            from,
-            local,
-            link,
-        }
+        Datagram { bytes, is_cut: header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0, from, local, link }
     }
 }
 

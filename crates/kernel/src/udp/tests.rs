@@ -227,4 +227,7 @@ fn the_link_is_the_one_that_the_datagram_came_by() {
     });
     let [(from, local, link)] = echo(&socket, 1)[..] else { panic!("one came") };
     assert_eq!((from.ip().to_string(), local.to_string(), link), ("198.51.100.2".into(), "192.0.2.1".into(), outer));
+    // What does not fit the link is refused, never cut into fragments.
+    let error = socket.send(&[0; 1600], from, local).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EMSGSIZE));
 }

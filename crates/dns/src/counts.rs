@@ -269,8 +269,8 @@ mod tests {
 
     #[test]
     fn nothing_is_lost_where_threads_are_more_than_seats_or_take_a_seat_after_another() {
-        const EACH: u64 = 200;
-        let (counts, waves, threads) = (Counts::default(), 3, OWNED + 8);
+        const EACH: u64 = 4000;
+        let (counts, waves, threads) = (Counts::default(), 2, OWNED * 2);
         let client = Client {
             addr: ([10, 0, 0, 1], 4000).into(),
             local: ([127, 0, 0, 1], 53).into(),

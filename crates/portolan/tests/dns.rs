@@ -51,7 +51,7 @@ fn kubeadms_corefile_is_served_as_it_is() {
     ground.upstream();
     ground.write("Corefile", KUBEADM);
     let _dns = ground.serve(&["--corefile", "Corefile", "--listen", "127.0.0.1"]);
-    let rows: [Row; 9] = [
+    let rows: [Row; 10] = [
         ("web.default.svc.cluster.local A", "web.default.svc.cluster.local. 30 IN A 10.96.7.7"),
         ("WEB.default.svc.Cluster.Local A", "WEB.default.svc.Cluster.Local. 30 IN A 10.96.7.7"),
         ("_http._tcp.web.default.svc.cluster.local SRV", "IN SRV 0 100 80 web.default.svc.cluster.local."),
@@ -62,6 +62,8 @@ fn kubeadms_corefile_is_served_as_it_is() {
         // Reverse names that are not the cluster's go on to the upstream.
         ("-x 192.0.2.7", "IN PTR seven.example.org."),
         ("docs.default.svc.cluster.local A", "docs.example.org. 30 IN A 192.0.2.7"),
+        // The name of this server itself, at the address that it answers at.
+        ("ns.dns.cluster.local A", "IN A 127.0.0.1"),
     ];
     ground.answers(&rows);
     ground.answers(&[("www.example.org A", "IN A 192.0.2.80"), ("+tcp www.example.org A", "IN A 192.0.2.80")]);

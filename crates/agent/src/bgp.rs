@@ -13,7 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
-use portolan_bgp::{Asn, ConnId, Effect, Input, LogLevel, PeerConfig, SessionState, Speaker, SpeakerConfig};
+use portolan_bgp::{Asn, ConnId, Effect, Export, Input, LogLevel, PeerConfig, SessionState, Speaker, SpeakerConfig};
 use portolan_model::LearnedRoute;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -139,10 +139,11 @@ impl<S: RouteSink> Task<S> {
     fn command(&mut self, command: Command) {
         match command {
             Command::Cluster { peers, exports } => {
-                let configs = peers.iter().map(|p| (*p, PeerConfig { asn: Asn::CLUSTER })).collect();
+                let configs = peers.iter().map(|p| (*p, PeerConfig::new(Asn::CLUSTER))).collect();
                 self.peers = peers;
                 let now = Instant::now();
-                let mut effects = self.speaker.set_exports(&exports, now);
+                let mut effects =
+                    self.speaker.set_exports(&exports.into_iter().map(|p| (p, Export::default())).collect(), now);
                 effects.extend(self.speaker.set_peers(&configs, now));
                 self.carry_out(effects);
             }
@@ -224,7 +225,7 @@ impl<S: RouteSink> Task<S> {
                     }
                 }
                 Effect::Close { conn } => drop(self.writers.remove(&conn)),
-                Effect::Learned(prefix, route) => self.learned(prefix, route),
+                Effect::Learned(batch) => batch.into_iter().for_each(|(prefix, route)| self.learned(prefix, route)),
                 Effect::Log { level, peer, message } => log(level, peer, &message),
             }
         }
@@ -275,7 +276,7 @@ impl<S: RouteSink> Task<S> {
         serde_json::json!({
             "asn": self.config.speaker.asn.0,
             "routerId": self.config.speaker.router_id,
-            "exports": self.speaker.exports(),
+            "exports": self.speaker.exports().keys().collect::<Vec<_>>(),
             "sessions": sessions,
             "routes": self.told.iter().map(route).collect::<Vec<_>>(),
         })

@@ -136,7 +136,7 @@ fn told_whole() -> Vec<Input> {
 }
 
 fn learned(third: u8) -> Input {
-    let route = LearnedRoute { gateway: "172.18.0.12".parse().expect("v4"), peer: "172.18.0.12".parse().expect("v4") };
+    let route = LearnedRoute::via("172.18.0.12".parse().expect("v4"), "172.18.0.12".parse().expect("v4"));
     Input::Learned(format!("10.244.{third}.0/26").parse().expect("a prefix"), Some(route))
 }
 

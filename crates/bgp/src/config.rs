@@ -2,10 +2,12 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use portolan_model::Family;
+use portolan_model::network::{Community, FilterRule, NextHopMode};
 
 /// An autonomous system number, four octets (RFC 6793).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -79,6 +81,47 @@ pub struct SpeakerConfig {
     pub connect_retry_max: Duration,
     /// Prefixes outside all of these are not taken from peers. Empty takes everything.
     pub accept_within: Vec<IpNet>,
+    /// Learned prefixes outside all of these are not told to other peers. Empty: every one may be.
+    pub relay_within: Vec<IpNet>,
+    /// We reflect routes between peers of our AS (RFC 4456), as a member of this cluster. `None`: we do not.
+    pub cluster_id: Option<Ipv4Addr>,
+    /// Most next hops of one route (ECMP), at least 1.
+    pub max_gateways: usize,
+    /// This process follows another one whose routes still stand in the kernel. `None`: the node begins from nothing.
+    pub restarted: Option<Restarted>,
+}
+
+/// What a former life of this speaker left behind (RFC 4724 §4.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Restarted {
+    /// Packets of these families went on being forwarded by the routes that were in the kernel: read it, never guess.
+    pub forwarding: Families,
+    /// Peers that have not told everything by then are no longer waited for.
+    pub wait: Duration,
+}
+
+/// Address families of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Families {
+    /// IPv4 unicast.
+    pub v4: bool,
+    /// IPv6 unicast.
+    pub v6: bool,
+}
+
+impl Families {
+    /// Both.
+    pub const BOTH: Self = Self { v4: true, v6: true };
+    /// None.
+    pub const NONE: Self = Self { v4: false, v6: false };
+
+    /// Whether `family` is one of them.
+    pub fn has(self, family: Family) -> bool {
+        match family {
+            Family::V4 => self.v4,
+            Family::V6 => self.v6,
+        }
+    }
 }
 
 impl SpeakerConfig {
@@ -92,6 +135,10 @@ impl SpeakerConfig {
             connect_retry: Duration::from_secs(1),
             connect_retry_max: Duration::from_secs(10),
             accept_within: Vec::new(),
+            relay_within: Vec::new(),
+            cluster_id: None,
+            max_gateways: 64,
+            restarted: None,
         }
     }
 
@@ -107,9 +154,78 @@ impl SpeakerConfig {
     }
 }
 
+/// Rules of a filter, in order: the first that fits decides. What none fits is accepted as it is.
+pub type Policy = Arc<[FilterRule]>;
+
 /// Settings of one peer, keyed by its address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerConfig {
     /// Its AS: ours for the mesh of nodes (iBGP), another for a router of the fabric (eBGP).
     pub asn: Asn,
+    /// As who we present ourselves, if not by [`SpeakerConfig::asn`].
+    pub local_asn: Option<Asn>,
+    /// Other addresses that its connections may come from.
+    pub also_from: Vec<IpAddr>,
+    /// Hold time that we propose to it, if not [`SpeakerConfig::hold_time_secs`].
+    pub hold_time_secs: Option<u16>,
+    /// We never dial it.
+    pub passive: bool,
+    /// It is a client of our route reflection (RFC 4456).
+    pub client: bool,
+    /// Next hop that it is told.
+    pub next_hop: NextHopMode,
+    /// How often our own AS may stand in the AS_PATH of what it tells us.
+    pub own_as_allowed: u8,
+    /// Decides on what it tells us.
+    pub import: Policy,
+    /// Decides on what we tell it.
+    pub export: Policy,
+    /// How long each side keeps the other's routes after a session broke (RFC 4724), in seconds; 0: not at all.
+    pub restart_secs: u16,
+    /// All paths are told, and several are taken (RFC 7911), if the peer can do so too.
+    pub add_path: bool,
+    /// It is no node of the mesh: it is not told prefixes that are `mesh_only`.
+    pub outside_mesh: bool,
+    /// Families that we offer it, of those that we have an address of.
+    pub families: Families,
+    /// More prefixes than these end the session, which is dialled again after a while.
+    pub max_prefixes: u32,
+}
+
+impl PeerConfig {
+    /// A peer with the field's defaults: graceful restart of 120 s, both families, no filters, at most 2,000,000 prefixes.
+    pub fn new(asn: Asn) -> Self {
+        Self {
+            asn,
+            local_asn: None,
+            also_from: Vec::new(),
+            hold_time_secs: None,
+            passive: false,
+            client: false,
+            next_hop: NextHopMode::Auto,
+            own_as_allowed: 0,
+            import: Policy::default(),
+            export: Policy::default(),
+            restart_secs: 120,
+            add_path: false,
+            outside_mesh: false,
+            families: Families::BOTH,
+            max_prefixes: 2_000_000,
+        }
+    }
+}
+
+/// How an own prefix is told to peers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Export {
+    /// Communities that it carries.
+    pub communities: Vec<Community>,
+    /// Only nodes of the mesh are told.
+    pub mesh_only: bool,
+    /// It stands for all that lies inside it: that is not told to anybody, but for what is `specific`.
+    pub aggregate: bool,
+    /// It is told although an aggregate covers it.
+    pub specific: bool,
+    /// The kernel's metric of it, which filters may ask for.
+    pub metric: Option<u32>,
 }

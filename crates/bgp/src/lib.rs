@@ -28,6 +28,6 @@ mod update;
 #[cfg(test)]
 mod tests;
 
-pub use config::{Asn, NextHops, PeerConfig, SpeakerConfig};
+pub use config::{Asn, Export, Families, NextHops, PeerConfig, Policy, Restarted, SpeakerConfig};
 pub use portolan_model::LearnedRoute;
 pub use speaker::{ConnId, Direction, Effect, Input, LogLevel, SessionState, SessionStatus, Speaker};

@@ -275,6 +275,8 @@ pub(crate) mod cease {
     pub const COLLISION: u8 = cease_subcode::CONNECTION_COLLISION_RESOLUTION;
     /// There is a session already.
     pub const REJECTED: u8 = cease_subcode::CONNECTION_REJECTED;
+    /// BFD, or who watches the nodes, says that the peer is down (RFC 9384).
+    pub const PEER_DOWN: u8 = 10;
     /// The peer is no longer configured.
     pub const DECONFIGURED: u8 = cease_subcode::PEER_DECONFIGURED;
 }

@@ -13,7 +13,7 @@
 //! session is up, a connection in the other direction is not begun: a dial of ours that completes late is dropped, a dial
 //! of the peer's is refused. A peer that dials although a session it dialled is up has lost that one: the new one wins.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Instant;
 
@@ -23,7 +23,7 @@ use rustbgpd_fsm::Event;
 use rustbgpd_wire::{Afi, Message, OpenMessage, RouteRefreshMessage, RouteRefreshSubtype, Safi, UpdateMessage};
 
 use crate::advert::{Announcer, refresh_mark};
-use crate::config::{PeerConfig, SpeakerConfig};
+use crate::config::{Export, PeerConfig, SpeakerConfig};
 use crate::link::{Link, Step, cease};
 use crate::rib::Rib;
 use crate::speaker::{ConnId, Direction, Effect, LogLevel, SessionState, SessionStatus};
@@ -32,7 +32,7 @@ use crate::update::{self, Sender};
 /// What a peer works with and on, for the time of one call.
 pub(crate) struct Context<'a> {
     pub config: &'a SpeakerConfig,
-    pub exports: &'a BTreeSet<IpNet>,
+    pub exports: &'a BTreeMap<IpNet, Export>,
     pub rib: &'a mut Rib,
     pub effects: &'a mut Vec<Effect>,
     pub now: Instant,
@@ -75,8 +75,8 @@ impl Peer {
     }
 
     /// Its settings.
-    pub fn config(&self) -> PeerConfig {
-        self.config
+    pub fn config(&self) -> &PeerConfig {
+        &self.config
     }
 
     /// Ends all links: the peer is no longer configured.
@@ -84,6 +84,14 @@ impl Peer {
         for conn in self.conns() {
             self.cease(conn, cease::DECONFIGURED, cx);
         }
+    }
+
+    /// The way to the peer is down: its links end, and it is dialled again.
+    pub fn down(&mut self, reason: &str, cx: &mut Context<'_>) {
+        for conn in self.conns() {
+            self.cease(conn, cease::PEER_DOWN, cx);
+        }
+        self.note_error(reason.to_owned(), cx);
     }
 
     /// A connection to the peer is up.
@@ -324,8 +332,10 @@ impl Peer {
         let Some((announcer, session)) = self.session(conn, cx.config) else { return };
         for family in session.families.clone() {
             let of_family = |prefix: &&IpNet| Family::of(prefix.addr()) == family;
-            let gone: Vec<IpNet> = session.announced.difference(cx.exports).filter(of_family).copied().collect();
-            let new: Vec<IpNet> = cx.exports.difference(&session.announced).filter(of_family).copied().collect();
+            let gone: Vec<IpNet> =
+                session.announced.iter().filter(|p| !cx.exports.contains_key(p)).filter(of_family).copied().collect();
+            let new: Vec<IpNet> =
+                cx.exports.keys().filter(|p| !session.announced.contains(p)).filter(of_family).copied().collect();
             let messages = announcer.withdraw(family, &gone).into_iter().chain(announcer.announce(family, &new));
             cx.effects.extend(messages.map(|bytes| Effect::Send { conn, bytes }));
             for prefix in &gone {

@@ -14,6 +14,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::IpNet;
 use portolan_model::LearnedRoute;
 
+use crate::config::Export;
+
 /// One peer's path to a prefix: what the choice between paths looks at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Path {
@@ -107,7 +109,7 @@ impl Rib {
 
     /// Chooses again for each prefix that changed and returns the choices that differ. A prefix of `own` is ours: what
     /// peers say of it is never used. The work is the changed prefixes times their peers.
-    pub fn settle(&mut self, own: &BTreeSet<IpNet>) -> Vec<(IpNet, Option<LearnedRoute>)> {
+    pub fn settle(&mut self, own: &BTreeMap<IpNet, Export>) -> Vec<(IpNet, Option<LearnedRoute>)> {
         let dirty = std::mem::take(&mut self.dirty);
         dirty.into_iter().filter_map(|prefix| self.choose(prefix, own).map(|change| (prefix, change))).collect()
     }
@@ -118,10 +120,10 @@ impl Rib {
     }
 
     /// `None`: the choice stays as it was.
-    fn choose(&mut self, prefix: IpNet, own: &BTreeSet<IpNet>) -> Option<Option<LearnedRoute>> {
-        let candidates = self.paths.get(&prefix).filter(|_| !own.contains(&prefix));
+    fn choose(&mut self, prefix: IpNet, own: &BTreeMap<IpNet, Export>) -> Option<Option<LearnedRoute>> {
+        let candidates = self.paths.get(&prefix).filter(|_| !own.contains_key(&prefix));
         let best = candidates.and_then(|paths| paths.iter().min_by_key(|(peer, path)| path.rank(**peer)));
-        let chosen = best.map(|(peer, path)| LearnedRoute { gateway: path.gateway, peer: *peer });
+        let chosen = best.map(|(peer, path)| LearnedRoute::via(path.gateway, *peer));
         if self.best.get(&prefix) == chosen.as_ref() {
             return None;
         }

@@ -1,6 +1,6 @@
 //! The speaker: all sessions of one node behind one door.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Instant;
@@ -8,7 +8,7 @@ use std::time::Instant;
 use ipnet::IpNet;
 use portolan_model::LearnedRoute;
 
-use crate::config::{Asn, PeerConfig, SpeakerConfig};
+use crate::config::{Asn, Export, PeerConfig, SpeakerConfig};
 use crate::peer::{Context, Peer};
 use crate::rib::Rib;
 
@@ -22,7 +22,7 @@ pub struct Speaker {
     config: SpeakerConfig,
     peers: BTreeMap<IpAddr, Peer>,
     conns: BTreeMap<ConnId, IpAddr>,
-    exports: BTreeSet<IpNet>,
+    exports: BTreeMap<IpNet, Export>,
     rib: Rib,
 }
 
@@ -71,6 +71,13 @@ pub enum Input {
         /// Which connection.
         conn: ConnId,
     },
+    /// The way to a peer is down (BFD), or its node is: its session ends and its routes go now, without grace.
+    PeerDown {
+        /// Which peer.
+        peer: IpAddr,
+        /// Why, for people.
+        reason: String,
+    },
     /// The deadline was reached.
     Timer,
 }
@@ -95,8 +102,9 @@ pub enum Effect {
         /// Which one.
         conn: ConnId,
     },
-    /// The best path to a prefix changed, or there is none any more: [`portolan_model::Fact::Learned`].
-    Learned(IpNet, Option<LearnedRoute>),
+    /// The best paths to these prefixes changed, or there is none any more: [`portolan_model::Fact::Learned`] of each. A
+    /// prefix stands once in a batch.
+    Learned(Vec<(IpNet, Option<LearnedRoute>)>),
     /// A line for the log.
     Log {
         /// How loud.
@@ -172,7 +180,7 @@ pub struct SessionStatus {
 impl Speaker {
     /// A speaker without peers.
     pub fn new(config: SpeakerConfig) -> Self {
-        Self { config, peers: BTreeMap::new(), conns: BTreeMap::new(), exports: BTreeSet::new(), rib: Rib::default() }
+        Self { config, peers: BTreeMap::new(), conns: BTreeMap::new(), exports: BTreeMap::new(), rib: Rib::default() }
     }
 
     /// Its settings.
@@ -184,7 +192,7 @@ impl Speaker {
     /// settings changed start anew. An address of our own is left out. An empty map ends all sessions for good.
     pub fn set_peers(&mut self, peers: &BTreeMap<IpAddr, PeerConfig>, now: Instant) -> Vec<Effect> {
         let own = self.config.next_hops;
-        let stays = |address: &IpAddr, peer: &Peer| peers.get(address) == Some(&peer.config());
+        let stays = |address: &IpAddr, peer: &Peer| peers.get(address) == Some(peer.config());
         let gone: Vec<IpAddr> = self.peers.iter().filter(|(a, p)| !stays(a, p)).map(|(a, _)| *a).collect();
         self.run(now, |speaker, cx| {
             for address in gone {
@@ -193,16 +201,18 @@ impl Speaker {
                 }
             }
             for (address, config) in peers.iter().filter(|(address, _)| !own.contains(**address)) {
-                speaker.entry(*address).or_insert_with(|| Peer::start(*address, *config, cx));
+                speaker.entry(*address).or_insert_with(|| Peer::start(*address, config.clone(), cx));
             }
         })
     }
 
     /// Own prefixes: each peer is told what changed, and only that.
-    pub fn set_exports(&mut self, prefixes: &BTreeSet<IpNet>, now: Instant) -> Vec<Effect> {
-        let prefixes: BTreeSet<IpNet> = prefixes.iter().map(IpNet::trunc).collect();
-        for prefix in self.exports.symmetric_difference(&prefixes) {
-            self.rib.touch(*prefix);
+    pub fn set_exports(&mut self, exports: &BTreeMap<IpNet, Export>, now: Instant) -> Vec<Effect> {
+        let prefixes: BTreeMap<IpNet, Export> = exports.iter().map(|(p, export)| (p.trunc(), export.clone())).collect();
+        for prefix in prefixes.keys().chain(self.exports.keys()) {
+            if prefixes.contains_key(prefix) != self.exports.contains_key(prefix) {
+                self.rib.touch(*prefix);
+            }
         }
         let mut effects = self.unannounceable(&prefixes);
         self.exports = prefixes;
@@ -225,6 +235,7 @@ impl Speaker {
                 let peer = self.conns.remove(&conn);
                 self.with_peer(peer, now, |peer, cx| peer.closed(conn, cx))
             }
+            Input::PeerDown { peer, reason } => self.with_peer(Some(peer), now, |peer, cx| peer.down(&reason, cx)),
             Input::Timer => self.run(now, |peers, cx| peers.values_mut().for_each(|peer| peer.tick(cx))),
         }
     }
@@ -245,7 +256,7 @@ impl Speaker {
     }
 
     /// Own prefixes.
-    pub fn exports(&self) -> &BTreeSet<IpNet> {
+    pub fn exports(&self) -> &BTreeMap<IpNet, Export> {
         &self.exports
     }
 
@@ -277,7 +288,9 @@ impl Speaker {
         let (config, exports, rib) = (&self.config, &self.exports, &mut self.rib);
         act(&mut self.peers, &mut Context { config, exports, rib, effects: &mut effects, now });
         let changes = self.rib.settle(&self.exports);
-        effects.extend(changes.into_iter().map(|(prefix, route)| Effect::Learned(prefix, route)));
+        if !changes.is_empty() {
+            effects.push(Effect::Learned(changes));
+        }
         for effect in &effects {
             if let Effect::Close { conn } = effect {
                 self.conns.remove(conn);
@@ -287,8 +300,8 @@ impl Speaker {
     }
 
     /// Complains of new prefixes whose family has no next hop.
-    fn unannounceable(&self, prefixes: &BTreeSet<IpNet>) -> Vec<Effect> {
-        let new = prefixes.difference(&self.exports);
+    fn unannounceable(&self, prefixes: &BTreeMap<IpNet, Export>) -> Vec<Effect> {
+        let new = prefixes.keys().filter(|prefix| !self.exports.contains_key(prefix));
         let mute = new.filter(|prefix| !self.config.next_hops.has(portolan_model::Family::of(prefix.addr())));
         let complain = |prefix: &IpNet| Effect::Log {
             level: LogLevel::Warn,

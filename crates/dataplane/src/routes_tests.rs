@@ -38,7 +38,7 @@ fn blocks(cidrs: &[&str]) -> Fact {
 
 fn learned(dst: &str, gateway: &str) -> Fact {
     let gateway = gateway.parse().expect("a literal address");
-    Fact::Learned(net(dst), Some(LearnedRoute { gateway, peer: gateway }))
+    Fact::Learned(net(dst), Some(LearnedRoute::via(gateway, gateway)))
 }
 
 /// An agent with a kernel that does as it is told.

@@ -234,13 +234,31 @@ pub struct HostPort {
     pub pod_port: u16,
 }
 
-/// A prefix our RIB chose, by its next hop.
+/// A prefix our RIB chose, by its next hops.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LearnedRoute {
     /// Next hop, on the LAN.
     pub gateway: IpAddr,
-    /// The BGP peer that told us.
+    /// Next hops that are as good (ECMP), ascending, without `gateway`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<IpAddr>,
+    /// The BGP peer that told us of `gateway`.
     pub peer: IpAddr,
+    /// The kernel's metric, where a filter sets one (`setPriority`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metric: Option<u32>,
+}
+
+impl LearnedRoute {
+    /// A route with one next hop and no metric.
+    pub fn via(gateway: IpAddr, peer: IpAddr) -> Self {
+        Self { gateway, others: Vec::new(), peer, metric: None }
+    }
+
+    /// All next hops, the best first.
+    pub fn gateways(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        std::iter::once(self.gateway).chain(self.others.iter().copied())
+    }
 }
 
 /// One event: a key and its new value, or `None` when it is gone.

@@ -105,7 +105,7 @@ fn the_same_value_again_touches_nothing() {
 fn own_block_is_a_blackhole_and_a_peer_cannot_take_it() {
     let mut facts = Facts::default();
     let own = Node { pod_cidrs: vec![net("10.244.0.0/26")], ..Node::default() };
-    let stolen = LearnedRoute { gateway: ip("172.18.0.12"), peer: ip("172.18.0.12") };
+    let stolen = LearnedRoute::via(ip("172.18.0.12"), ip("172.18.0.12"));
     facts.apply_all([
         Fact::Node("node-1".into(), Some(own)),
         Fact::Learned(net("10.244.0.0/26"), Some(stolen.clone())),
@@ -179,7 +179,7 @@ fn any_fact() -> impl Strategy<Value = Fact> {
     });
     let claim =
         (1u8..3, any::<bool>()).prop_map(|(n, confirmed)| BlockClaim { node: format!("node-{n}").into(), confirmed });
-    let learned = any_ip().prop_map(|addr| LearnedRoute { gateway: addr, peer: addr });
+    let learned = any_ip().prop_map(|addr| LearnedRoute::via(addr, addr));
     prop_oneof![
         (0u8..3, proptest::option::of(Just(()))).prop_map(|(n, v)| Fact::Namespace(format!("ns{n}").into(), v)),
         (1u8..3, proptest::option::of(node)).prop_map(|(n, v)| Fact::Node(format!("node-{n}").into(), v)),

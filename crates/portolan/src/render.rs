@@ -80,7 +80,7 @@ pub fn derived(facts: &Facts, node: &Text, host_ports: impl Fn(&NsName) -> Vec<H
         other.pod_cidrs.iter().filter_map(|block| {
             let same_family = |a: &&std::net::IpAddr| Family::of(**a) == Family::of(block.addr());
             let gateway = *other.addresses.iter().find(same_family)?;
-            Some(Fact::Learned(*block, Some(LearnedRoute { gateway, peer: gateway })))
+            Some(Fact::Learned(*block, Some(LearnedRoute::via(gateway, gateway))))
         })
     });
     // Files seldom name the namespaces that their objects are in.

@@ -113,7 +113,7 @@ fn own(facts: &Facts, node: &Text) -> Vec<Fact> {
     let learned = others.values().flat_map(|other| {
         other.pod_cidrs.iter().filter_map(|block| {
             let gateway = *other.addresses.iter().find(|addr| Family::of(**addr) == Family::of(block.addr()))?;
-            Some(Fact::Learned(*block, Some(LearnedRoute { gateway, peer: gateway })))
+            Some(Fact::Learned(*block, Some(LearnedRoute::via(gateway, gateway))))
         })
     });
     attached.chain(learned).collect()

@@ -65,6 +65,11 @@ pub fn blocks(i: u8) -> BTreeSet<IpNet> {
     [net(&format!("10.244.{i}.0/26")), net(&format!("fd00:10:244:{i}::/122"))].into()
 }
 
+/// Prefixes told plainly.
+pub fn exports(prefixes: &BTreeSet<IpNet>) -> BTreeMap<IpNet, crate::Export> {
+    prefixes.iter().map(|prefix| (*prefix, crate::Export::default())).collect()
+}
+
 pub fn config(i: u8) -> SpeakerConfig {
     let next_hops = NextHops { v4: Some(Ipv4Addr::new(192, 0, 2, i)), v6: Some(v6(i)) };
     let mut config = SpeakerConfig::new(Ipv4Addr::new(192, 0, 2, i), next_hops);
@@ -77,7 +82,7 @@ pub fn v6(i: u8) -> Ipv6Addr {
 }
 
 pub fn peers(of: impl IntoIterator<Item = u8>) -> BTreeMap<IpAddr, PeerConfig> {
-    of.into_iter().map(|i| (node(i), PeerConfig { asn: crate::Asn::CLUSTER })).collect()
+    of.into_iter().map(|i| (node(i), PeerConfig::new(crate::Asn::CLUSTER))).collect()
 }
 
 impl Network {
@@ -122,7 +127,7 @@ impl Network {
 
     pub fn set_exports(&mut self, i: u8, prefixes: &BTreeSet<IpNet>) {
         let now = self.now;
-        let effects = self.speaker(i).set_exports(prefixes, now);
+        let effects = self.speaker(i).set_exports(&exports(prefixes), now);
         self.carry_out(node(i), effects);
     }
 
@@ -219,12 +224,12 @@ impl Network {
         for session in self.speakers[&address].sessions() {
             let Some(peer) = self.speakers.get(&session.peer) else { continue };
             let hops = peer.config().next_hops;
-            for prefix in peer.exports() {
+            for prefix in peer.exports().keys() {
                 let gateway = match prefix {
                     IpNet::V4(_) => IpAddr::V4(hops.v4.expect("test nodes have both")),
                     IpNet::V6(_) => IpAddr::V6(hops.v6.expect("test nodes have both")),
                 };
-                routes.insert(*prefix, LearnedRoute { gateway, peer: session.peer });
+                routes.insert(*prefix, LearnedRoute::via(gateway, session.peer));
             }
         }
         routes
@@ -279,7 +284,9 @@ impl Network {
                 Effect::Connect { peer } => self.dials.push((owner, peer)),
                 Effect::Send { conn, bytes } => self.send(owner, conn, bytes),
                 Effect::Close { conn } => self.close(conn),
-                Effect::Learned(prefix, route) => self.learn(owner, prefix, route),
+                Effect::Learned(batch) => {
+                    batch.into_iter().for_each(|(prefix, route)| self.learn(owner, prefix, route))
+                }
                 Effect::Log { .. } => {}
             }
         }

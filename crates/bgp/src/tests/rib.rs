@@ -1,6 +1,6 @@
 //! The RIB: which path wins, and the law.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
@@ -40,7 +40,7 @@ fn the_better_path_wins_by_each_rule_in_turn() {
         let mut rib = Rib::default();
         rib.announce(node(2), prefix, Path { as_path_len: 2, origin: 1, med: 10, ..path(2) });
         rib.announce(node(9), prefix, better);
-        rib.settle(&BTreeSet::new());
+        rib.settle(&BTreeMap::new());
         assert_eq!(rib.routes()[&prefix].peer, node(9), "{rule}");
     }
 }
@@ -53,7 +53,7 @@ fn equal_paths_are_told_apart_by_the_peers_address() {
         for i in order {
             rib.announce(node(i), prefix, Path { gateway: node(i), ..path(1) });
         }
-        rib.settle(&BTreeSet::new());
+        rib.settle(&BTreeMap::new());
         assert_eq!(rib.routes()[&prefix].peer, node(2));
     }
 }
@@ -83,8 +83,8 @@ fn prefix(i: u8) -> IpNet {
 }
 
 /// Runs `ops`, each `times` times, and returns what the changes add up to.
-fn play(ops: &[Op], times: usize) -> (Rib, BTreeSet<IpNet>, BTreeMap<IpNet, LearnedRoute>) {
-    let (mut rib, mut own, mut sum) = (Rib::default(), BTreeSet::new(), BTreeMap::new());
+fn play(ops: &[Op], times: usize) -> (Rib, BTreeMap<IpNet, crate::Export>, BTreeMap<IpNet, LearnedRoute>) {
+    let (mut rib, mut own, mut sum) = (Rib::default(), BTreeMap::new(), BTreeMap::new());
     for op in ops.iter().flat_map(|op| std::iter::repeat_n(op, times)).chain([&Op::Settle]) {
         match op {
             Op::Announce(peer, p, pref) => {
@@ -94,8 +94,8 @@ fn play(ops: &[Op], times: usize) -> (Rib, BTreeSet<IpNet>, BTreeMap<IpNet, Lear
             Op::Drop(peer) => rib.drop_peer(node(*peer)),
             Op::Own(p, is_own) => {
                 match is_own {
-                    true => own.insert(prefix(*p)),
-                    false => own.remove(&prefix(*p)),
+                    true => own.insert(prefix(*p), crate::Export::default()).is_none(),
+                    false => own.remove(&prefix(*p)).is_some(),
                 };
                 rib.touch(prefix(*p));
             }
@@ -113,7 +113,7 @@ fn play(ops: &[Op], times: usize) -> (Rib, BTreeSet<IpNet>, BTreeMap<IpNet, Lear
 }
 
 /// The same final paths told once, backwards, to an empty RIB.
-fn from_scratch(ops: &[Op], own: &BTreeSet<IpNet>) -> BTreeMap<IpNet, LearnedRoute> {
+fn from_scratch(ops: &[Op], own: &BTreeMap<IpNet, crate::Export>) -> BTreeMap<IpNet, LearnedRoute> {
     let mut last: BTreeMap<(IpAddr, IpNet), Path> = BTreeMap::new();
     for op in ops {
         match op {

@@ -1,6 +1,6 @@
 //! One speaker against a stranger who speaks in raw messages.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use rustbgpd_wire::{
     RouteRefreshMessage, RouteRefreshSubtype, Safi, decode_message,
 };
 
-use super::network::{blocks, config, net, node, peers};
+use super::network::{blocks, config, exports, net, node, peers};
 use crate::advert::{Announcer, encode, refresh_mark};
 use crate::{Asn, ConnId, Direction, Effect, Input, NextHops, SessionState, Speaker};
 
@@ -27,7 +27,7 @@ impl Played {
     /// The peer has dialled; our OPEN is out.
     pub fn connected() -> Self {
         let mut played = Self { speaker: Speaker::new(config(1)), now: Instant::now() };
-        played.speaker.set_exports(&blocks(1), played.now);
+        played.speaker.set_exports(&exports(&blocks(1)), played.now);
         played.speaker.set_peers(&peers([2]), played.now);
         played.handle(Input::Connected { peer: node(2), conn: CONN, direction: Direction::Inbound });
         played
@@ -206,7 +206,7 @@ fn what_a_peer_does_not_repeat_in_a_refresh_is_withdrawn_at_its_end() {
     played.say(&stranger().announce(Family::V4, &[kept]).concat());
     assert_eq!(played.speaker.routes().len(), 2, "nothing goes before the end");
     let effects = played.say(&refresh_mark(Family::V4, RouteRefreshSubtype::EoRR));
-    assert_eq!(effects, [Effect::Learned(dropped, None)]);
+    assert_eq!(effects, [Effect::Learned(vec![(dropped, None)])]);
 }
 
 #[test]
@@ -216,8 +216,8 @@ fn a_prefix_without_a_next_hop_of_its_family_is_complained_of_once_and_not_sent(
     let mut speaker = Speaker::new(only_v4);
     let now = Instant::now();
     let complaints = |effects: Vec<Effect>| effects.iter().filter(|e| matches!(e, Effect::Log { .. })).count();
-    assert_eq!(complaints(speaker.set_exports(&blocks(1), now)), 1);
-    assert_eq!(complaints(speaker.set_exports(&blocks(1), now)), 0);
+    assert_eq!(complaints(speaker.set_exports(&exports(&blocks(1)), now)), 1);
+    assert_eq!(complaints(speaker.set_exports(&exports(&blocks(1)), now)), 0);
     speaker.set_peers(&peers([2]), now);
     let mut played = Played { speaker, now };
     played.handle(Input::Connected { peer: node(2), conn: CONN, direction: Direction::Inbound });
@@ -230,8 +230,8 @@ fn a_prefix_without_a_next_hop_of_its_family_is_complained_of_once_and_not_sent(
 fn a_peer_of_another_as_gets_our_as_in_the_path_and_no_local_pref() {
     let fabric = Asn(64513);
     let mut played = Played { speaker: Speaker::new(config(1)), now: Instant::now() };
-    played.speaker.set_exports(&[net("10.244.1.0/26")].into(), played.now);
-    played.speaker.set_peers(&[(node(2), crate::PeerConfig { asn: fabric })].into(), played.now);
+    played.speaker.set_exports(&exports(&[net("10.244.1.0/26")].into()), played.now);
+    played.speaker.set_peers(&[(node(2), crate::PeerConfig::new(fabric))].into(), played.now);
     played.handle(Input::Connected { peer: node(2), conn: CONN, direction: Direction::Inbound });
     played.say(&open(64513, 90));
     let told = sent(&played.say(&encode(&Message::Keepalive)));
@@ -276,7 +276,7 @@ fn no_peers_at_all_ends_every_session_with_cease() {
     let told = notification(&effects).expect("a peer is told");
     assert_eq!((told.code.as_u8(), told.subcode), (6, 3));
     assert!(closes(&effects) && played.speaker.next_deadline().is_none());
-    assert!(played.speaker.set_exports(&BTreeSet::new(), now).is_empty());
+    assert!(played.speaker.set_exports(&BTreeMap::new(), now).is_empty());
 }
 
 /// Bytes in whatever state: no panic, and afterwards the session either goes on or was ended in order.

@@ -45,9 +45,9 @@ fn both_families_are_learned_with_their_next_hops_and_withdrawn() {
     for (family, prefix, gateway) in rows {
         let mut played = Played::established();
         let effects = played.say(&stranger().announce(family, &[net(prefix)]).concat());
-        assert_eq!(effects, [Effect::Learned(net(prefix), Some(LearnedRoute { gateway, peer: node(2) }))]);
+        assert_eq!(effects, [Effect::Learned(vec![(net(prefix), Some(LearnedRoute::via(gateway, node(2))))])]);
         let effects = played.say(&stranger().withdraw(family, &[net(prefix)]).concat());
-        assert_eq!(effects, [Effect::Learned(net(prefix), None)]);
+        assert_eq!(effects, [Effect::Learned(vec![(net(prefix), None)])]);
     }
 }
 
@@ -68,7 +68,7 @@ fn routes_that_must_not_be_used_replace_the_earlier_one_and_the_session_lives() 
         played.say(&announce(&good()));
         assert_eq!(played.speaker.routes().len(), 1);
         let effects = played.say(&announce(&attributes));
-        assert!(effects.contains(&Effect::Learned(net(PREFIX), None)), "{what}: {effects:?}");
+        assert!(effects.contains(&Effect::Learned(vec![(net(PREFIX), None)])), "{what}: {effects:?}");
         assert_eq!(played.state(), SessionState::Established, "{what}");
     }
 }
@@ -81,7 +81,7 @@ fn a_malformed_attribute_counts_as_withdrawal_and_the_session_lives() {
     let mut played = Played::established();
     played.say(&announce(&good()));
     let effects = played.say(&bytes);
-    assert!(effects.contains(&Effect::Learned(net(PREFIX), None)), "{effects:?}");
+    assert!(effects.contains(&Effect::Learned(vec![(net(PREFIX), None)])), "{effects:?}");
     assert_eq!(played.state(), SessionState::Established);
 }
 

@@ -29,6 +29,12 @@ fn undone(fact: &Fact) -> Fact {
         Fact::Pod(key, _) => Fact::Pod(key, None),
         Fact::Attachment(key, _) => Fact::Attachment(key, None),
         Fact::Learned(key, _) => Fact::Learned(key, None),
+        Fact::IpPool(key, _) => Fact::IpPool(key, None),
+        Fact::Reservation(key, _) => Fact::Reservation(key, None),
+        Fact::Block(key, _) => Fact::Block(key, None),
+        Fact::BgpConfiguration(key, _) => Fact::BgpConfiguration(key, None),
+        Fact::BgpPeer(key, _) => Fact::BgpPeer(key, None),
+        Fact::BgpFilter(key, _) => Fact::BgpFilter(key, None),
         Fact::InterfaceAddress(key, _) => Fact::InterfaceAddress(key, None),
     }
 }

@@ -158,7 +158,7 @@ fn routes_are_in_place_before_the_rules_are() {
     let mut core = Core::new();
     let attachment =
         Attachment { link: IfName("cali0".into()), addresses: vec![endpoint(1).ip()], host_ports: Vec::new() };
-    let learned = LearnedRoute { gateway: IpAddr::from([172, 18, 0, 12]), peer: IpAddr::from([172, 18, 0, 12]) };
+    let learned = LearnedRoute::via(IpAddr::from([172, 18, 0, 12]), IpAddr::from([172, 18, 0, 12]));
     let block = "10.244.1.0/26".parse().expect("a prefix");
     let pod_route: IpNet = "10.244.0.1/32".parse().expect("a prefix");
     let link = Concerns::Pod(key("a"), [pod_route].into());

@@ -14,7 +14,7 @@ acting="law hostile weight soak_dns explain generations packets soak proxy durab
 labs="files registry images limits commands many_labs bad_input comfort streams nothing_left traffic witness witness_nftables
     rollout flows dns_explain deaths outages balancer modes why families trace trace_nftables journeys journeys_nft readme walk rootless elsewhere"                                               # 18 minutes
 
-acting="$acting wire upstreams reload"   # cluster DNS at real sockets
+acting="$acting wire upstreams reload told"   # cluster DNS at real sockets
 labs="$labs dns_cluster dns_cluster_nft"   # cluster DNS through deaths
 
 say() { printf '\n== %s (after %d s)\n' "$1" "$SECONDS"; }

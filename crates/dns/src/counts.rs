@@ -3,11 +3,16 @@
 //! Every thread counts into a shard of its own, so that cores do not wait for each other and an addition is a load and a
 //! store. Numbers only grow, and go on over a change of the configuration as long as the zone stays.
 
+mod times;
+
 use std::array;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use crate::client::Client;
+use crate::counts::times::Times;
+use crate::forward::view::Durations;
 use crate::plugin::Plugin;
 use crate::rdata::Rtype;
 use crate::site::Served;
@@ -43,6 +48,7 @@ pub const SIZES: [usize; 14] = [0, 100, 200, 300, 400, 511, 1023, 2047, 4095, 82
 pub struct Counts {
     /// One for each seat, made when its thread counts first, and the last for those without a seat.
     shards: [OnceLock<Box<Shard>>; OWNED + 1],
+    times: Times,
 }
 
 /// One thread's numbers, on cache lines of its own.
@@ -72,7 +78,7 @@ pub struct Sizes {
 
 impl Default for Counts {
     fn default() -> Self {
-        Self { shards: array::from_fn(|_| OnceLock::new()) }
+        Self { shards: array::from_fn(|_| OnceLock::new()), times: Times::default() }
     }
 }
 
@@ -85,6 +91,16 @@ impl Counts {
             Some(_) => shard.count(client, served, request_bytes, response_bytes, add_alone),
             None => shard.count(client, served, request_bytes, response_bytes, add),
         }
+    }
+
+    /// So many queries were answered so long after they came, each.
+    pub fn took(&self, took: Duration, queries: u64) {
+        self.times.add(took, queries);
+    }
+
+    /// How long queries took.
+    pub fn times(&self) -> Durations {
+        self.times.read()
     }
 
     /// Requests by transport, family (of the client: is it IPv6?) and type (`None`: any other), none that are zero.

@@ -4,9 +4,10 @@
 //!  Inquiry (name, types, pod) ──► candidates: search list and ndots ──► each type: site ──► Step ──► Explanation ──► JSON
 //! ```
 //!
-//! Nothing is asked of an upstream: where one would be, its servers are named. Written as `portolan.dns/v1`.
+//! Nothing is asked of an upstream: where one would be, its servers are named, or what a cache keeps of them is told. Written as `portolan.dns/v1`.
 
 mod advice;
+mod kept;
 mod search;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -81,6 +82,19 @@ pub struct Asker {
     pub search: Vec<String>,
     /// A name with fewer dots goes through the search list first.
     pub ndots: u8,
+    /// What this server counted of the pod's queries; `None`: it does not know the pod, or nothing is counted here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<AskedSoFar>,
+}
+
+/// Queries of a pod since it is known here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AskedSoFar {
+    /// All of them.
+    pub queries: u64,
+    /// Steps of its search list that ended in "no such name".
+    pub wasted: u64,
 }
 
 /// One name that is asked for.
@@ -247,6 +261,13 @@ fn asker(site: &Site, inquiry: &Inquiry) -> Asker {
         address: inquiry.address.or_else(|| pod.and_then(|pod| pod.addresses.first().copied())),
         search: search.iter().map(ToString::to_string).collect(),
         ndots: inquiry.ndots.or(pod.map(|pod| pod.ndots)).unwrap_or(1),
+        asked: pod.map(|pod| pod.counts()).filter(|(queries, _)| *queries > 0).map(AskedSoFar::of),
+    }
+}
+
+impl AskedSoFar {
+    fn of((queries, wasted): (u64, u64)) -> Self {
+        Self { queries, wasted }
     }
 }
 
@@ -260,9 +281,9 @@ fn client(asker: &Asker, inquiry: &Inquiry, site: &Site) -> Client {
 fn tell(site: &Site, name: &Name, rtype: Rtype, client: &Client, now: Duration) -> Told {
     let packet = ask(0, &question(name, rtype), false, None);
     let query = Query::parse(&packet).expect("we make queries that can be read");
-    let decision = site.decide(&query, client, now);
+    let (decision, kept) = kept::follow(site, &query, client, now);
     let head = decision.head.map(|head| &site.setup().heads()[usize::from(head)]);
-    let why = head.and_then(|head| why(site, head.block, &query, decision.by));
+    let why = head.filter(|_| kept.is_none()).and_then(|head| why(site, head.block, &query, decision.by));
     let mut told = Told {
         rtype: rtype.to_string(),
         outcome: Ending::Silence,
@@ -280,7 +301,7 @@ fn tell(site: &Site, name: &Name, rtype: Rtype, client: &Client, now: Duration) 
         Verdict::Ask(ask) => {
             told.outcome = Ending::Upstream;
             told.records = ask.chain.iter().map(|link| record(&link.record())).collect();
-            told.upstreams = site.setup().groups()[ask.group].forward.to.iter().map(target).collect();
+            told.upstreams = servers(site, ask.group);
             if let Some(link) = ask.chain.last() {
                 told.reason = format!("an alias of {}, which an upstream is asked for", link.target);
             }
@@ -290,6 +311,11 @@ fn tell(site: &Site, name: &Name, rtype: Rtype, client: &Client, now: Duration) 
             told.outcome = ending(reply.rcode, !reply.answers.is_empty());
             told.records = reply.answers.iter().map(record).collect();
         }
+    }
+    if let Some(kept) = kept.filter(|_| told.outcome != Ending::Upstream) {
+        told.plugin = Plugin::Cache.name().to_owned();
+        told.reason = kept.words(site);
+        told.upstreams = servers(site, kept.group);
     }
     told
 }
@@ -325,6 +351,11 @@ fn reason(by: Plugin, has_block: bool) -> String {
 fn block(site: &Site, head: &Head) -> String {
     let place = &site.config().blocks[head.block].place;
     format!("{}:{} ({}:{})", head.zone, head.port, place.file, place.line)
+}
+
+/// The servers of a `forward` line, as a Corefile writes them.
+fn servers(site: &Site, group: usize) -> Vec<String> {
+    site.setup().groups()[group].forward.to.iter().map(target).collect()
 }
 
 fn target(target: &Target) -> String {

@@ -12,6 +12,8 @@
 //! Every call gives the [`Effect`]s that the driver must carry out, in order. Whoever waits keeps his query: a site or a
 //! configuration that changes meanwhile loses nobody.
 
+mod complaints;
+
 use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,12 +22,13 @@ use std::time::Duration;
 use crate::build::{Reply, Rr};
 use crate::cache::Looked;
 use crate::client::Client;
-use crate::forward::step::{self, Done, GroupId, Outcome, Peer, Sending, Step};
+use crate::forward::step::{self, Done, GroupId, Outcome, Peer, Sending, Step, Tried};
 use crate::forward::view::GroupView;
 use crate::forward::{Exchange, Ids, Question, Upstreams};
 use crate::message::{Message, Record};
 use crate::name::Name;
 use crate::plugin::Plugin;
+use crate::server::complaints::{Complaints, in_vain};
 use crate::site::{Ask, Decision, Served, Site, Verdict, reply_limit};
 use crate::transfer;
 use crate::wire::{HEADER, Query, Rcode, Rejected, Transport};
@@ -62,6 +65,8 @@ pub enum Effect {
     Send(Sending),
     /// What comes for this exchange is of no use any more.
     Close(Exchange),
+    /// A line for the log, as the block's `errors` words it.
+    Error(String),
     /// A server was found to bring our queries back to us, or no longer does: a person should know.
     Loop {
         /// The `forward` line's base.
@@ -116,12 +121,15 @@ pub struct Server {
     upstreams: Upstreams<Waiter>,
     waiting: usize,
     counts: Counts,
+    complaints: Complaints,
 }
 
 impl Server {
     /// A server of `site`. Its upstreams are those of the site's configuration from [`Server::set_site`] on.
     pub fn new(site: Site) -> Self {
-        Self { site, upstreams: Upstreams::default(), waiting: 0, counts: Counts::default() }
+        let mut complaints = Complaints::default();
+        complaints.configure(site.config());
+        Self { site, upstreams: Upstreams::default(), waiting: 0, counts: Counts::default(), complaints }
     }
 
     /// What it answers from at once; a clone of it answers elsewhere, without this server.
@@ -131,6 +139,9 @@ impl Server {
 
     /// From now on it answers from `site`. What is under way goes on.
     pub fn set_site(&mut self, site: Site) {
+        if !Arc::ptr_eq(site.setup(), self.site.setup()) {
+            self.complaints.configure(site.config());
+        }
         self.site = site;
     }
 
@@ -226,21 +237,23 @@ impl Server {
         self.carry_out(steps, now, ids)
     }
 
-    /// The socket or stream of `exchange` failed.
-    pub fn handle_failure(&mut self, exchange: Exchange, now: Duration, ids: Ids<'_>) -> Vec<Effect> {
-        let steps = self.upstreams.fail(exchange, now, ids);
+    /// The socket or stream of `exchange` failed; `why` says it to people.
+    pub fn handle_failure(&mut self, exchange: Exchange, why: &str, now: Duration, ids: Ids<'_>) -> Vec<Effect> {
+        let steps = self.upstreams.fail(exchange, why, now, ids);
         self.carry_out(steps, now, ids)
     }
 
     /// When to call [`Server::tick`] at the latest; `None`: nothing is under way.
     pub fn next_deadline(&self) -> Option<Duration> {
-        self.upstreams.next_deadline()
+        self.upstreams.next_deadline().into_iter().chain(self.complaints.next_due()).min()
     }
 
     /// Time went on.
     pub fn tick(&mut self, now: Duration, ids: Ids<'_>) -> Vec<Effect> {
         let steps = self.upstreams.tick(now, ids);
-        self.carry_out(steps, now, ids)
+        let mut effects = self.carry_out(steps, now, ids);
+        effects.extend(self.complaints.due(now).into_iter().map(Effect::Error));
+        effects
     }
 
     /// From the cache, or by an upstream.
@@ -262,7 +275,7 @@ impl Server {
         };
         if self.waiting >= MOST_WAITING {
             self.counts.refused += 1;
-            return self.hear(pending, &Heard::Busy, now, ids);
+            return self.hear(pending, &Heard::Busy(MOST_WAITING), now, ids);
         }
         self.counts.forwarded += 1;
         self.waiting += 1;
@@ -301,7 +314,7 @@ impl Server {
 
     /// A question is at its end: its answer goes to the caches of all who asked, and to them.
     fn finish(&mut self, done: Done<Waiter>, now: Duration, ids: Ids<'_>) -> Vec<Effect> {
-        let Done { question, waiters, outcome, .. } = done;
+        let Done { question, waiters, outcome, tried, .. } = done;
         let mut effects = Vec::new();
         let mut kept = Vec::new();
         for waiter in waiters {
@@ -314,7 +327,7 @@ impl Server {
             let Waiter::Client(pending) = waiter else { continue };
             self.waiting -= 1;
             let said = kept.iter().find(|(known, _)| *known == block).map(|(_, message)| message.clone());
-            let heard = self.heard(&outcome, said, block, &pending.ask.question, now);
+            let heard = self.heard(&outcome, tried.as_ref(), said, &pending.ask, now);
             effects.extend(self.hear(pending, &heard, now, ids));
         }
         effects
@@ -331,18 +344,20 @@ impl Server {
     fn heard(
         &mut self,
         outcome: &Outcome,
+        tried: Option<&Tried>,
         said: Option<Message>,
-        block: usize,
-        question: &Question,
+        ask: &Ask,
         now: Duration,
     ) -> Heard {
         let is_failure = !matches!(&said, Some(message) if matches!(message.rcode, Rcode::NOERROR | Rcode::NXDOMAIN));
-        let stale = self.site.cache_of(block).filter(|_| is_failure).and_then(|cache| cache.stale(question, now));
+        let cache = self.site.cache_of(ask.block).filter(|_| is_failure);
+        let stale = cache.and_then(|cache| cache.stale(&ask.question, now));
         match (stale.or(said), outcome) {
             (Some(message), _) => Heard::Said(message),
             (None, Outcome::Busy) => {
                 self.counts.refused += 1;
-                Heard::Busy
+                let group = self.site.setup().groups().get(ask.group);
+                Heard::Busy(group.map_or(MOST_WAITING, |group| group.forward.max_concurrent))
             }
             (None, Outcome::NoServer) => {
                 self.counts.refused += 1;
@@ -350,7 +365,10 @@ impl Server {
             }
             (None, _) => {
                 self.counts.unanswered += 1;
-                Heard::Silence
+                Heard::Silence(match outcome {
+                    Outcome::Looping => "every upstream brings our queries back: a loop".to_owned(),
+                    _ => in_vain(tried),
+                })
             }
         }
     }
@@ -362,17 +380,28 @@ impl Server {
         let is_search = pending.ask.search.is_some();
         let decision = self.site.go_on(&query, &pending.client, pending.ask.clone(), reply, now);
         let Decision { verdict, by, head } = decision;
+        let block = head.map(|head| self.site.setup().heads()[usize::from(head)].block);
+        let complaint = heard.complaint().zip(block);
+        let complaint = complaint
+            .and_then(|((rcode, why), block)| self.complaints.line(block, &query, rcode, &why, now))
+            .map(Effect::Error);
+        let mut effects: Vec<Effect> = complaint.into_iter().collect();
         let ask = match verdict {
             Verdict::Reply(reply) => {
                 self.counts.searches += u64::from(is_search && reply.rcode == Rcode::NOERROR);
                 let served = Served { head, by, ..Served::new(&query, reply.rcode) };
-                return vec![self.rendered(pending.token, &query, &pending.client, &reply, served)];
+                effects.push(self.rendered(pending.token, &query, &pending.client, &reply, served));
+                return effects;
             }
-            Verdict::Silence | Verdict::Transfer(_) => return vec![Effect::Forget(pending.token)],
+            Verdict::Silence | Verdict::Transfer(_) => {
+                effects.push(Effect::Forget(pending.token));
+                return effects;
+            }
             Verdict::Ask(ask) => *ask,
         };
         pending.ask = ask;
-        self.ask(pending, now, ids)
+        effects.extend(self.ask(pending, now, ids));
+        effects
     }
 
     fn rendered(&self, token: Token, query: &Query<'_>, client: &Client, reply: &Reply<'_>, served: Served) -> Effect {
@@ -395,22 +424,32 @@ impl Waiter {
 /// What came of asking.
 enum Heard {
     Said(Message),
-    /// None answered in time.
-    Silence,
-    /// Too many questions under way.
-    Busy,
+    /// None answered in time; why.
+    Silence(String),
+    /// So many questions are under way, and no more are taken.
+    Busy(usize),
     /// There is none to ask.
     Nobody,
 }
 
 impl Heard {
+    /// What `errors` says of it, and the code that came of it.
+    fn complaint(&self) -> Option<(Rcode, String)> {
+        match self {
+            Self::Said(_) => None,
+            Self::Silence(why) => Some((Rcode::SERVFAIL, why.clone())),
+            Self::Busy(most) => Some((Rcode::REFUSED, format!("concurrent queries exceeded maximum {most}"))),
+            Self::Nobody => Some((Rcode::REFUSED, "no forwarder defined".to_owned())),
+        }
+    }
+
     /// Without anybody to ask an alias is all there is to say; a name that is not ours is refused.
     fn reply(&self, query: &Query<'_>, is_alias: bool) -> Reply<'static> {
         let mut reply = match self {
             Self::Said(message) => passed_on(message),
-            Self::Silence => Reply::new(Rcode::SERVFAIL),
+            Self::Silence(_) => Reply::new(Rcode::SERVFAIL),
             Self::Nobody if is_alias => Reply::new(Rcode::NOERROR),
-            Self::Nobody | Self::Busy => Reply::new(Rcode::REFUSED),
+            Self::Nobody | Self::Busy(_) => Reply::new(Rcode::REFUSED),
         };
         reply.recursion_available = !matches!(self, Self::Nobody);
         reply.authentic_data &= query.authentic_data || query.edns.is_some_and(|edns| edns.dnssec_ok);
@@ -418,7 +457,8 @@ impl Heard {
     }
 }
 
-fn passed_on(message: &Message) -> Reply<'static> {
+/// What an upstream said, as a reply of ours.
+pub(crate) fn passed_on(message: &Message) -> Reply<'static> {
     let section = |records: &'_ [Record]| -> Vec<Rr<'static>> { records.iter().map(passed_record).collect() };
     Reply {
         authentic_data: message.authentic_data,

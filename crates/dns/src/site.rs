@@ -257,6 +257,12 @@ impl Site {
         self.note_pod(query, client, served.rcode);
     }
 
+    /// So many queries that fell to this zone (as [`Served::head`]) were answered so long after they came, each. Whoever
+    /// carries replies tells it: only it knows when they came.
+    pub fn took(&self, head: Option<u16>, took: Duration, queries: u64) {
+        self.setup.counts_of(head).took(took, queries);
+    }
+
     /// Counts a query of a pod, and whether it was a step of its search list that led nowhere.
     fn note_pod(&self, query: &Query<'_>, client: &Client, rcode: Rcode) {
         if self.pods.is_empty() {

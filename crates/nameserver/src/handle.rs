@@ -219,7 +219,6 @@ impl SiteCell {
         self.started.elapsed()
     }
 
-    #[allow(dead_code, reason = "for listeners that answer at once")]
     /// Differs after each change. A reader that sees a new number calls [`SiteCell::load`].
     pub(crate) fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)

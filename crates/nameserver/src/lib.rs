@@ -23,12 +23,9 @@ pub mod upstream;
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
 
-use portolan_dns::zone::ZoneConfig;
 use portolan_dns::{Corefile, Name};
-use portolan_model::{Delta, Settings, Snapshot};
-use tracing::info;
+use portolan_model::{Settings, Snapshot};
 
 pub use handle::{ConfigError, Handle, Listen, Options, Source};
 pub use listen::Listener;
@@ -79,35 +76,16 @@ fn way_out(error: &std::io::Error) -> &'static str {
 /// # Errors
 /// An address cannot be bound; the cluster domain is no name; the configuration cannot be used.
 pub async fn start(options: Options) -> Result<Handle, DnsError> {
-    task::start(options).await
+    task::start(options, None).await
 }
 
-/// Serves a snapshot that never changes, until the process ends: `portolan dns -f`.
+/// As [`start`], for a cluster that is known in full already: no query hears that its name is not known yet. What changes
+/// is told by [`Handle::zones`].
 ///
 /// # Errors
-/// The address cannot be bound; the cluster domain is no name.
-pub async fn serve_snapshot(
-    snapshot: Snapshot,
-    listen: SocketAddr,
-    resolv_conf: &Path,
-    ttl_secs: u32,
-) -> Result<(), DnsError> {
-    let corefile = shipped(&snapshot.settings, ttl_secs, resolv_conf)?;
-    let listener = Listener::bind(listen).await?;
-    let handle = start(Options {
-        settings: snapshot.settings.clone(),
-        own: vec![listen.ip()],
-        corefile,
-        base: ".".into(),
-        listen: Listen::At(vec![listener]),
-        pages: vec![listen.ip()],
-        threads: 0,
-    })
-    .await?;
-    let delta = Delta::all(&snapshot);
-    handle.zones(Arc::new(snapshot), delta, true);
-    info!(%listen, "cluster DNS answers");
-    std::future::pending().await
+/// As [`start`].
+pub async fn start_knowing(options: Options, snapshot: &Snapshot) -> Result<Handle, DnsError> {
+    task::start(options, Some(snapshot)).await
 }
 
 /// The configuration that Portolan comes with, for a cluster of these settings.
@@ -117,11 +95,6 @@ pub async fn serve_snapshot(
 pub fn shipped(settings: &Settings, ttl_secs: u32, resolv_conf: &Path) -> Result<Corefile, DnsError> {
     let zone = Name::parse(&settings.cluster_domain).map_err(|reason| domain_error(settings, &reason))?;
     Ok(Corefile::shipped(&zone, ttl_secs, &resolv_conf.to_string_lossy()))
-}
-
-/// The zone's settings as a snapshot's cluster has them.
-pub fn zone_config(snapshot: &Snapshot) -> Result<ZoneConfig, DnsError> {
-    ZoneConfig::from_settings(&snapshot.settings).map_err(|reason| domain_error(&snapshot.settings, &reason))
 }
 
 fn domain_error(settings: &Settings, reason: &dyn std::fmt::Display) -> DnsError {

@@ -14,6 +14,7 @@ use portolan_dns::site::Head;
 use portolan_dns::{Site, Transport};
 
 use crate::task::Reloads;
+use crate::upstream::Reused;
 
 /// What the text is made of.
 pub(crate) struct Seen<'a> {
@@ -24,6 +25,8 @@ pub(crate) struct Seen<'a> {
     pub(crate) dropped: u64,
     /// Since when what we hold is not confirmed.
     pub(crate) silent_since: Option<Instant>,
+    /// Connections to upstreams that were there already, or not.
+    pub(crate) reused: Vec<Reused>,
 }
 
 /// All metrics.
@@ -33,6 +36,7 @@ pub(crate) fn text(seen: &Seen<'_>) -> String {
     requests(&mut out, seen.site);
     caches(&mut out, seen.site);
     upstreams(&mut out, seen.server);
+    connections(&mut out, &seen.reused);
     pods(&mut out, seen.site);
     out.0
 }
@@ -180,6 +184,14 @@ fn requests(out: &mut Page, site: &Site) {
         let labels = [(server.0, server.1.as_str()), (zone.0, &zone.1), (view.0, &view.1)];
         out.line("coredns_dns_do_requests_total", &labels, counts.dnssec_ok());
     }
+    out.head("coredns_dns_request_duration_seconds", "histogram", "From a query's coming to its reply's going.");
+    for (head, counts) in &all {
+        let (times, [server, zone, view]) = (counts.times(), of_head(*head));
+        if times.count > 0 {
+            let labels = [(server.0, server.1.as_str()), (zone.0, &zone.1), (view.0, &view.1)];
+            duration_lines(out, "coredns_dns_request_duration_seconds", &labels, &times);
+        }
+    }
     let names = ["coredns_dns_request_size_bytes", "coredns_dns_response_size_bytes"];
     for (at, name) in names.into_iter().enumerate() {
         out.head(name, "histogram", "Sizes of messages in bytes.");
@@ -288,6 +300,22 @@ fn upstreams(out: &mut Page, server: &Server) {
             let rcode = rcode.to_string();
             let labels = [("proxy_name", "forward"), ("to", to.as_str()), ("rcode", &rcode)];
             duration_lines(out, "coredns_proxy_request_duration_seconds", &labels, durations);
+        }
+    }
+}
+
+fn connections(out: &mut Page, reused: &[Reused]) {
+    let counts: [(&str, &str, fn(&Reused) -> u64); 2] = [
+        ("coredns_proxy_conn_cache_hits_total", "Queries to upstreams over a connection that was open.", |of| of.hits),
+        ("coredns_proxy_conn_cache_misses_total", "Queries to upstreams that had a connection or socket made.", |of| {
+            of.misses
+        }),
+    ];
+    for (name, help, count) in counts {
+        out.head(name, "counter", help);
+        for of in reused {
+            let labels = [("proxy_name", "forward"), ("to", of.to.as_str()), ("proto", of.proto)];
+            out.line(name, &labels, count(of));
         }
     }
 }

@@ -11,12 +11,13 @@ use portolan_dns::plugin::log::Dealt;
 use portolan_dns::records::Records;
 use portolan_dns::resolvconf;
 use portolan_dns::server::{Effect, Server, Token};
-use portolan_dns::site::Surroundings;
+use portolan_dns::site::{Served, Surroundings};
 use portolan_dns::wire::{Query, Rcode};
 use portolan_dns::zone::ZoneConfig;
 use portolan_dns::{Client, Corefile, Pods, Setup, Site};
+use portolan_model::{Delta, Snapshot};
 use tokio::sync::mpsc;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::DnsError;
 use crate::files::Files;
@@ -64,9 +65,14 @@ pub(crate) struct Doors {
     pub(crate) seats: Arc<Seats>,
 }
 
-/// Opens what the options name and starts the task.
-pub(crate) async fn start(options: Options) -> Result<Handle, DnsError> {
-    let records = Records::new(zone_config(&options)?);
+/// Opens what the options name and starts the task. `known`: the whole cluster, if that is known by now.
+pub(crate) async fn start(options: Options, known: Option<&Snapshot>) -> Result<Handle, DnsError> {
+    let mut records = Records::new(zone_config(&options)?);
+    if let Some(snapshot) = known {
+        records.update(snapshot, &Delta::all(snapshot));
+        records.set_serial(serial_now());
+        records.mark_synced();
+    }
     let settings = &options.settings;
     let own_names = if settings.cluster_dns.is_empty() { &options.own } else { &settings.cluster_dns };
     let around = Surroundings {
@@ -344,6 +350,7 @@ impl Task {
             reloads: self.reloads,
             dropped: self.doors.workers.tallied().dropped,
             silent_since: self.doors.site.source().silent_since,
+            reused: self.dialer.reused(),
         })
     }
 
@@ -364,7 +371,7 @@ impl Task {
         let now = self.now();
         let effects = match heard {
             Heard::Reply { exchange, bytes } => self.server.handle_upstream(exchange, &bytes, now, &mut random_id),
-            Heard::Failed { exchange, .. } => self.server.handle_failure(exchange, now, &mut random_id),
+            Heard::Failed { exchange, why } => self.server.handle_failure(exchange, &why, now, &mut random_id),
         };
         self.carry_out(effects);
     }
@@ -376,18 +383,17 @@ impl Task {
         let config = self.server.site().config().clone();
         let changed = self.files.look(&config);
         let servers = config.resolv_confs();
-        let (servers, others): (Vec<&String>, Vec<&String>) =
-            changed.iter().partition(|file| servers.contains(&file.as_str()));
-        if !others.is_empty() {
+        if !changed.is_empty() {
             self.prepare(config.clone());
         }
-        servers.into_iter().for_each(|file| self.set_servers(file));
+        changed.iter().filter(|file| servers.contains(&file.as_str())).for_each(|file| self.set_servers(file));
     }
 
     fn carry_out(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
-                Effect::Reply { token, bytes, served } => self.reply(token, bytes, served.rcode),
+                Effect::Reply { token, bytes, served } => self.reply(token, bytes, &served),
+                Effect::Error(line) => error!("plugin/errors: {line}"),
                 Effect::Part { token, bytes } => self.send(token, bytes),
                 Effect::Forget(token) => {
                     if let Some((asked, since)) = self.clients.remove(&token) {
@@ -414,10 +420,11 @@ impl Task {
         }
     }
 
-    fn reply(&mut self, token: Token, bytes: Vec<u8>, rcode: Rcode) {
+    fn reply(&mut self, token: Token, bytes: Vec<u8>, served: &Served) {
         self.replies.count(&bytes);
         if let Some((mut asked, since)) = self.clients.remove(&token) {
-            self.log(&asked, &bytes, rcode, since);
+            self.server.site().took(served.head, since.elapsed(), 1);
+            self.log(&asked, &bytes, served.rcode, since);
             if let Some(reply) = &mut asked.reply {
                 reply(bytes);
             }

@@ -183,6 +183,19 @@ impl AnswerCache {
         message
     }
 
+    /// What is kept for `question`, to be looked at: nothing is counted, and nobody is told to ask anew. With it, how long
+    /// it has left; `None`: its time is over.
+    pub fn peek(&self, question: &Question, now: Duration) -> Option<(Message, Option<Duration>)> {
+        let wanted = wanted(question);
+        let hashes = wanted.hashes(self.seed);
+        let shard = self.shard(hashes);
+        let place = [hashes.whole, hashes.name].into_iter().find_map(|hash| shard.find(hash, &wanted, now))?;
+        let entry = shard.entry(place);
+        let left = entry.expires.checked_sub(now).filter(|left| !left.is_zero());
+        let ttls = if left.is_some() { Ttls::Aged(seconds(entry.since, now)) } else { Ttls::Over };
+        Some((entry.stored.message(ttls)?, left))
+    }
+
     /// Forgets everything.
     pub fn clear(&self) {
         self.shards.iter().for_each(|shard| lock(shard).clear());

@@ -118,7 +118,7 @@ pub struct KubernetesConfig {
     pub no_endpoints: bool,
     /// `ignore empty_service`.
     pub ignore_empty_service: bool,
-    /// `startup_timeout`, 5 s.
+    /// `startup_timeout`, 5 s. Nothing is waited for: answers begin at once, and what is not read yet is SERVFAIL.
     pub startup_timeout: Duration,
     /// `fallthrough`.
     pub fallthrough: Fallthrough,

@@ -45,7 +45,12 @@ pub const TABLE: &[Row] = &[
     row("acl", Support::Full, ""),
     row("any", Support::Full, ""),
     row("auto", Support::Refused, "zones are served from the cluster, not from files"),
-    row("autopath", Support::Full, "a pod is known by its link, so `pods verified` is not needed"),
+    row(
+        "autopath",
+        Support::Full,
+        "a pod of this node is known by its link, with its own search list; any other by its address, as CoreDNS does, \
+        where pods are watched",
+    ),
     row("azure", Support::Refused, ""),
     row("bind", Support::Partly, "addresses; names of interfaces are refused"),
     row("bufsize", Support::Full, ""),
@@ -63,7 +68,12 @@ pub const TABLE: &[Row] = &[
     row("dnssec", Support::Refused, "records that upstreams signed pass through as they are"),
     row("dnstap", Support::Refused, ""),
     row("erratic", Support::Refused, ""),
-    row("errors", Support::Partly, "`consolidate` and `stacktrace` have no effect yet"),
+    row(
+        "errors",
+        Support::Partly,
+        "queries that no upstream answered. No effect: \
+        `stacktrace`, levels and `show_first`",
+    ),
     row("etcd", Support::Refused, ""),
     row(
         "file",
@@ -95,7 +105,8 @@ pub const TABLE: &[Row] = &[
         "kubernetes",
         Support::Partly,
         "the agent reads the cluster, so `endpoint`, `tls`, `kubeconfig` and `apiserver_*` \
-        have no effect. Refused: `labels`, `namespace_labels`, `multicluster`, `zonal`",
+        have no effect; nor has `startup_timeout`: answers begin at once, and what is not read yet is SERVFAIL. \
+        Refused: `labels`, `namespace_labels`, `multicluster`, `zonal`",
     ),
     row("loadbalance", Support::Partly, "`round_robin`. Refused: `weighted`, `prefer`"),
     row("local", Support::Partly, "Refused: `localhost_prefix off`"),
@@ -111,7 +122,12 @@ pub const TABLE: &[Row] = &[
     row("prometheus", Support::Partly, "`runtime_metrics` has no effect. Refused: `tls`"),
     row("proxyproto", Support::Refused, ""),
     row("quic", Support::Refused, "clients are answered by UDP and TCP"),
-    row("ready", Support::Full, ""),
+    row(
+        "ready",
+        Support::Full,
+        "waits until the cluster was read in full, if any block has `kubernetes`; no other plugin here has \
+        something to wait for",
+    ),
     row("reload", Support::Full, "the file is looked at each 5 s at most, whatever is written; jitter has no effect"),
     row(
         "rewrite",

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::forward::step::{Answer, Ask, Peer, Way};
+use crate::forward::step::{Answer, Ask, Peer, Tried, Way};
 use crate::forward::{Exchange, Ids, Question};
 use crate::message::Message;
 use crate::wire::{Edns, HEADER, MAX_UDP, Rcode, Transport, ask};
@@ -32,6 +32,8 @@ pub(super) struct Flight<W> {
     pub(super) tries: usize,
     /// What to give if nothing better comes: an error's reply, or one with TC.
     pub(super) best: Option<Answer>,
+    /// Of those asked in vain, the last.
+    pub(super) tried: Option<Tried>,
     pub(super) act: Act,
     pub(super) act_at: Duration,
     pub(super) give_up: Duration,
@@ -105,6 +107,7 @@ impl<W> Flight<W> {
             attempts: Vec::new(),
             tries: 0,
             best: None,
+            tried: None,
             act: Act::Wait,
             act_at: give_up,
             give_up,

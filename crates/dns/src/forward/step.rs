@@ -123,6 +123,19 @@ pub struct Done<W> {
     pub waiters: Vec<W>,
     /// What came of it.
     pub outcome: Outcome,
+    /// Of those asked in vain, the last.
+    pub tried: Option<Tried>,
+}
+
+/// A server that was asked in vain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tried {
+    /// Who.
+    pub peer: Arc<Peer>,
+    /// How.
+    pub way: Way,
+    /// What broke, as the driver said it; `None`: it kept silent.
+    pub failure: Option<String>,
 }
 
 /// What came of a question.

@@ -9,7 +9,7 @@ use crate::cache::Asked;
 use crate::forward::belonging::belonging;
 use crate::forward::flight::{Act, Attempt, FORGED, Flight, Heard, Manner, TRIES};
 use crate::forward::group::{Group, Server};
-use crate::forward::step::{Answer, Ask, Done, GroupConfig, GroupId, Outcome, Peer, Sending, Step, Way};
+use crate::forward::step::{Answer, Ask, Done, GroupConfig, GroupId, Outcome, Peer, Sending, Step, Tried, Way};
 use crate::forward::view::{GroupView, ServerView};
 use crate::forward::{Exchange, Ids, Question};
 use crate::message::Message;
@@ -129,11 +129,12 @@ impl<W> Upstreams<W> {
         turn.steps
     }
 
-    /// The socket or the stream of `exchange` failed: refused, unreachable, closed, no such certificate.
-    pub fn fail(&mut self, exchange: Exchange, now: Duration, ids: Ids<'_>) -> Vec<Step<W>> {
+    /// The socket or the stream of `exchange` failed: refused, unreachable, closed, no such certificate. `why` says it to
+    /// people.
+    pub fn fail(&mut self, exchange: Exchange, why: &str, now: Duration, ids: Ids<'_>) -> Vec<Step<W>> {
         let mut turn = Turn { now, ids, steps: Vec::new() };
         match self.exchanges.get(&exchange).copied() {
-            Some(Whose::Flight(flight)) => self.attempt_failed(flight, exchange, &mut turn),
+            Some(Whose::Flight(flight)) => self.attempt_failed(flight, exchange, why, &mut turn),
             Some(Whose::Probe(server)) => self.probe_failed(server, &mut turn),
             Some(Whose::Watch(server)) => self.end_watch_exchange(server, &mut turn),
             None => {}
@@ -325,7 +326,7 @@ impl<W> Upstreams<W> {
         let group = flight.group;
         self.groups.get_mut(&group).expect("a flight's group is there").waiting -= waiters.len();
         let group = self.order.iter().position(|known| *known == group).map(GroupId);
-        turn.steps.push(Step::Done(Done { group, question, waiters, outcome: Outcome::Overdue }));
+        turn.steps.push(Step::Done(Done { group, question, waiters, outcome: Outcome::Overdue, tried: None }));
     }
 
     /// The first is slow: the next is asked too, if the group has saved a hedge.
@@ -358,6 +359,7 @@ impl<W> Upstreams<W> {
             let Some(server) = group.server_mut(&attempt.peer) else { continue };
             if turn.now >= attempt.sent + server.latency.silent_after() {
                 attempt.blamed = true;
+                flight.tried = Some(Tried { peer: attempt.peer.clone(), way: attempt.way, failure: None });
                 server.counts.silent += 1;
                 silent.push(server.uid);
             }
@@ -365,9 +367,11 @@ impl<W> Upstreams<W> {
         silent.into_iter().for_each(|server| self.suspect(server, turn));
     }
 
-    fn attempt_failed(&mut self, id: u64, exchange: Exchange, turn: &mut Turn<'_, W>) {
+    fn attempt_failed(&mut self, id: u64, exchange: Exchange, why: &str, turn: &mut Turn<'_, W>) {
         let Some(flight) = self.flights.get_mut(&id) else { return };
         let Some(attempt) = flight.land(exchange) else { return };
+        let failure = Some(why.to_owned());
+        flight.tried = Some(Tried { peer: attempt.peer.clone(), way: attempt.way, failure });
         flight.over.push(attempt.peer.clone());
         flight.plan.retain(|peer| *peer != attempt.peer);
         let group = self.groups.get_mut(&flight.group).expect("a flight's group is there");
@@ -397,7 +401,7 @@ impl<W> Upstreams<W> {
                 match way {
                     Way::Udp if forged >= FORGED => self.again_by_tcp(id, exchange, turn),
                     Way::Udp => {}
-                    _ => self.attempt_failed(id, exchange, turn),
+                    _ => self.attempt_failed(id, exchange, "its replies are for other questions", turn),
                 }
             }
         }
@@ -480,7 +484,7 @@ impl<W> Upstreams<W> {
         }
         let group = self.order.iter().position(|known| *known == flight.group).map(GroupId);
         let waiters = flight.waiters.into_iter().map(|waiting| waiting.waiter).collect();
-        turn.steps.push(Step::Done(Done { group, question: flight.question, waiters, outcome }));
+        turn.steps.push(Step::Done(Done { group, question: flight.question, waiters, outcome, tried: flight.tried }));
     }
 
     pub(super) fn close(&mut self, exchange: Exchange, turn: &mut Turn<'_, W>) {
@@ -563,5 +567,5 @@ impl Server {
 
 fn turned_away<W>(group: Option<GroupId>, ask: Ask<W>, outcome: Outcome) -> Step<W> {
     let question: Question = ask.question;
-    Step::Done(Done { group, question, waiters: vec![ask.waiter], outcome })
+    Step::Done(Done { group, question, waiters: vec![ask.waiter], outcome, tried: None })
 }

@@ -29,7 +29,7 @@ impl Errors {
         Self(config.consolidate.iter().map(counted).collect())
     }
 
-    /// Whether `error` is to be written now; otherwise it is counted.
+    /// Whether `error`, what went wrong without the query it went wrong for, is to be written now; otherwise it is counted.
     pub fn is_written(&mut self, error: &str, now: Duration) -> bool {
         let Some(found) = self.0.iter_mut().find(|counted| counted.config.pattern.regex.is_match(error)) else {
             return true;
@@ -50,10 +50,21 @@ impl Errors {
         for counted in &mut self.0 {
             if counted.due.is_some_and(|due| due <= now) {
                 let (count, text) = (std::mem::take(&mut counted.count), &counted.config.pattern.text);
-                lines.push(format!("{count} errors like '{text}' occurred in last {:?}", counted.config.every));
+                lines.push(format!("{count} errors like '{text}' occurred in last {}", period(counted.config.every)));
                 counted.due = None;
             }
         }
         lines
+    }
+}
+
+/// A time as Go writes it: `5m0s`.
+fn period(every: Duration) -> String {
+    let secs = every.as_secs();
+    match (secs / 3600, secs / 60 % 60) {
+        _ if every.subsec_nanos() > 0 => format!("{every:?}"),
+        (0, 0) => format!("{secs}s"),
+        (0, minutes) => format!("{minutes}m{}s", secs % 60),
+        (hours, minutes) => format!("{hours}h{minutes}m{}s", secs % 60),
     }
 }

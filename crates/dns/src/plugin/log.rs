@@ -112,7 +112,7 @@ fn value(name: &str, dealt: &Dealt<'_>) -> Option<String> {
             CLASS_ANY => "ANY".into(),
             other => format!("CLASS{other}"),
         },
-        "name" => Name::from_wire(query.name).map_or("-".into(), |name| name.to_string()),
+        "name" => Name::from_wire(query.name).map_or("-".into(), |name| name.to_string().to_ascii_lowercase()),
         "proto" => match dealt.client.transport {
             Transport::Udp => "udp".into(),
             Transport::Tcp => "tcp".into(),

@@ -22,8 +22,11 @@ use crate::plugin::Plugin;
 use crate::rdata::{Rdata, Rtype};
 use crate::site::Site;
 use crate::site::decide::{Decision, Verdict};
-use crate::site::fit::{Renamed, is_in_any, is_under};
+use crate::site::fit::{Renamed, is_in, is_in_any, is_under};
 use crate::wire::{Query, Rcode};
+
+/// The label above all Services.
+const SVC: &[u8] = b"\x03svc";
 
 /// A walk through a search list, as far as it went.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,8 +66,11 @@ impl Site {
             return None;
         }
         let list = match autopath.by {
-            AutopathBy::Kubernetes => &self.pods().of(client)?.search,
-            AutopathBy::File(_) => &prepared.search,
+            AutopathBy::Kubernetes => match self.pods().of(client) {
+                Some(pod) => Cow::Borrowed(&pod.search[..]),
+                None => Cow::Owned(self.search_by_address(block, query, client)?),
+            },
+            AutopathBy::File(_) => Cow::Borrowed(&prepared.search[..]),
         };
         let first = list.first()?;
         if !is_under(query.name, first.as_wire()) {
@@ -74,6 +80,23 @@ impl Site {
         let below = |domain: &[u8]| Name::from_wire(&[base, domain].concat());
         let names = list.iter().map(Name::as_wire).chain([&[0][..]]).filter_map(below).collect();
         Some(Search { names, next: 0, failed: None })
+    }
+
+    /// The search list of a pod that is known by its address in the cluster alone, as CoreDNS makes it: of its namespace,
+    /// then of the file that upstreams are read from. `None`: no pod has the address, or pods of several namespaces have.
+    fn search_by_address(&self, block: usize, query: &Query<'_>, client: &Client) -> Option<Vec<Name>> {
+        let (config, prepared) = self.setup().block(block);
+        let zones = config.kubernetes.as_ref()?.zones.iter();
+        let holding = zones.filter(|zone| is_in(query.name, zone.as_wire()));
+        let zone = holding.max_by_key(|zone| zone.as_wire().len())?.as_wire();
+        let mut pods = self.records().pods_at(client.ip());
+        let namespace = &pods.next()?.namespace;
+        if pods.any(|other| other.namespace != *namespace) {
+            return None;
+        }
+        let label = [&[u8::try_from(namespace.len()).ok()?][..], namespace.as_bytes()].concat();
+        let own = [&[&label[..], SVC, zone].concat()[..], &[SVC, zone].concat(), zone];
+        Some(own.into_iter().filter_map(Name::from_wire).chain(prepared.search.iter().cloned()).collect())
     }
 
     /// Walks on until a name exists, an upstream must be asked, or the list is at its end.

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use crate::cache::AnswerCache;
 use crate::client::Client;
 use crate::corefile::Corefile;
-use crate::corefile::config::{Autopath, AutopathBy, Block};
+use crate::corefile::config::{AutopathBy, Block, Target};
 use crate::counts::Counts;
 use crate::external::External;
 use crate::forward::step::GroupConfig;
@@ -68,7 +68,7 @@ pub(crate) struct Prepared {
     /// Groups of its `forward` lines, the longest `from` first.
     pub(crate) forwards: Vec<usize>,
     pub(crate) cache: Option<Arc<AnswerCache>>,
-    /// Search list of `autopath FILE`.
+    /// Search list of `autopath FILE`; of `autopath @kubernetes`, what comes after the cluster's own domains.
     pub(crate) search: Vec<Name>,
     /// One for all threads: it is for those who are flooded, and off elsewhere.
     pub(crate) rrl: Option<Mutex<Rrl>>,
@@ -209,7 +209,7 @@ fn prepare(before: Option<&Setup>, block: &Block, with: &Surroundings, groups: &
         view: block.kubernetes.as_ref().map(|config| View::new(config, &with.own, &with.ranges)),
         forwards,
         cache: cache_of(before, block, with.seed),
-        search: search_of_file(block.autopath.as_ref(), with),
+        search: search_of_files(block, with),
         rrl: block.rrl.as_ref().map(|config| Mutex::new(Rrl::prepare(config, &block.zones, with.seed))),
         log: Log::prepare(&block.logs),
         is_plain: false,
@@ -237,8 +237,14 @@ fn cache_of(before: Option<&Setup>, block: &Block, seed: u64) -> Option<Arc<Answ
     Some(kept.unwrap_or_else(|| Arc::new(AnswerCache::new(config, seed))))
 }
 
-fn search_of_file(autopath: Option<&Autopath>, with: &Surroundings) -> Vec<Name> {
-    let Some(Autopath { by: AutopathBy::File(file), .. }) = autopath else { return Vec::new() };
-    let text = with.files.get(file).map(String::as_str).unwrap_or_default();
+fn search_of_files(block: &Block, with: &Surroundings) -> Vec<Name> {
+    let targets = block.forwards.iter().flat_map(|forward| &forward.to);
+    let mut files = targets.filter_map(|target| if let Target::File(file) = target { Some(file) } else { None });
+    let file = match block.autopath.as_ref().map(|autopath| &autopath.by) {
+        None => None,
+        Some(AutopathBy::File(file)) => Some(file),
+        Some(AutopathBy::Kubernetes) => files.next(),
+    };
+    let text = file.and_then(|file| with.files.get(file)).map(String::as_str).unwrap_or_default();
     resolvconf::parse(text).0.search.iter().filter_map(|domain| Name::parse(domain).ok()).collect()
 }

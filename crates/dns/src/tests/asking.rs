@@ -127,7 +127,7 @@ impl Bench {
     }
 
     fn fail(&mut self, sending: &Sending) -> Happened {
-        self.run(|up, now, ids| up.fail(sending.exchange, now, ids))
+        self.run(|up, now, ids| up.fail(sending.exchange, "192.0.2.1:53/udp: broken", now, ids))
     }
 
     fn good(&mut self, sending: &Sending) -> Happened {

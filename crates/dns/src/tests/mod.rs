@@ -7,6 +7,7 @@ mod kept;
 mod law;
 mod many;
 mod oracle;
+mod order;
 mod packets;
 mod pipeline;
 mod play;

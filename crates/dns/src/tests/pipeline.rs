@@ -32,7 +32,7 @@ fn in_cluster() -> Block {
     Block { kubernetes: Some(kubernetes), forwards: vec![forwarding(".")], ..block(&["."]) }
 }
 
-fn site_of(blocks: Vec<Block>, with: &Surroundings) -> Site {
+pub(super) fn site_of(blocks: Vec<Block>, with: &Surroundings) -> Site {
     let facts = [
         namespace("default"),
         service("web", ServiceKind::ClusterIp, &["10.96.0.20"], &[]),

@@ -97,7 +97,11 @@ impl Play {
                         let said = self.outside.reply(&sending.bytes);
                         next.extend(self.server.handle_upstream(sending.exchange, &said, self.now, &mut ids));
                     }
-                    Effect::Part { .. } | Effect::Forget(_) | Effect::Close(_) | Effect::Loop { .. } => {}
+                    Effect::Part { .. }
+                    | Effect::Forget(_)
+                    | Effect::Close(_)
+                    | Effect::Loop { .. }
+                    | Effect::Error(_) => {}
                 }
             }
             if next.is_empty() {

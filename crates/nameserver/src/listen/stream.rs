@@ -169,7 +169,15 @@ impl Connection {
             tally.came.add(1);
             tally.cut.add(usize::from(is_cut));
             match site.answer_now(bytes, &self.client, now, &mut self.scratch) {
-                Now::Replied(served) => tally.replied[place(served.rcode)].add(1),
+                Now::Replied(served) => {
+                    tally.replied[place(served.rcode)].add(1);
+                    site.took(served.head, self.doors.site.now().saturating_sub(now), 1);
+                    if served.renew {
+                        // With no room left the answer is renewed when it is over.
+                        let renewal = Asked { client: self.client, packet: bytes.to_vec(), reply: None };
+                        let _ = self.doors.later.try_send(renewal);
+                    }
+                }
                 Now::Silent => {
                     tally.silent.add(1);
                     continue;

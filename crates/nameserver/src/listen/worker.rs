@@ -171,6 +171,17 @@ struct Batch {
     later: usize,
     turned_away: usize,
     cut: usize,
+    /// Replies by the zone that the query fell to, in runs.
+    heads: Vec<(Option<u16>, u64)>,
+}
+
+impl Batch {
+    fn count_head(&mut self, head: Option<u16>) {
+        match self.heads.last_mut() {
+            Some((last, queries)) if *last == head => *queries += 1,
+            _ => self.heads.push((head, 1)),
+        }
+    }
 }
 
 impl Worker {
@@ -260,6 +271,8 @@ impl Worker {
             self.answer(socket, place, now, &mut batch);
         }
         let sent = self.outbox.send(socket, &self.inbox);
+        let took = self.cell.now().saturating_sub(now);
+        batch.heads.iter().for_each(|(head, queries)| self.site.took(*head, took, *queries));
         self.count(came, &batch, sent.refused);
         came
     }
@@ -289,6 +302,7 @@ impl Worker {
                     // With no room left the answer is renewed when it is over.
                     let _ = self.later.try_send(Asked { client, packet: bytes.to_vec(), reply: None });
                 }
+                batch.count_head(served.head);
                 &mut batch.replied[place_of(served.rcode)]
             }
             Now::Silent => return batch.silent += 1,

@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::AbortHandle;
 
+use super::reuse::Reuse;
 use super::tls::{Configs, Connector};
 use super::{Heard, tell, tell_failure};
 
@@ -41,10 +42,16 @@ struct Shared {
     /// The connection, if there is one; held while connecting, so that all wait for the same.
     sender: Mutex<Option<Sender>>,
     load: Arc<AtomicUsize>,
+    reuse: Arc<Reuse>,
 }
 
 impl Client {
-    pub(super) fn new(peer: &Arc<Peer>, tls: &mut Configs, heard: mpsc::Sender<Heard>) -> Result<Self, String> {
+    pub(super) fn new(
+        peer: &Arc<Peer>,
+        tls: &mut Configs,
+        heard: mpsc::Sender<Heard>,
+        reuse: Arc<Reuse>,
+    ) -> Result<Self, String> {
         let Target::Https { addr, path } = &peer.target else { return Err("is not asked by HTTPS".into()) };
         let connector = tls.connector(&peer.tls, *addr, Some(b"h2")).map_err(|error| error.to_string())?;
         let host = peer.tls.server_name.as_deref().map_or(addr.to_string(), |name| format!("{name}:{}", addr.port()));
@@ -57,6 +64,7 @@ impl Client {
             heard,
             sender: Mutex::new(None),
             load: Arc::default(),
+            reuse,
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -100,6 +108,7 @@ impl Shared {
     async fn ask(&self, query: &[u8]) -> Result<Vec<u8>, String> {
         let id = *query.first_chunk::<2>().ok_or("an empty query")?;
         let (mut sender, was_open) = self.connection().await?;
+        self.reuse.count(was_open);
         let first = sender.send_request(self.request(query)).await;
         let response = match first {
             // It may have been closed for idleness just now.

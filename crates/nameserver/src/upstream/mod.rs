@@ -12,6 +12,7 @@
 //! A connection that breaks fails its exchanges at once. Nothing here decides whom to ask, or what a reply is worth.
 
 mod https;
+mod reuse;
 mod stream;
 mod tls;
 mod udp;
@@ -27,6 +28,8 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::AbortHandle;
 use tracing::debug;
 
+use reuse::Reuse;
+pub(crate) use reuse::Reused;
 use stream::Lines;
 use tls::Configs;
 
@@ -61,6 +64,8 @@ pub struct Dialer {
     open: BTreeMap<Exchange, Open>,
     lines: BTreeMap<(Arc<Peer>, Way), Lines>,
     https: BTreeMap<Arc<Peer>, https::Client>,
+    /// Of every server that was asked since the start.
+    reuse: BTreeMap<(Arc<Peer>, Way), Arc<Reuse>>,
     tls: Configs,
 }
 
@@ -79,6 +84,7 @@ impl Dialer {
             open: BTreeMap::new(),
             lines: BTreeMap::new(),
             https: BTreeMap::new(),
+            reuse: BTreeMap::new(),
             tls: Configs::default(),
         }
     }
@@ -88,6 +94,7 @@ impl Dialer {
         let exchange = sending.exchange;
         let open = match (&sending.peer.target, sending.way) {
             (Target::Plain(addr), Way::Udp) => {
+                self.reuse_of(&sending.peer, Way::Udp).count(false);
                 let (addr, sockets, heard) = (*addr, self.sockets.clone(), self.heard.clone());
                 Open::Task(tokio::spawn(udp::ask(sending, addr, sockets, heard)).abort_handle())
             }
@@ -115,6 +122,15 @@ impl Dialer {
         }
     }
 
+    /// How often connections were there already, by server and way.
+    pub(crate) fn reused(&self) -> Vec<Reused> {
+        self.reuse.iter().map(|((peer, way), reuse)| reuse.read(peer.to_string(), *way)).collect()
+    }
+
+    fn reuse_of(&mut self, peer: &Arc<Peer>, way: Way) -> Arc<Reuse> {
+        self.reuse.entry((peer.clone(), way)).or_default().clone()
+    }
+
     fn line(&mut self, peer: &Arc<Peer>, way: Way, addr: SocketAddr) -> Result<&mut Lines, String> {
         if self.lines.len() > IDLE_PEERS {
             self.lines.retain(|_, lines| !lines.is_idle());
@@ -125,7 +141,7 @@ impl Dialer {
                 Way::Tls => Some(self.tls.connector(&peer.tls, addr, None).map_err(|error| error.to_string())?),
                 _ => None,
             };
-            let lines = Lines::new(addr, tls, peer.expire, self.heard.clone());
+            let lines = Lines::new(addr, tls, peer.expire, self.heard.clone(), self.reuse_of(peer, way));
             self.lines.insert(key.clone(), lines);
         }
         Ok(self.lines.get_mut(&key).expect("it was put there above"))
@@ -136,7 +152,8 @@ impl Dialer {
             self.https.retain(|_, client| !client.is_idle());
         }
         if !self.https.contains_key(peer) {
-            let client = https::Client::new(peer, &mut self.tls, self.heard.clone())?;
+            let reuse = self.reuse_of(peer, Way::Https);
+            let client = https::Client::new(peer, &mut self.tls, self.heard.clone(), reuse)?;
             self.https.insert(peer.clone(), client);
         }
         Ok(&self.https[peer])

@@ -12,7 +12,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
@@ -22,6 +22,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
+use super::reuse::Reuse;
 use super::tls::Connector;
 use super::{Heard, tell, tell_failure};
 
@@ -41,6 +42,7 @@ pub(super) struct Lines {
     expire: Duration,
     heard: mpsc::Sender<Heard>,
     lines: Vec<Ticket>,
+    reuse: Arc<Reuse>,
 }
 
 /// The near end of one connection.
@@ -48,6 +50,7 @@ pub(super) struct Lines {
 pub(super) struct Ticket {
     orders: mpsc::UnboundedSender<Order>,
     load: Arc<AtomicUsize>,
+    is_open: Arc<AtomicBool>,
 }
 
 enum Order {
@@ -56,8 +59,14 @@ enum Order {
 }
 
 impl Lines {
-    pub(super) fn new(addr: SocketAddr, tls: Option<Connector>, expire: Duration, heard: mpsc::Sender<Heard>) -> Self {
-        Self { addr, tls, expire, heard, lines: Vec::new() }
+    pub(super) fn new(
+        addr: SocketAddr,
+        tls: Option<Connector>,
+        expire: Duration,
+        heard: mpsc::Sender<Heard>,
+        reuse: Arc<Reuse>,
+    ) -> Self {
+        Self { addr, tls, expire, heard, lines: Vec::new(), reuse }
     }
 
     /// Puts a query on the least busy connection.
@@ -68,6 +77,7 @@ impl Lines {
             _ => self.open(),
         };
         line.load.fetch_add(1, Ordering::Relaxed);
+        self.reuse.count(line.is_open.load(Ordering::Relaxed));
         // The far end lives as long as its tickets.
         let _ = line.orders.send(Order::Ask(sending.exchange, sending.bytes));
         line
@@ -79,13 +89,14 @@ impl Lines {
 
     fn open(&mut self) -> Ticket {
         let (orders, taken) = mpsc::unbounded_channel();
-        let ticket = Ticket { orders, load: Arc::new(AtomicUsize::new(0)) };
+        let ticket = Ticket { orders, load: Arc::default(), is_open: Arc::default() };
         let line = Line {
             addr: self.addr,
             tls: self.tls.clone(),
             expire: self.expire,
             heard: self.heard.clone(),
             load: ticket.load.clone(),
+            is_open: ticket.is_open.clone(),
             pending: BTreeMap::new(),
         };
         tokio::spawn(line.run(taken));
@@ -112,6 +123,8 @@ struct Line {
     expire: Duration,
     heard: mpsc::Sender<Heard>,
     load: Arc<AtomicUsize>,
+    /// There is a connection.
+    is_open: Arc<AtomicBool>,
     /// By the ID on the connection.
     pending: BTreeMap<u16, Pending>,
 }
@@ -144,7 +157,12 @@ impl Line {
                 continue;
             }
             let ended = match self.connect().await {
-                Ok(stream) => self.serve(stream, &mut orders).await,
+                Ok(stream) => {
+                    self.is_open.store(true, Ordering::Relaxed);
+                    let ended = self.serve(stream, &mut orders).await;
+                    self.is_open.store(false, Ordering::Relaxed);
+                    ended
+                }
                 Err(why) => Some(Broken { why, served: false }),
             };
             if let Some(broken) = ended {

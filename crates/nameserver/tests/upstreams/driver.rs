@@ -131,8 +131,9 @@ impl Driver {
         let steps = match heard {
             Ok(Some(Heard::Reply { exchange, bytes })) => self.upstreams.receive(exchange, &bytes, now, &mut draw),
             Ok(Some(Heard::Failed { exchange, why })) => {
+                let steps = self.upstreams.fail(exchange, &why, now, &mut draw);
                 self.failures.push(why);
-                self.upstreams.fail(exchange, now, &mut draw)
+                steps
             }
             Ok(None) => unreachable!("the dialer holds a sender"),
             Err(_) => self.upstreams.tick(now, &mut draw),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use portolan_agent::dns::{self, DnsError, Handle, Options, Source};
 use portolan_dns::corefile::Corefile;
 use portolan_dns::corefile::config::{AutopathBy, PodMode};
-use portolan_model::{Delta, Settings, Snapshot};
+use portolan_model::{Settings, Snapshot};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::MissedTickBehavior;
 use tracing::{error, info, warn};
@@ -52,18 +52,29 @@ pub async fn serve(args: &ServeArgs) -> Result<(), Failure> {
         pages: Vec::new(),
         threads: args.threads,
     };
-    let handle = dns::start(options).await.map_err(failure)?;
-    first.into_iter().for_each(|changed| tell(&handle, changed));
-    if matches!(objects, Objects::None) {
-        let nothing = Snapshot::empty(Arc::new(settings));
-        handle.zones(Arc::new(nothing), Delta::default(), true);
-    }
+    let handle = start(options, &objects, first).await.map_err(failure)?;
     info!("cluster DNS answers");
     let waiting = Waiting::since(Instant::now());
     let mut serving = Serving { handle, objects, in_force: corefile, waiting };
     serving.follow(&mut configuration, &mut asked, end).await;
     serving.leave().await;
     Ok(())
+}
+
+/// Starts with all that is known by now, so that no query is told that it is not.
+async fn start(options: Options, objects: &Objects, first: Option<Changed>) -> Result<Handle, DnsError> {
+    let known = match (&first, objects) {
+        (Some(Changed { news, .. }), _) if news.whole => Some(news.snapshot.clone()),
+        (None, Objects::None) => Some(Arc::new(Snapshot::empty(options.settings.clone()))),
+        _ => None,
+    };
+    let handle = match known {
+        Some(snapshot) => dns::start_knowing(options, &snapshot).await?,
+        None => dns::start(options).await?,
+    };
+    // What was known at the start is found to be alike.
+    first.into_iter().for_each(|changed| tell(&handle, changed));
+    Ok(handle)
 }
 
 async fn open(

@@ -46,7 +46,12 @@ fn kubernetes_option(config: &mut KubernetesConfig, option: &Entry, told: &mut T
                 return Err(problem(word, format!("`ignore {}`: what may stand there is empty_service", word.text)));
             }
         },
-        "startup_timeout" => config.startup_timeout = option.duration()?,
+        "startup_timeout" => {
+            config.startup_timeout = option.duration()?;
+            let what = "`startup_timeout` of `kubernetes` has no effect here: answers begin at once, and what is not read \
+                        yet is SERVFAIL";
+            told.note(&option.place(), what);
+        }
         "endpoint" | "tls" | "kubeconfig" | "apiserver_qps" | "apiserver_burst" | "apiserver_max_inflight" => {
             let what = format!("`{}` of `kubernetes` has no effect here: the agent reads the cluster", option.name());
             told.note(&option.place(), what);

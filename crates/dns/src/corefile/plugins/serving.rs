@@ -60,10 +60,7 @@ pub(super) fn errors(entry: &Entry, block: &mut Block, told: &mut Told) -> Resul
     each_option(entry, told, |option, told| {
         match option.name() {
             "stacktrace" => told.note(&option.place(), "`stacktrace` of `errors` has no effect here"),
-            "consolidate" => {
-                told.note(&option.place(), "`consolidate` of `errors` has no effect here yet: each error is written");
-                config.consolidate.push(consolidate(option, told)?);
-            }
+            "consolidate" => config.consolidate.push(consolidate(option, told)?),
             _ => return Err(option.unknown("errors", "consolidate")),
         }
         Ok(())

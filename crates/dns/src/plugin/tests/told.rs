@@ -38,7 +38,7 @@ fn answer() -> Reply<'static> {
 
 #[test]
 fn lines_are_corednss() {
-    let common = "10.0.0.7:5353 - 999 \"AAAA IN a.Example. udp 38 true 4096\" NOERROR qr,aa,rd,ra 66 0.00153s";
+    let common = "10.0.0.7:5353 - 999 \"AAAA IN a.example. udp 38 true 4096\" NOERROR qr,aa,rd,ra 66 0.00153s";
     assert_eq!(line("log", "a.Example.", Some(answer()), "10.0.0.7:5353").as_deref(), Some(common));
     assert_eq!(line("log", "a.Example.", Some(answer()), "[::ffff:10.0.0.7]:5353").as_deref(), Some(common));
     let combined = line("log . {combined}", "a.Example.", Some(answer()), "10.0.0.7:5353");
@@ -111,6 +111,6 @@ fn errors_that_are_alike_are_told_of_once() {
     assert_eq!(errors.next_due(), Some(secs(210)));
     assert_eq!(errors.due(secs(209)), Vec::<String>::new());
     assert_eq!(errors.due(secs(211)), ["1 errors like '^2 .*' occurred in last 10s"]);
-    assert_eq!(errors.due(secs(301)), ["2 errors like 'timeout$' occurred in last 300s"]);
+    assert_eq!(errors.due(secs(301)), ["2 errors like 'timeout$' occurred in last 5m0s"]);
     assert_eq!((errors.next_due(), errors.due(secs(900))), (None, Vec::new()), "what was told is not told again");
 }

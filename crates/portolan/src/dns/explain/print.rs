@@ -14,6 +14,9 @@ pub(super) fn text(said: &Said) -> String {
     if !told.asker.search.is_empty() {
         write(&mut out, format_args!("  search {}, ndots:{}\n", plain(&told.asker.search), told.asker.ndots));
     }
+    if let Some(asked) = told.asker.asked {
+        write(&mut out, format_args!("  so far {}, {} in vain\n", counted_long(asked.queries), asked.wasted));
+    }
     for (number, step) in told.steps.iter().enumerate() {
         step_text(&mut out, number + 1, step);
     }
@@ -107,6 +110,10 @@ fn foot(told: &Explanation) -> String {
         (n, false) => format!("; autopath would save {n} of them"),
     };
     end + &waste + &help
+}
+
+fn counted_long(queries: u64) -> String {
+    format!("{queries} {}", if queries == 1 { "query" } else { "queries" })
 }
 
 fn counted(n: usize, one: &str, many: &str) -> String {

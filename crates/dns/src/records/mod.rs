@@ -231,6 +231,11 @@ impl Records {
         self.pods.equal(move |(other, _)| other.cmp(&addr)).map(|(_, pod)| pod)
     }
 
+    /// A Pod as it was told last.
+    pub(crate) fn pod(&self, key: &NsName) -> Option<&Pod> {
+        self.told_pods.get(key).map(|pod| &**pod)
+    }
+
     /// A namespace by its label in lower case, with its length before it.
     pub(crate) fn namespace(&self, label: &[u8]) -> Option<&Namespace> {
         self.namespaces.get(label)

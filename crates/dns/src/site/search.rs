@@ -83,15 +83,18 @@ impl Site {
     }
 
     /// The search list of a pod that is known by its address in the cluster alone, as CoreDNS makes it: of its namespace,
-    /// then of the file that upstreams are read from. `None`: no pod has the address, or pods of several namespaces have.
+    /// then of the file that upstreams are read from. `None`: no pod has the address, or it is a node's, or pods of several
+    /// namespaces have it.
     fn search_by_address(&self, block: usize, query: &Query<'_>, client: &Client) -> Option<Vec<Name>> {
         let (config, prepared) = self.setup().block(block);
         let zones = config.kubernetes.as_ref()?.zones.iter();
         let holding = zones.filter(|zone| is_in(query.name, zone.as_wire()));
         let zone = holding.max_by_key(|zone| zone.as_wire().len())?.as_wire();
         let mut pods = self.records().pods_at(client.ip());
-        let namespace = &pods.next()?.namespace;
-        if pods.any(|other| other.namespace != *namespace) {
+        let first = pods.next()?;
+        let namespace = &first.namespace;
+        let is_of_node = |key| self.records().pod(key).is_none_or(|pod| pod.host_network);
+        if is_of_node(first) || pods.any(|other| other.namespace != *namespace || is_of_node(other)) {
             return None;
         }
         let label = [&[u8::try_from(namespace.len()).ok()?][..], namespace.as_bytes()].concat();

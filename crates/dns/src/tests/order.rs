@@ -13,6 +13,8 @@ use crate::{Client, Pods, Site, Transport};
 
 const WEB: &str = "web.default.svc.cluster.local";
 const POD: &str = "10.244.1.9";
+/// A node's: pods there are in its network.
+const NODE: &str = "192.0.2.10";
 
 /// A block of the root with the cluster, an upstream and these lines, which come last in the file.
 fn blocks(lines: &str) -> Vec<Block> {
@@ -189,7 +191,8 @@ fn minimal_comes_after_all_that_answer_and_rrl_last_of_all() {
 fn far(pods: &[(&str, &str)], files: &[(&str, &str)], lines: &str) -> Play {
     let pod = |(namespace, addr): &(&str, &str)| {
         let addresses = vec![ip(addr)];
-        let pod = Pod { uid: "u".into(), node: None, addresses, host_network: false, finished: false };
+        let host_network = *addr == NODE;
+        let pod = Pod { uid: "u".into(), node: None, addresses, host_network, finished: false };
         Fact::Pod(NsName::new(*namespace, "p"), Some(pod))
     };
     let facts: Vec<Fact> = [namespace("shop")].into_iter().chain(pods.iter().map(pod)).collect();
@@ -204,11 +207,12 @@ fn far(pods: &[(&str, &str)], files: &[(&str, &str)], lines: &str) -> Play {
 fn autopath_helps_a_pod_that_is_known_by_its_address_in_the_cluster_alone() {
     let asked = "example.com.shop.svc.cluster.local";
     let lines = "autopath @kubernetes";
-    let rows: [(&str, &[(&str, &str)], &str, &str); 4] = [
+    let rows: [(&str, &[(&str, &str)], &str, &str); 5] = [
+        ("a node's network", &[("shop", NODE)], NODE, "NXDOMAIN"),
         ("its namespace's list", &[("shop", "10.244.7.7")], "10.244.7.7", "NOERROR"),
         ("nobody's address", &[("shop", "10.244.7.7")], "10.244.7.8", "NXDOMAIN"),
         ("another namespace's pod", &[("default", "10.244.7.7")], "10.244.7.7", "NXDOMAIN"),
-        ("whose?", &[("shop", "10.244.7.7"), ("default", "10.244.7.7")], "10.244.7.7", "NXDOMAIN"),
+        ("whose?", &[("shop", "10.244.7.7"), ("zoo", "10.244.7.7")], "10.244.7.7", "NXDOMAIN"),
     ];
     for (what, pods, from, rcode) in rows {
         let seen = far(pods, &[], lines).ask(asked, "A", from, 0).expect("a reply");
@@ -216,7 +220,7 @@ fn autopath_helps_a_pod_that_is_known_by_its_address_in_the_cluster_alone() {
         let found = ["example.com 20 A 198.51.100.1", "example.com.shop.svc.cluster.local 20 CNAME example.com"];
         assert_eq!(seen.answers, if rcode == "NOERROR" { &found[..] } else { &[] }, "{what}");
     }
-    assert_eq!(far(rows[0].1, &[], "").ask(asked, "A", rows[0].2, 0).expect("a reply").rcode, "NXDOMAIN");
+    assert_eq!(far(rows[1].1, &[], "").ask(asked, "A", rows[1].2, 0).expect("a reply").rcode, "NXDOMAIN");
 }
 
 #[test]

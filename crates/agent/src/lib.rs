@@ -19,6 +19,8 @@ mod core;
 mod corefile;
 pub mod dns_explain;
 mod dns_pods;
+#[cfg(test)]
+mod dns_pods_tests;
 pub mod dns_source;
 mod drain;
 mod exec;

@@ -11,6 +11,7 @@ mod mutate;
 #[path = "hostile/world.rs"]
 mod world;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,11 +20,16 @@ use counting::{Counting, held, most_in};
 use domain::base::iana::Rtype;
 use domain::base::{Message as Stranger, ToName};
 use mutate::{Dice, mutated};
+use portolan_dns::corefile::{Sources, read};
 use portolan_dns::message::Message;
-use portolan_dns::pods::Pods;
+use portolan_dns::pods::{ClientPod, Pods, PodsChange};
 use portolan_dns::site::{Now, Setup, Site, Surroundings};
 use portolan_dns::wire::{HEADER, Query, Transport};
-use portolan_dns::{Client, Corefile, Name};
+use portolan_dns::{Client, Corefile, Effect, Name, Plugin, Server, Token};
+use portolan_model::NsName;
+
+/// Every plugin that does something, so that each stands in the way of what is hostile.
+const EVERYTHING: &str = include_str!("hostile/everything.Corefile");
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -42,10 +48,30 @@ fn dice() -> Dice {
     Dice::new(setting("PORTOLAN_HOSTILE_SEED", 20_260_820))
 }
 
-fn site() -> Site {
+/// Each with a word for it: as it is shipped, and with every plugin there is.
+fn sites() -> [(&'static str, Site); 2] {
     let zone = Name::parse("cluster.local").expect("a name");
-    let corefile = Corefile::shipped(&zone, 30, "/etc/resolv.conf");
-    Site::new(Arc::new(Setup::new(corefile, &Surroundings::default())), world::records(), Pods::default())
+    let shipped = Corefile::shipped(&zone, 30, "/etc/resolv.conf");
+    let everything = read(EVERYTHING, &Sources::none()).expect("a good Corefile");
+    [("shipped", shipped), ("everything", everything)].map(|(word, corefile)| {
+        let setup = Arc::new(Setup::new(corefile, &Surroundings::default()));
+        (word, Site::new(setup, world::records(), asking_pods()))
+    })
+}
+
+/// The pod that [`client`] is, whose search list `autopath` walks.
+fn asking_pods() -> Pods {
+    let search = ["default.svc.cluster.local", "svc.cluster.local", "cluster.local"];
+    let pod = ClientPod {
+        key: NsName::new("default", "asker"),
+        link: 0,
+        addresses: vec![client(Transport::Udp).ip()],
+        search: search.iter().map(|text| Name::parse(text).expect("a name")).collect(),
+        ndots: 5,
+    };
+    let mut pods = Pods::default();
+    pods.apply(PodsChange { set: vec![pod], gone: Vec::new() });
+    pods
 }
 
 fn client(transport: Transport) -> Client {
@@ -54,9 +80,9 @@ fn client(transport: Transport) -> Client {
 }
 
 /// Runs `judge` on so many packets; a failure names the packet, to be repeated by itself.
-fn storm(corpus: &[Vec<u8>], mut judge: impl FnMut(&[u8])) {
+fn storm(packets: u64, corpus: &[Vec<u8>], mut judge: impl FnMut(&[u8])) {
     let mut dice = dice();
-    for round in 0..packets() {
+    for round in 0..packets {
         let packet = mutated(&mut dice, corpus);
         let held = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| judge(&packet)));
         assert!(held.is_ok(), "packet {round}: {}", hex(&packet[..packet.len().min(600)]));
@@ -80,11 +106,34 @@ fn every_good_query_is_read_and_nothing_of_it_is_lost() {
     }
 }
 
+/// What is hostile meets them only if what is good does.
+#[test]
+fn the_corpus_meets_every_plugin_that_answers() {
+    let [_, (_, site)] = sites();
+    let (mut out, mut met) = (Vec::new(), BTreeSet::new());
+    for packet in world::queries() {
+        if let Now::Replied(served) =
+            site.answer_now(&packet, &client(Transport::Udp), Duration::from_secs(1), &mut out)
+        {
+            met.insert(served.by);
+        }
+    }
+    use Plugin::{Acl, Any, External, Hosts, Kubernetes, Local, Template, Transfer};
+    let expected = BTreeSet::from([Acl, Any, External, Hosts, Kubernetes, Local, Template, Transfer]);
+    assert_eq!(met, expected);
+}
+
 #[test]
 fn a_query_made_worse_gets_an_answer_a_stranger_can_read_or_silence() {
-    let (site, mut out) = (site(), Vec::new());
-    let mut replied = 0u64;
-    storm(&world::queries(), |packet| {
+    let [(_, shipped), (_, everything)] = sites();
+    answers_well("shipped", &shipped, packets());
+    // Each of its plugins is asked about each packet.
+    answers_well("everything", &everything, packets() / 6);
+}
+
+fn answers_well(word: &str, site: &Site, packets: u64) {
+    let (mut replied, mut out) = (0u64, Vec::new());
+    storm(packets, &world::queries(), |packet| {
         for transport in [Transport::Udp, Transport::Tcp] {
             match site.answer_now(packet, &client(transport), Duration::from_secs(1), &mut out) {
                 Now::Silent => {}
@@ -97,7 +146,74 @@ fn a_query_made_worse_gets_an_answer_a_stranger_can_read_or_silence() {
             }
         }
     });
-    assert!(replied > packets() / 4, "most were thrown away: {replied}");
+    assert!(replied > packets / 4, "{word}: most were thrown away: {replied}");
+}
+
+/// Who waits, and what each asked.
+type Waiting = BTreeMap<Token, Vec<u8>>;
+
+/// What the hot threads leave to the task, answered by upstreams that have gone mad.
+#[test]
+fn a_query_made_worse_and_replies_made_worse_leave_nobody_waiting() {
+    let [_, (_, site)] = sites();
+    let (queries, replies) = (world::queries(), world::replies());
+    let (mut dice, mut ids) = (dice(), dice());
+    let mut draw = move || ids.next() as u16;
+    let mut server = Server::new(site);
+    server.configure_upstreams(Duration::ZERO, &mut draw);
+    let (mut waiting, mut told, rounds) = (Waiting::new(), [0u64; 2], packets() / 3);
+    for round in 0..rounds {
+        let (now, packet) = (Duration::from_millis(5 * round), mutated(&mut dice, &queries));
+        waiting.insert(Token(round), packet.clone());
+        let mut effects = server.handle_query(Token(round), &packet, &client(Transport::Udp), now, &mut draw);
+        effects.extend(server.tick(now, &mut draw));
+        while let Some(effect) = effects.pop() {
+            let Effect::Send(sending) = effect else {
+                take(effect, &mut waiting, &mut told);
+                continue;
+            };
+            let reply = mad_reply(&mut dice, &sending.bytes, &replies);
+            effects.extend(server.handle_upstream(sending.exchange, &reply, now, &mut draw));
+        }
+    }
+    let end = Duration::from_millis(5 * rounds) + Duration::from_secs(60);
+    for effect in server.tick(end, &mut draw) {
+        take(effect, &mut waiting, &mut told);
+    }
+    assert_eq!((server.waiting(), waiting.len()), (0, 0), "somebody waits for ever");
+    assert!(told.iter().all(|count| *count > rounds / 50), "replies and silences: {told:?}");
+}
+
+/// One of `replies` made worse that claims to be for this query, or any.
+fn mad_reply(dice: &mut Dice, query: &[u8], replies: &[Vec<u8>]) -> Vec<u8> {
+    let mut reply = query.to_vec();
+    reply[2] |= 0x80;
+    let mut reply = mutated(dice, &[&[reply][..], replies].concat());
+    if let Some(id) = reply.first_chunk_mut::<2>().filter(|_| dice.below(8) > 0) {
+        id.copy_from_slice(&query[..2]);
+    }
+    reply
+}
+
+/// Carries an effect out as far as a client sees it.
+fn take(effect: Effect, waiting: &mut Waiting, told: &mut [u64; 2]) {
+    match effect {
+        Effect::Reply { token, bytes, served } => {
+            let packet = waiting.remove(&token).expect("a client is answered once");
+            judge_reply(&packet, &bytes, Transport::Udp);
+            assert_eq!(served.rcode.0 & 15, u16::from(bytes[3] & 15), "what is counted is what is sent");
+            told[0] += 1;
+        }
+        Effect::Part { token, bytes } => {
+            assert!(waiting.contains_key(&token), "a part after the end");
+            Stranger::from_octets(bytes).expect("a header");
+        }
+        Effect::Forget(token) => {
+            waiting.remove(&token).expect("a client is forgotten once");
+            told[1] += 1;
+        }
+        Effect::Send(_) | Effect::Close(_) | Effect::Loop { .. } => {}
+    }
 }
 
 fn judge_reply(packet: &[u8], out: &[u8], transport: Transport) {
@@ -135,7 +251,7 @@ fn limit(packet: &[u8], transport: Transport) -> usize {
 #[test]
 fn a_reply_made_worse_is_read_or_thrown_away() {
     let mut read = 0u64;
-    storm(&world::replies(), |packet| {
+    storm(packets(), &world::replies(), |packet| {
         let (message, most) = most_in(|| Message::parse(packet));
         let bound = 128 * packet.len() as isize + 65_536;
         assert!(most <= bound, "{most} bytes held for a packet of {}", packet.len());
@@ -201,15 +317,18 @@ fn a_packet_full_of_pointers_to_a_long_name_stays_small() {
 
 #[test]
 fn a_storm_of_packets_leaves_no_memory_behind() {
-    let (site, mut out, corpus, mut dice) = (site(), Vec::with_capacity(65_535), world::queries(), dice());
-    let mut answer = |rounds: u64| {
-        for _ in 0..rounds {
-            let packet = mutated(&mut dice, &corpus);
-            site.answer_now(&packet, &client(Transport::Udp), Duration::from_secs(1), &mut out);
-        }
-        held()
-    };
-    let warm = answer(packets() / 4);
-    let after = answer(packets());
-    assert!(after - warm < 16_384, "{} bytes more are held after {} packets", after - warm, packets());
+    for (word, site) in sites() {
+        let (mut out, corpus, mut dice) = (Vec::with_capacity(65_535), world::queries(), dice());
+        let mut answer = |rounds: u64| {
+            for _ in 0..rounds {
+                let packet = mutated(&mut dice, &corpus);
+                site.answer_now(&packet, &client(Transport::Udp), Duration::from_secs(1), &mut out);
+            }
+            held()
+        };
+        let rounds = if word == "shipped" { packets() } else { packets() / 6 };
+        let warm = answer(rounds / 4);
+        let after = answer(rounds);
+        assert!(after - warm < 16_384, "{word}: {} bytes more are held after {rounds} packets", after - warm);
+    }
 }

@@ -181,6 +181,25 @@ fn what_is_in_a_connection_when_the_client_ends_its_side_is_still_answered() {
 }
 
 #[test]
+fn an_answer_that_an_upstream_has_yet_to_give_comes_to_a_client_that_ended_its_side() {
+    let place = Place::new();
+    place.within(|| {
+        let upstream = place.upstream();
+        let served = place.serve(&["127.0.0.1:53"]);
+        let mut stream = connected(&served.at()[0]);
+        stream.write_all(&framed(&query(3, "slow.example.org", A))).expect("room");
+        stream.write_all(&framed(&query(4, &name_of(1), A))).expect("room");
+        stream.shutdown(std::net::Shutdown::Write).expect("open");
+        assert_eq!(id_of(&read_framed(&mut stream).expect("what needs nobody")), 4);
+        // The server has read that there is no more to come: one that took it for the end has hung up by now.
+        std::thread::sleep(Duration::from_millis(300));
+        upstream.answer();
+        assert_eq!(id_of(&read_framed(&mut stream).expect("what was waited for")), 3);
+        assert!(read_framed(&mut stream).is_none(), "and then the server is done too");
+    });
+}
+
+#[test]
 fn a_connection_that_reads_nothing_holds_no_other_up_and_grows_nothing() {
     let place = Place::alone();
     place.within(|| {

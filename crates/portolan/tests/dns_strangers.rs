@@ -7,7 +7,8 @@ mod dns_table;
 mod mutate;
 mod support;
 
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -289,6 +290,113 @@ fn a_secondary_pulls_our_zone_and_serves_it_as_we_do() {
     assert_eq!(again.lines().count(), 1, "{again}");
     let refused = place.sh("dig -b 127.0.0.9 @127.0.0.1 cluster.local AXFR");
     assert!(refused.contains("Transfer failed"), "{refused}");
+}
+
+/// Messages of a transfer that is asked for over a connection of which we end our side at once.
+fn transferred_to_one_that_ended_its_side() -> Vec<Vec<u8>> {
+    let mut stream = TcpStream::connect(SERVER).expect("a connection");
+    stream.set_read_timeout(Some(Duration::from_secs(PATIENCE_SECS))).expect("a time");
+    let query = Question::new("cluster.local.", "AXFR").packet(5);
+    stream.write_all(&[&(query.len() as u16).to_be_bytes()[..], &query].concat()).expect("room");
+    stream.shutdown(Shutdown::Write).expect("open");
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).expect("until the server is done");
+    let (mut messages, mut rest) = (Vec::new(), &bytes[..]);
+    while let Some((length, more)) = rest.split_first_chunk() {
+        let (message, more) = more.split_at(usize::from(u16::from_be_bytes(*length)));
+        messages.push(message.to_vec());
+        rest = more;
+    }
+    messages
+}
+
+#[test]
+fn a_transfer_comes_whole_to_who_ended_its_side_of_the_connection() {
+    let place = Place::new();
+    place.write("objects.yaml", OBJECTS);
+    let corefile = place.write(
+        "Corefile",
+        ".:53 {\n    kubernetes cluster.local {\n        ttl 30\n    }\n    transfer {\n        to *\n    }\n}\n",
+    );
+    let _dns = place.serve(&["--corefile".into(), corefile.display().to_string()]);
+    let messages = place.inside(transferred_to_one_that_ended_its_side);
+    let mut types = Vec::new();
+    for message in &messages {
+        let message = Message::from_octets(&message[..]).expect("a header");
+        for record in message.answer().expect("a section") {
+            types.push(record.expect("a record").rtype());
+        }
+    }
+    assert!(types.len() > 15, "{types:?}");
+    assert_eq!((types.first(), types.last()), (Some(&Rtype::SOA), Some(&Rtype::SOA)), "from its begin to its end");
+    assert_eq!(types.len() - 1, transferred(&place, "127.0.0.1").len() + 1, "one SOA is left out there");
+}
+
+/// Whoever guesses a question but not its ID must not be believed, though it answers first and from the right place.
+#[test]
+fn a_forger_that_knows_all_but_the_id_is_not_believed() {
+    let (place, _dns) = served();
+    let done = AtomicBool::new(false);
+    let socket = place.inside(|| UdpSocket::bind("127.0.0.53:53")).expect("a free port");
+    socket.set_read_timeout(Some(Duration::from_millis(100))).expect("a time");
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut buffer = [0; 4096];
+            while !done.load(Ordering::Relaxed) {
+                let Ok((length, from)) = socket.recv_from(&mut buffer) else { continue };
+                for flipped in [0x0001u16, 0x8000, 0xffff] {
+                    let mut forged = with_address(&buffer[..length], Ipv4Addr::new(203, 0, 113, 66));
+                    let id = u16::from_be_bytes([forged[0], forged[1]]) ^ flipped;
+                    forged[..2].copy_from_slice(&id.to_be_bytes());
+                    socket.send_to(&forged, from).expect("loopback");
+                }
+                let honest = with_address(&buffer[..length], Ipv4Addr::new(192, 0, 2, 1));
+                // Whoever asked may have closed its socket: another attempt of its was answered.
+                let _ = socket.send_to(&honest, from);
+            }
+        });
+        let script = "for n in 1 2 3 4 5 6 7 8; do dig +tries=3 +time=10 +short @127.0.0.1 n$n.example.org A; done";
+        let said = place.try_sh(script);
+        done.store(true, Ordering::Relaxed);
+        assert_eq!(said.done(), "192.0.2.1\n".repeat(8));
+    });
+}
+
+fn with_address(query: &[u8], address: Ipv4Addr) -> Vec<u8> {
+    let query = Message::from_octets(query).expect("our own query");
+    let question = query.sole_question().expect("one question");
+    let owner: Name<Vec<u8>> = question.qname().to_vec();
+    let mut builder = MessageBuilder::new_vec().start_answer(&query, Rcode::NOERROR).expect("room");
+    if question.qtype() == Rtype::A {
+        builder.push((&owner, Ttl::from_secs(60), A::new(address))).expect("room");
+    }
+    builder.finish()
+}
+
+/// Nobody is at the API server's address. What may be in the cluster is not denied; whose name is not the cluster's is
+/// answered as ever.
+#[test]
+fn while_the_cluster_cannot_be_read_no_name_of_it_is_denied() {
+    let place = Place::new();
+    let _knot = knot(&place);
+    let kubeconfig = place.write(
+        "kubeconfig",
+        "apiVersion: v1\nkind: Config\ncurrent-context: c\nclusters: [{ name: c, cluster: { server: 'http://127.0.0.1:6443' } }]\n\
+         users: [{ name: u, user: {} }]\ncontexts: [{ name: c, context: { cluster: c, user: u } }]\n",
+    );
+    let mut command = support::portolan();
+    command.arg("dns").arg("--kubeconfig").arg(kubeconfig).args(["--listen", &SERVER.to_string()]);
+    let mut dns = place.start("dns", &mut command);
+    place.wait_answer(SERVER, &mut dns);
+    for name in ["web.shop.svc.cluster.local", "no.shop.svc.cluster.local", "10-1-2-3.shop.pod.cluster.local"] {
+        for _ in 0..3 {
+            let whole = place.sh(&format!("dig +tries=3 +time=10 @127.0.0.1 {name} A"));
+            assert!(whole.contains("status: SERVFAIL"), "{name}: {whole}");
+        }
+    }
+    let outside = place.sh("dig +tries=3 +time=10 +short @127.0.0.1 www.example.org A");
+    assert_eq!(outside.trim(), "192.0.2.1", "{}", dns.log());
+    assert!(!dns.has_ended(), "{}", dns.log());
 }
 
 /// The answers of C libraries with a pod's resolv.conf.

@@ -81,3 +81,34 @@ async fn follow(client: Client, name: &'static str, told: UnboundedSender<News>)
 fn content(object: ConfigMap) -> (Data, String) {
     (object.data.unwrap_or_default(), object.metadata.uid.unwrap_or_default())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn news(name: &'static str, corefile: Option<&str>) -> News {
+        let data = |text: &str| Data::from([("Corefile".to_owned(), text.to_owned())]);
+        News { name, object: corefile.map(|text| (data(text), format!("uid of {text}"))) }
+    }
+
+    #[test]
+    fn both_maps_are_waited_for_and_each_change_or_end_of_either_is_seen() {
+        let mut seen = Seen::default();
+        seen.take(news(MAIN, Some("a")));
+        assert_eq!(seen.whole(), None, "what it imports is not known yet");
+        seen.take(news(CUSTOM, None));
+        let text = |data: &Option<Data>| data.as_ref().map(|data| data["Corefile"].clone()).unwrap_or_default();
+        let said =
+            |seen: &Seen| seen.whole().map(|maps| (text(&maps.main), text(&maps.custom))).expect("both were told");
+        assert_eq!(said(&seen), ("a".into(), String::new()));
+        seen.take(news(CUSTOM, Some("c")));
+        assert_eq!(said(&seen), ("a".into(), "c".into()));
+        assert_eq!(seen.uid(), Some("uid of a"), "Events are about the one that everybody knows");
+        seen.take(news(MAIN, Some("b")));
+        assert_eq!((said(&seen), seen.uid()), (("b".into(), "c".into()), Some("uid of b")));
+        seen.take(news(CUSTOM, None));
+        seen.take(news(MAIN, None));
+        assert_eq!((said(&seen), seen.uid()), ((String::new(), String::new()), None));
+        assert!(!seen.whole().expect("both").is_there());
+    }
+}

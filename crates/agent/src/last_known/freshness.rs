@@ -77,7 +77,7 @@ impl Freshness {
         serde_json::json!({ "ageSecs": age.map(|age| age.as_secs()), "recalled": !self.is_told() && age.is_some() })
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Heard> {
+    pub(super) fn lock(&self) -> std::sync::MutexGuard<'_, Heard> {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

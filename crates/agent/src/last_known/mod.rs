@@ -128,5 +128,9 @@ fn confirm(path: &Path, at: SystemTime) {
 }
 
 #[cfg(test)]
+mod over_time;
+#[cfg(test)]
+pub(crate) use over_time::quiet_nameserver;
+#[cfg(test)]
 #[path = "tests.rs"]
 mod tests;

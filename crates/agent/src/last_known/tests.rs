@@ -13,7 +13,7 @@ use super::*;
 
 const OFTEN: Duration = Duration::from_millis(5);
 
-fn settings() -> Settings {
+pub(super) fn settings() -> Settings {
     Settings {
         node: "node-1".into(),
         cluster_cidrs: vec!["10.244.0.0/16".parse().expect("a prefix")],

@@ -54,7 +54,7 @@ fn objects() -> Vec<Fact> {
     ]
 }
 
-const NAMES: [(&str, &str); 16] = [
+const NAMES: [(&str, &str); 28] = [
     ("web.default.svc.cluster.local", "A"),
     ("WEB.default.svc.CLUSTER.local", "AAAA"),
     ("big.default.svc.cluster.local", "A"),
@@ -71,6 +71,19 @@ const NAMES: [(&str, &str); 16] = [
     ("cluster.local", "AXFR"),
     ("nothing.default.svc.cluster.local", "ANY"),
     ("www.example.org", "HTTPS"),
+    // What `everything.Corefile` has plugins for.
+    ("www.example.org", "A"),
+    ("www.example.org", "MX"),
+    ("60.2.0.192.in-addr.arpa", "PTR"),
+    ("web.old.example", "A"),
+    ("web.new.example", "AAAA"),
+    ("ip-7-9.tpl.example", "A"),
+    ("ip-7-9.tpl.example", "TXT"),
+    ("web.default.ext.example", "A"),
+    ("ext.example", "SOA"),
+    ("www.limited.example", "A"),
+    ("localhost.default.svc.cluster.local", "A"),
+    ("web.default.svc.cluster.local.default.svc.cluster.local", "A"),
 ];
 
 pub fn name(text: &str) -> Name<Vec<u8>> {

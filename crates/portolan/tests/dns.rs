@@ -144,6 +144,21 @@ fn listen_stands_for_port_53_of_a_corefile_and_for_its_addresses() {
 }
 
 #[test]
+fn an_address_of_the_nodes_own_is_served_beside_another_server() {
+    let ground = Ground::new();
+    ground.upstream();
+    ground.write("Corefile", KUBEADM);
+    ground.sh("ip addr add 169.254.20.10/32 dev lo");
+    let _other = ground.inside(|| std::net::UdpSocket::bind("127.0.0.1:53").expect("the namespace is ours"));
+    let _dns = ground.serve_at("169.254.20.10", "53", &["--corefile", "Corefile", "--listen", "169.254.20.10"]);
+    for (name, answer) in [("web.default.svc.cluster.local", "10.96.7.7"), ("www.example.org", "192.0.2.80")] {
+        let said = ground.sh(&format!("dig +short +time=5 @169.254.20.10 {name} A"));
+        assert_eq!(said.trim(), answer, "{name}; log: {}", ground.log());
+    }
+    assert_eq!(ground.curl("http://169.254.20.10:8181/ready"), "200 OK");
+}
+
+#[test]
 fn pods_of_the_files_are_verified() {
     let ground = Ground::new();
     ground.write("Corefile", ". {\n    kubernetes cluster.local {\n        pods verified\n    }\n}\n");

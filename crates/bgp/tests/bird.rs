@@ -20,7 +20,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
-use portolan_bgp::{Asn, ConnId, Direction, Effect, Input, NextHops, PeerConfig, SessionState, Speaker, SpeakerConfig};
+use portolan_bgp::{
+    Asn, ConnId, Direction, Effect, Export, Input, NextHops, PeerConfig, SessionState, Speaker, SpeakerConfig,
+};
 
 const OURS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const BIRDS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
@@ -160,7 +162,7 @@ impl Driver {
     }
 
     fn peer_with_bird(&mut self) {
-        self.set_peers(&[(BIRDS.into(), PeerConfig { asn: Asn::CLUSTER })].into());
+        self.set_peers(&[(BIRDS.into(), PeerConfig::new(Asn::CLUSTER))].into());
     }
 
     fn set_peers(&mut self, peers: &BTreeMap<IpAddr, PeerConfig>) {
@@ -169,7 +171,8 @@ impl Driver {
     }
 
     fn export(&mut self, prefixes: &BTreeSet<IpNet>) {
-        let effects = self.speaker.set_exports(prefixes, Instant::now());
+        let exports = prefixes.iter().map(|prefix| (*prefix, Export::default())).collect();
+        let effects = self.speaker.set_exports(&exports, Instant::now());
         self.carry_out(effects);
     }
 

@@ -212,7 +212,7 @@ fn take(effect: Effect, waiting: &mut Waiting, told: &mut [u64; 2]) {
             waiting.remove(&token).expect("a client is forgotten once");
             told[1] += 1;
         }
-        Effect::Send(_) | Effect::Close(_) | Effect::Loop { .. } => {}
+        Effect::Send(_) | Effect::Close(_) | Effect::Loop { .. } | Effect::Error(_) => {}
     }
 }
 

@@ -135,8 +135,8 @@ fn resolver(spec: &PodSpec, namespace: &str, node_file: &str, cluster: &ClusterD
 
 /// 1 where nothing is said; of several the last counts.
 fn ndots(conf: &ResolvConf) -> u8 {
-    let asked = conf.options.iter().filter_map(|option| option.strip_prefix("ndots:")?.parse::<u8>().ok());
-    asked.last().unwrap_or(1).min(MOST_NDOTS)
+    let mut asked = conf.options.iter().filter_map(|option| option.strip_prefix("ndots:")?.parse::<u8>().ok());
+    asked.next_back().unwrap_or(1).min(MOST_NDOTS)
 }
 
 #[cfg(test)]
@@ -185,7 +185,7 @@ mod tests {
             assert_eq!(news(&key, &nothing, half), None);
             let set = news(&key, half, &both).expect("told").set;
             assert_eq!((set[0].link, set[0].ndots), (7, 5));
-            assert_eq!(news(&key, &both, half).expect("told").gone, [key.clone()]);
+            assert_eq!(news(&key, &both, half).expect("told").gone, std::slice::from_ref(&key));
         }
         assert_eq!(news(&key, &both, &both), None);
         let moved = Known { attached: Some(Attached { link: 9, addresses: Vec::new() }), ..both.clone() };

@@ -30,7 +30,9 @@ fn main() {
     let zone = Name::parse("cluster.local").expect("two labels");
     let corefile = Corefile::shipped(&zone, 30, "/etc/resolv.conf");
     let site = Site::new(Arc::new(Setup::new(corefile, &Surroundings::default())), records.clone(), Pods::default());
-    let questions: [(&str, &dyn Fn(u32) -> String, Rtype); 9] = [
+    /// What it is called, its n-th name, its type.
+    type Kind<'a> = (&'static str, &'a dyn Fn(u32) -> String, Rtype);
+    let questions: [Kind<'_>; 9] = [
         ("A of a ClusterIP", &|n| format!("svc-{n}.ns-{}.svc.cluster.local", n % 100), Rtype::A),
         ("AAAA of it: NODATA", &|n| format!("svc-{n}.ns-{}.svc.cluster.local", n % 100), Rtype::AAAA),
         ("no such Service", &|n| format!("nobody-{n}.ns-{}.svc.cluster.local", n % 100), Rtype::A),

@@ -69,7 +69,7 @@ pub struct Source {
 
 /// What the task is told.
 pub(crate) enum Told {
-    Zones(Arc<Snapshot>, Delta, bool),
+    Zones(Arc<Snapshot>, Box<Delta>, bool),
     Pods(PodsChange),
     Source(Source),
     Listen(Listener),
@@ -99,7 +99,7 @@ impl Handle {
     /// The cluster is now `snapshot`; `delta` names what differs from what was told last. `whole`: the cluster was read in
     /// full, from now on what is not there does not exist.
     pub fn zones(&self, snapshot: Arc<Snapshot>, delta: Delta, whole: bool) {
-        self.tell(Told::Zones(snapshot, delta, whole));
+        self.tell(Told::Zones(snapshot, Box::new(delta), whole));
     }
 
     /// Pods of this node came, went or changed.

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::time::Instant;
 
+use portolan_dns::cache::CacheCounts;
 use portolan_dns::corefile::config::Block;
 use portolan_dns::counts::{SIZES, Sizes};
 use portolan_dns::forward::view::Durations;
@@ -42,6 +43,9 @@ pub(crate) fn text(seen: &Seen<'_>) -> String {
 }
 
 struct Page(String);
+
+/// A counter's name, what it counts, and where it stands.
+type Row<T> = (&'static str, &'static str, fn(&T) -> u64);
 
 impl Page {
     fn head(&mut self, name: &str, kind: &str, help: &str) {
@@ -256,7 +260,7 @@ fn caches(out: &mut Page, site: &Site) {
             out.line("coredns_cache_evictions_total", &labels, count);
         }
     }
-    let totals: [(&str, &str, fn(&portolan_dns::cache::CacheCounts) -> u64); 4] = [
+    let totals: [Row<CacheCounts>; 4] = [
         ("coredns_cache_requests_total", "Queries looked for in the cache.", |counts| {
             counts.misses + counts.hits.iter().sum::<u64>()
         }),
@@ -305,7 +309,7 @@ fn upstreams(out: &mut Page, server: &Server) {
 }
 
 fn connections(out: &mut Page, reused: &[Reused]) {
-    let counts: [(&str, &str, fn(&Reused) -> u64); 2] = [
+    let counts: [Row<Reused>; 2] = [
         ("coredns_proxy_conn_cache_hits_total", "Queries to upstreams over a connection that was open.", |of| of.hits),
         ("coredns_proxy_conn_cache_misses_total", "Queries to upstreams that had a connection or socket made.", |of| {
             of.misses

@@ -521,7 +521,7 @@ fn ask_of_the_mad() {
         assert!(question.qname().to_string() == asked && question.qtype() == Rtype::A, "to what nobody asked");
         assert!(question.qclass() == Class::IN && reply.header().qr() && length <= 1232, "{:?}", reply.header());
         // Data of types that nobody needs to understand go through as they came.
-        reply.iter().for_each(|record| drop(record.expect("a record")));
+        assert!(reply.iter().all(|record| record.is_ok()), "a record that cannot be read");
         true
     };
     for number in 0..MAD_NAMES {

@@ -32,11 +32,14 @@ use std::fmt;
 
 pub use config::{Block, Corefile, Place};
 
+/// Files by name, with their contents.
+pub type NamedTexts = Vec<(String, String)>;
+
 /// What a file may refer to.
 pub struct Sources<'a> {
     /// Contents of the files that an `import` means, with their names, in order; a pattern (`*`) may mean none. `None`:
     /// there is no such file. The name is as written; whoever answers knows which folder it is relative to.
-    pub files: &'a dyn Fn(&str) -> Option<Vec<(String, String)>>,
+    pub files: &'a dyn Fn(&str) -> Option<NamedTexts>,
     /// The value of a variable of the environment, if it is set.
     pub variables: &'a dyn Fn(&str) -> Option<String>,
 }

@@ -211,7 +211,7 @@ fn go_duration(text: &str) -> Option<Duration> {
 pub(super) fn print_duration(duration: Duration) -> String {
     let nanos = duration.as_nanos();
     let units = [(1_000_000_000, "s"), (1_000_000, "ms"), (1_000, "us"), (1, "ns")];
-    let (size, unit) = units.into_iter().find(|(size, _)| nanos % size == 0).expect("1 divides all");
+    let (size, unit) = units.into_iter().find(|(size, _)| nanos.is_multiple_of(*size)).expect("1 divides all");
     format!("{}{unit}", nanos / size)
 }
 

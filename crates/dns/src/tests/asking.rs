@@ -661,7 +661,7 @@ proptest! {
         for (at, by) in spoils {
             // The head and the question stay: otherwise nothing would be believed.
             let at = 4 + at % (bytes.len() - 4);
-            bytes[if at < 33 && at >= 12 { at + 21 } else { at }] ^= by;
+            bytes[if (12..33).contains(&at) { at + 21 } else { at }] ^= by;
         }
         bytes.truncate(cut.map_or(bytes.len(), |cut| 12 + cut % (bytes.len() - 12)));
         for done in bench.hear(&sent, &bytes).done {

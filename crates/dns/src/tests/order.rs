@@ -207,7 +207,9 @@ fn far(pods: &[(&str, &str)], files: &[(&str, &str)], lines: &str) -> Play {
 fn autopath_helps_a_pod_that_is_known_by_its_address_in_the_cluster_alone() {
     let asked = "example.com.shop.svc.cluster.local";
     let lines = "autopath @kubernetes";
-    let rows: [(&str, &[(&str, &str)], &str, &str); 5] = [
+    // What is shown, pods by namespace and address, who asks, what comes of it.
+    type Row = (&'static str, &'static [(&'static str, &'static str)], &'static str, &'static str);
+    let rows: [Row; 5] = [
         ("a node's network", &[("shop", NODE)], NODE, "NXDOMAIN"),
         ("its namespace's list", &[("shop", "10.244.7.7")], "10.244.7.7", "NOERROR"),
         ("nobody's address", &[("shop", "10.244.7.7")], "10.244.7.8", "NXDOMAIN"),

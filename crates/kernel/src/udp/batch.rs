@@ -199,11 +199,11 @@ impl Outbox {
     ///
     /// # Panics
     /// If [`BATCH`] replies are kept already.
-    pub fn next(&mut self) -> &mut Vec<u8> {
+    pub fn buffer(&mut self) -> &mut Vec<u8> {
         &mut self.replies[self.count]
     }
 
-    /// What is in [`Outbox::next`] is the reply to the datagram at `place` of the inbox.
+    /// What is in [`Outbox::buffer`] is the reply to the datagram at `place` of the inbox.
     pub fn keep(&mut self, place: usize) {
         self.places[self.count] = place;
         self.count += 1;

@@ -45,8 +45,8 @@ fn echo(socket: &Socket, count: usize) -> Vec<(SocketAddr, IpAddr, u32)> {
         for place in 0..got {
             let datagram = inbox.datagram(place);
             seen.push((datagram.from, datagram.local, datagram.link));
-            outbox.next().clear();
-            outbox.next().extend_from_slice(datagram.bytes);
+            outbox.buffer().clear();
+            outbox.buffer().extend_from_slice(datagram.bytes);
             outbox.keep(place);
         }
         assert_eq!(outbox.send(socket, &inbox), Sent { sent: got, refused: 0 });
@@ -141,8 +141,8 @@ fn a_reply_that_cannot_go_out_holds_no_other_up() {
         for place in 0..3 {
             // Nothing over 65,507 bytes fits into a datagram.
             let length = if place == 1 { 70_000 } else { 2 };
-            outbox.next().clear();
-            outbox.next().resize(length, 0);
+            outbox.buffer().clear();
+            outbox.buffer().resize(length, 0);
             outbox.keep(place);
         }
         assert_eq!(outbox.send(&socket, &inbox), Sent { sent: 2, refused: 1 });

@@ -295,7 +295,7 @@ impl Worker {
                 &datagram.bytes[..HEADER]
             }
         };
-        let out = self.outbox.next();
+        let out = self.outbox.buffer();
         let reply = match self.site.answer_now(bytes, &client, now, out) {
             Now::Replied(served) => {
                 if served.renew {

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, mpsc};
 use std::time::Duration;
 
@@ -147,7 +147,7 @@ pub struct Served {
 }
 
 impl Served {
-    fn start(at: &[&str], resolv_conf: &PathBuf) -> Self {
+    fn start(at: &[&str], resolv_conf: &Path) -> Self {
         // Its threads begin in the namespace of the one that makes them.
         let mut builder = tokio::runtime::Builder::new_multi_thread();
         let runtime = builder.worker_threads(1).enable_all().build().expect("threads");

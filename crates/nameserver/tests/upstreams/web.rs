@@ -23,12 +23,14 @@ const MESSAGE: &str = "application/dns-message";
 /// What it says to a query.
 type Behave = fn(&[u8]) -> (u16, &'static str, Vec<u8>);
 
+/// Method, path and first bytes of a request.
+type Seen = (String, String, Vec<u8>);
+
 struct Web {
     addr: SocketAddr,
     ca: String,
     connections: Arc<AtomicUsize>,
-    /// Method, path and first bytes of each request.
-    requests: Arc<Mutex<Vec<(String, String, Vec<u8>)>>>,
+    requests: Arc<Mutex<Vec<Seen>>>,
 }
 
 impl Web {

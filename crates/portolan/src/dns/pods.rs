@@ -53,9 +53,9 @@ pub fn asker(object: &Object, settings: &Settings) -> Option<Asker> {
 }
 
 fn ndots(conf: &ResolvConf) -> u8 {
-    let values = conf.options.iter().filter_map(|option| option.strip_prefix("ndots:")?.parse::<u8>().ok());
+    let mut values = conf.options.iter().filter_map(|option| option.strip_prefix("ndots:")?.parse::<u8>().ok());
     // The C library takes no more than 15.
-    values.last().map_or(NDOTS, |ndots| ndots.min(15))
+    values.next_back().map_or(NDOTS, |ndots| ndots.min(15))
 }
 
 /// What a batch of events changes about the pods that may ask. One in its node's network is not told from the node.

@@ -128,7 +128,8 @@ fn a_pod_runs_an_image_from_a_registry_and_a_second_node_finds_it_there() {
     let said = remove().refused(1);
     assert!(said.contains("test/tool:1") && said.contains("running container"), "{said}");
     space.kubectl("delete pod first second --timeout=30s").done();
-    remove().done();
+    // A pod is gone for the cluster a moment before its processes have let go of the image.
+    wait_for("the image to be let go of", 20, || (remove().code == Some(0)).then_some(()));
 }
 
 #[test]

@@ -79,14 +79,7 @@ impl Pages {
                     self.open.insert(*addr, (kinds.clone(), task.abort_handle()));
                     self.complained.remove(addr);
                 }
-                Err(error) if self.complained.insert(*addr) => {
-                    let names: Vec<&str> = kinds.iter().map(|kind| kind.path()).collect();
-                    warn!(
-                        "cannot serve {} at {addr}: {error}; names are answered all the same; stop what is there or name \
-                         another address in the Corefile",
-                        names.join(", ")
-                    );
-                }
+                Err(error) if self.complained.insert(*addr) => complain(*addr, kinds, &error),
                 Err(_) => {}
             }
         }
@@ -126,6 +119,20 @@ fn named(config: &Corefile) -> impl Iterator<Item = (Kind, SocketAddr)> {
 }
 
 /// An address may come to this machine later, or be left in TIME-WAIT by who had it before.
+fn complain(addr: SocketAddr, kinds: &BTreeSet<Kind>, error: &std::io::Error) {
+    let names: Vec<&str> = kinds.iter().map(|kind| kind.path()).collect();
+    let names = names.join(", ");
+    // An agent puts the cluster's address on `lo` a little later.
+    if error.kind() == std::io::ErrorKind::AddrNotAvailable {
+        info!("{names} will be served at {addr} when this machine has that address");
+        return;
+    }
+    warn!(
+        "cannot serve {names} at {addr}: {error}; names are answered all the same; stop what is there or name another \
+         address in the Corefile"
+    );
+}
+
 fn bind(addr: SocketAddr) -> std::io::Result<TcpListener> {
     let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_reuseaddr(true)?;

@@ -70,6 +70,12 @@ fn read_rules(stage: &mut Stage) -> Result<String, StepError> {
          0.5 and the last takes what is left. (Of three: 1/3, then 1/2 of the rest, then the rest.) The rule above them is \
          about who asks; more on it below.",
     );
+    // In step 3 an nginx was killed: its endpoint is in the rules again once it is Ready.
+    let chain = ["iptables", "-w", "-t", "nat", "-nL", &service];
+    stage.until(|stage| {
+        let seen = stage.run_at(&Place::node("node-1"), &chain);
+        seen.is_ok_and(|seen| seen.text.matches("KUBE-SEP-").count() == 2)
+    });
     let jumps = table(stage, &service)?;
     stage.check("endpoint-by-chance", "its chain has two jumps, the first taken with probability one half", {
         let endpoints: Vec<&str> = jumps.text.lines().filter(|l| l.starts_with("KUBE-SEP-")).collect();

@@ -63,6 +63,22 @@ impl Object {
         }))
     }
 
+    /// Enough of a Service or EndpointSlice to say that it is gone; `None` for other kinds.
+    pub fn named(reference: &ObjectRef) -> Option<Self> {
+        let metadata = ObjectMeta {
+            name: Some(reference.key.name.to_string()),
+            namespace: Some(reference.key.namespace.to_string()),
+            ..ObjectMeta::default()
+        };
+        match reference.kind {
+            ObjectKind::Service => Some(Self::Service(Box::new(Service { metadata, ..Service::default() }))),
+            ObjectKind::EndpointSlice => {
+                Some(Self::EndpointSlice(Box::new(EndpointSlice { metadata, ..EndpointSlice::default() })))
+            }
+            _ => None,
+        }
+    }
+
     /// Kind and key of this object.
     pub fn reference(&self) -> ObjectRef {
         let (kind, meta) = self.kind_and_meta();

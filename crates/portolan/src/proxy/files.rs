@@ -5,9 +5,12 @@
 //!                                                            └─► pods of this node ──► Input::Fact(Attachment)
 //! ```
 //!
-//! A file that does not parse keeps what it held before. Where an object stands twice, the later file counts.
+//! A file that does not parse keeps what it held before. Where an object stands twice, the later file counts. What was told is
+//! not kept here: Services and slices, of which there are many, are known by a hash of their text, and read again from their file
+//! in the rare case that another file's word of them ends.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,8 +27,17 @@ pub struct Files {
     paths: Vec<PathBuf>,
     node: Text,
     read: BTreeMap<PathBuf, Held>,
-    objects: BTreeMap<ObjectRef, Arc<Object>>,
+    told: BTreeMap<ObjectRef, Entry>,
     facts: Facts,
+}
+
+/// What a file says of one object.
+#[derive(Clone)]
+struct Entry {
+    /// Differs, for all that matters, where the object does.
+    print: u64,
+    /// `None`: it was told, and is at home in its file.
+    object: Option<Arc<Object>>,
 }
 
 /// What tells one content of a file from another: device, inode, size, and both times. `None`: it is not there.
@@ -35,7 +47,7 @@ type Stamp = Option<(u64, u64, u64, (i64, i64), (i64, i64))>;
 struct Held {
     /// When it was read last; `None`: never.
     stamp: Option<Stamp>,
-    objects: Vec<Arc<Object>>,
+    objects: Vec<(ObjectRef, Entry)>,
 }
 
 impl Files {
@@ -48,7 +60,7 @@ impl Files {
             paths: paths.to_vec(),
             node: node.into(),
             read: BTreeMap::new(),
-            objects: BTreeMap::new(),
+            told: BTreeMap::new(),
             facts: Facts::default(),
         };
         let (inputs, problems) = files.look(SystemTime::now());
@@ -100,22 +112,28 @@ impl Files {
 
     /// The difference between what the files hold and what was told.
     fn inputs(&mut self, listed: &[PathBuf], now: SystemTime) -> Vec<Input> {
-        let held = listed.iter().filter_map(|path| self.read.get(path)).flat_map(|held| &held.objects);
-        let objects: BTreeMap<ObjectRef, Arc<Object>> =
-            held.map(|object| (object.reference(), object.clone())).collect();
-        let is_new = |key: &ObjectRef, object: &Arc<Object>| {
-            self.objects.get(key).is_none_or(|known| !Arc::ptr_eq(known, object) && known != object)
-        };
+        let mut wanted: BTreeMap<ObjectRef, (&Path, Entry)> = BTreeMap::new();
+        for (path, held) in listed.iter().filter_map(|path| Some((path, self.read.get(path)?))) {
+            wanted.extend(held.objects.iter().map(|(key, entry)| (key.clone(), (path.as_path(), entry.clone()))));
+        }
         let mut events = Vec::new();
-        for (_, object) in self.objects.iter().filter(|(key, _)| !objects.contains_key(key)) {
-            self.facts.apply(gone(object));
-            events.push(Event::Gone(object.as_ref().clone()));
+        for (key, entry) in self.told.iter().filter(|(key, _)| !wanted.contains_key(key)) {
+            if let Some(object) = entry.object.as_deref().cloned().or_else(|| Object::named(key)) {
+                self.facts.apply(gone(&object));
+                events.push(Event::Gone(object));
+            }
         }
-        for (_, object) in objects.iter().filter(|(key, object)| is_new(key, object)) {
-            self.facts.apply(fact(object).0);
-            events.push(Event::Value(object.as_ref().clone()));
+        let is_new = |key: &ObjectRef, entry: &Entry| self.told.get(key).is_none_or(|known| known.print != entry.print);
+        for (key, (path, entry)) in wanted.iter().filter(|(key, (_, entry))| is_new(key, entry)) {
+            if let Some(object) = entry.object.clone().or_else(|| read_again(path, key)) {
+                self.facts.apply(fact(&object).0);
+                events.push(Event::Value(Arc::unwrap_or_clone(object)));
+            }
         }
-        self.objects = objects;
+        self.told = wanted.into_iter().map(|(key, (_, entry))| (key, entry.told())).collect();
+        for held in self.read.values_mut() {
+            held.objects.iter_mut().for_each(|(_, entry)| *entry = entry.told());
+        }
         let attachments = self.attachments().into_iter().map(Input::Fact);
         let events = events.into_iter().map(|event| Input::Cluster(event, now));
         events.chain(attachments).collect()
@@ -123,7 +141,7 @@ impl Files {
 
     fn host_ports(&self, pod: &NsName) -> Vec<HostPort> {
         let key = ObjectRef { kind: ObjectKind::Pod, key: pod.clone() };
-        match self.objects.get(&key).map(|object| &**object) {
+        match self.told.get(&key).and_then(|entry| entry.object.as_deref()) {
             Some(Object::Pod(pod)) => host_ports(pod),
             _ => Vec::new(),
         }
@@ -147,6 +165,20 @@ impl Files {
     }
 }
 
+impl Entry {
+    /// It without what need not be kept once it was told.
+    fn told(&self) -> Self {
+        let is_many = matches!(self.object.as_deref(), Some(Object::Service(_) | Object::EndpointSlice(_)));
+        Self { print: self.print, object: self.object.clone().filter(|_| !is_many) }
+    }
+}
+
+/// An object that was not told because another file's word counted. A file that changed meanwhile is looked at next time.
+fn read_again(path: &Path, reference: &ObjectRef) -> Option<Arc<Object>> {
+    let objects = objects_of(path).ok()?;
+    objects.into_iter().rev().find(|(key, _)| key == reference)?.1.object
+}
+
 fn stamp(path: &Path) -> Stamp {
     if path == Path::new("-") {
         return Some(Default::default());
@@ -155,12 +187,16 @@ fn stamp(path: &Path) -> Stamp {
     Some((meta.dev(), meta.ino(), meta.size(), (meta.mtime(), meta.mtime_nsec()), (meta.ctime(), meta.ctime_nsec())))
 }
 
-fn objects_of(path: &Path) -> Result<Vec<Arc<Object>>, Failure> {
+fn objects_of(path: &Path) -> Result<Vec<(ObjectRef, Entry)>, Failure> {
     let mut objects = Vec::new();
     for value in crate::apply::read_file(path)? {
+        let mut hasher = DefaultHasher::new();
+        value.to_string().hash(&mut hasher);
         let object =
             crate::render::object(value).map_err(|problem| Failure::input(format!("{}: {problem}", path.display())))?;
-        objects.extend(object.map(Arc::new));
+        let entry =
+            |object: Object| (object.reference(), Entry { print: hasher.finish(), object: Some(Arc::new(object)) });
+        objects.extend(object.map(entry));
     }
     Ok(objects)
 }

@@ -228,11 +228,11 @@ fn a_lab_that_cannot_be_is_refused_and_nothing_is_half_made() {
     assert!(world.kubectl("get nodes").ok(), "the lab whose name was asked for goes on");
 }
 
-/// `portolan up` of the lab `t-lacking` where no program is at hand.
-fn up_without_programs(flags: &[&str]) -> support::Said {
+/// `portolan up` of the lab `name` where no program is at hand.
+fn up_without_programs(name: &str, flags: &[&str]) -> support::Said {
     let empty = tempfile::tempdir().expect("a folder");
     let mut command = portolan();
-    command.args(["up", "--detach", "--nodes", "1", "--name", "t-lacking"]).args(flags);
+    command.args(["up", "--detach", "--nodes", "1", "--name", name]).args(flags);
     command.env("PATH", empty.path()).env("PORTOLAN_DEB_BIN", empty.path());
     command.env_remove("PORTOLAN_IPTABLES_DIR");
     support::Said::from(command.output().expect("it runs"))
@@ -242,7 +242,7 @@ fn up_without_programs(flags: &[&str]) -> support::Said {
 fn a_machine_without_iptables_is_told_how_to_get_it_where_that_mode_is_asked_for() {
     let _up = world();
     let before = labs();
-    let said = up_without_programs(&["--proxy-mode", "iptables"]).refused(3);
+    let said = up_without_programs("t-refused", &["--proxy-mode", "iptables"]).refused(3);
     assert!(said.contains("iptables is missing") && said.contains("scripts/fetch-debs.sh"), "{said}");
     assert_eq!(labs(), before);
 }
@@ -250,7 +250,7 @@ fn a_machine_without_iptables_is_told_how_to_get_it_where_that_mode_is_asked_for
 #[test]
 fn a_machine_without_iptables_gets_a_lab_in_nftables_mode() {
     let _up = world();
-    up_without_programs(&[]).done();
+    up_without_programs("t-lacking", &[]).done();
     let nft = support::deb_bin().join("nft");
     let tables = portolan_says(&format!("shell --name t-lacking node-1 -- {} list tables", nft.display()));
     portolan_says("down --name t-lacking").done();

@@ -221,7 +221,7 @@ fn what_has_no_effect_here_is_read_and_noted() {
   kubernetes cluster.local {
     endpoint https://10.0.0.1:6443
     tls cert key ca
-    kubeconfig /root/.kube/config admin
+    kubeconfig /etc/kubernetes/dns.conf admin
     apiserver_qps 100
   }
   forward . 10.0.0.1 {

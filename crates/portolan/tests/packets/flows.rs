@@ -28,13 +28,15 @@ pub fn datagrams_follow(field: &Field<'_>) {
     field.program(&with_nodes(&[]), &flags(&ranges));
     for talk in &mut talks {
         // What became of it is of no account: only that the kernel remembers the flow.
-        let _ = field.range.say(talk);
+        let _ = field.range.say(talk, "");
     }
     write("a1");
     let _running = field.start(&flags(&ranges));
     let mut come_to = |place: &str| {
         for talk in &mut talks {
-            field.wait(&format!("{talk:?} at {place}"), || (field.range.say(talk).place() == place).then_some(()));
+            field.wait(&format!("{talk:?} at {place}"), || {
+                (field.range.say(talk, place).place() == place).then_some(())
+            });
         }
     };
     come_to("a1");

@@ -125,7 +125,7 @@ pub fn datagrams_stay(field: &Field<'_>) {
     let mut talks: Vec<_> = shots.map(|shot| (field.range.talk(shot), shot)).collect();
     let come_to = |talks: &mut Vec<(Talk, Shot)>, places: [&str; 2]| {
         for (talk, shot) in talks {
-            assert_eq!(field.range.say(talk).place(), places[0], "{shot:?}");
+            assert_eq!(field.range.say(talk, places[0]).place(), places[0], "{shot:?}");
             assert_eq!(field.range.shoot(shot).place(), places[1], "{shot:?}");
         }
     };

@@ -92,7 +92,7 @@ impl<'a> Range<'a> {
         self.forget_strays();
         let port = self.fresh_port();
         let (notes, client) = self.ground.inside(shot.from, || (raw::Notes::open(), Client::send(shot, port)));
-        self.follow(shot, port, &notes, client).0
+        self.follow(shot, port, &notes, client, |_| true).0
     }
 
     /// A datagram socket to send from again and again.
@@ -103,25 +103,36 @@ impl<'a> Range<'a> {
         Talk { shot, port, notes, socket: Some(socket) }
     }
 
-    /// One more packet of that socket, and what became of it.
-    pub fn say(&self, talk: &mut Talk) -> Seen {
+    /// One more packet of that socket, and what became of it. Only who is `awaited` must be heard too: under anybody else
+    /// the flow may be cut while the answer is on its way.
+    pub fn say(&self, talk: &mut Talk, awaited: &str) -> Seen {
         self.forget_strays();
         let socket = talk.socket.take().expect("it is put back below");
         while socket.recv(&mut [0; 64]).is_ok() {}
         // A packet that a rule stops on its way out is an error at once; its fate is told by what follows.
         let _ = socket.send(b"who is there?");
-        let (seen, client) = self.follow(&talk.shot, talk.port, &talk.notes, Client::Udp(socket, false));
+        let (seen, client) =
+            self.follow(&talk.shot, talk.port, &talk.notes, Client::Udp(socket, false), |place| place == awaited);
         talk.socket = client.into_udp();
         seen
     }
 
-    fn follow(&self, shot: &Shot, port: u16, notes: &raw::Notes, mut client: Client) -> (Seen, Client) {
+    fn follow(
+        &self,
+        shot: &Shot,
+        port: u16,
+        notes: &raw::Notes,
+        mut client: Client,
+        is_to_be_heard: impl Fn(&str) -> bool,
+    ) -> (Seen, Client) {
         let mut fence = Fence::start(self, shot.from, shot.to.is_ipv6());
         let until = Instant::now() + PATIENCE;
         loop {
             let over = fence.is_over();
             if let Some(seen) = self.arrived(shot) {
-                self.answered(shot, &mut client, seen.place());
+                if is_to_be_heard(seen.place()) {
+                    self.answered(shot, &mut client, seen.place());
+                }
                 return (seen, client);
             }
             if client.is_refused() || notes.refuses(shot, port) {

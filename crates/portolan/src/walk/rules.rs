@@ -118,6 +118,11 @@ fn render_agrees(stage: &mut Stage) -> Result<(), StepError> {
         "All this follows from the objects in the API. `portolan render` works the rules out from those alone, without a \
          cluster, and can compare them with what the kernel of node-1 holds:",
     );
+    // Cluster DNS is a Service too: the other node's is in the rules once that answers.
+    let dns = format!("--to-destination {}:53", stage.lab.node_address("node-2"));
+    stage.until(|stage| {
+        stage.run_at(&Place::node("node-1"), &["iptables-save", "-t", "nat"]).is_ok_and(|saved| saved.has(&dns))
+    });
     let list = ["get", "namespaces,nodes,services,endpointslices", "-A", "-o", "json"];
     let listed = stage.run_kubectl(&list)?;
     let objects = stage.keep("here", &[&["kubectl"], &list[..]].concat(), &listed, "cluster.json")?;

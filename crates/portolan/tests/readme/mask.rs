@@ -144,6 +144,10 @@ fn is_joint(c: char) -> bool {
 /// An address, name or number; `before` and `after` are what stands around it in its word.
 fn mask_atom(atom: &str, before: &str, after: &str) -> String {
     if let Ok(address) = atom.parse::<Ipv4Addr>() {
+        // Which of two upstream servers is asked is chance.
+        if before.ends_with("server=") {
+            return "SERVER".to_owned();
+        }
         return mask_address(address, after).unwrap_or(atom).to_owned();
     }
     let endpoint_chain = atom.strip_prefix("KUBE-SEP-").is_some_and(|hash| hash.len() == 16);
@@ -262,7 +266,7 @@ fn what_differs_from_run_to_run_is_masked() {
         (";; WHEN: Sun Nov 22 14:36:11 2026", ";; WHEN:"),
         (
             "1795359306.054 server=114.114.114.114 from=172.18.0.11 walk-2.ylzhong.top. A",
-            "TIME server=114.114.114.114 from=172.18.0.11 walk-N.ylzhong.top. A",
+            "TIME server=SERVER from=172.18.0.11 walk-N.ylzhong.top. A",
         ),
         ("36.96.102.10.in-addr.arpa.\t30\tIN\tPTR", "in-addr.arpa. 30 IN PTR"),
         ("10-244-0-4.default.pod.cluster.local A", "POD.default.pod.cluster.local A"),

@@ -101,9 +101,15 @@ impl Socket {
             SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
         };
         let (address, length) = raw_address(SocketAddr::new(any, port));
-        // SAFETY: the address is whole, of the given length, and outlives the call.
-        let done = unsafe { libc::bind(self.fd.as_raw_fd(), (&raw const address).cast(), length) };
-        checked(done).map_err(failed(format!("take the source port {port}")))
+        let bound = || {
+            if to.is_ipv6() {
+                // Whoever has the port for IPv4, or had it until a moment ago, is in nobody's way.
+                self.set(libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)?;
+            }
+            // SAFETY: the address is whole, of the given length, and outlives the call.
+            checked(unsafe { libc::bind(self.fd.as_raw_fd(), (&raw const address).cast(), length) })
+        };
+        bound().map_err(failed(format!("take the source port {port}")))
     }
 
     pub(super) fn connect(&self, to: SocketAddr) -> io::Result<()> {

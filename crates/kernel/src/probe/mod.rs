@@ -23,7 +23,7 @@ use icmp::IcmpError;
 use socket::{Failed, Kind, Ready, Socket};
 
 /// How long a connection is kept after its end was sent, for what its server has to say.
-const FAREWELL: Duration = Duration::from_secs(1);
+const FAREWELL: Duration = Duration::from_secs(5);
 /// After the kernel refused to send: an ICMP error that a rule made is there by then.
 const REJECTION: Duration = Duration::from_millis(200);
 

@@ -1,5 +1,8 @@
 //! A nameserver that is given new configurations while it is asked: no query is lost, and pages and numbers follow.
 
+#[path = "upstreams/ports.rs"]
+mod ports;
+
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -30,11 +33,6 @@ fn settings() -> Settings {
         cluster_domain: "cluster.local".into(),
         proxy: Default::default(),
     }
-}
-
-fn free_port() -> u16 {
-    let socket = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback");
-    socket.local_addr().expect("it is bound").port()
 }
 
 /// A server at a port of its own, with these hosts lines and what else is given.
@@ -124,7 +122,7 @@ async fn twenty_reloads_lose_no_query() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pages_move_with_the_configuration_and_a_taken_port_stops_nothing() {
-    let (first, second) = (free_port(), free_port());
+    let (first, second) = (ports::free(), ports::free());
     let pages = |port: u16| format!("prometheus 127.0.0.1:{port}\n ready 127.0.0.1:{port}\n health 127.0.0.1:{port}");
     let in_cluster = "kubernetes cluster.local";
     let (handle, at) = serve(&hosts(1, &format!("{}\n {in_cluster}", pages(first)))).await;
@@ -164,7 +162,7 @@ async fn pages_move_with_the_configuration_and_a_taken_port_stops_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_configuration_whose_port_is_taken_changes_nothing() {
-    let (port, other) = (free_port(), std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback"));
+    let (port, other) = (ports::free(), std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback"));
     let taken = other.local_addr().expect("it is bound").port();
     let text = |port: u16, last: u8| hosts(last, "bind 127.0.0.1").replace(":53", &format!(":{port}"));
     let options = Options {

@@ -3,6 +3,8 @@
 
 #[path = "upstreams/driver.rs"]
 mod driver;
+#[path = "upstreams/ports.rs"]
+mod ports;
 #[path = "upstreams/servers.rs"]
 mod servers;
 #[path = "upstreams/strangers.rs"]

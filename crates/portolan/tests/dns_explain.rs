@@ -87,7 +87,7 @@ struct Beside {
 
 impl Beside {
     fn the_cluster() -> Beside {
-        let port = std::net::UdpSocket::bind("127.0.0.1:0").and_then(|s| s.local_addr()).expect("a free port").port();
+        let port = support::free_port();
         let dir = tempfile::Builder::new().prefix("ptl-t-").tempdir().expect("a folder");
         std::fs::write(dir.path().join("resolv.conf"), "").expect("written");
         let mut command = portolan();

@@ -145,7 +145,7 @@ struct Dns {
 
 impl Dns {
     fn serve(file: &Path) -> Dns {
-        let port = std::net::UdpSocket::bind("127.0.0.1:0").and_then(|s| s.local_addr()).expect("a free port").port();
+        let port = support::free_port();
         let dir = folder();
         let resolv_conf = dir.path().join("resolv.conf");
         std::fs::write(&resolv_conf, "").expect("written");
@@ -157,7 +157,7 @@ impl Dns {
             .arg(file);
         let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");
         let dns = Dns { child, port, _dir: dir };
-        wait_for("an answer", 10, || dns.ask("web.default.svc.cluster.local A").contains("NOERROR").then_some(()));
+        wait_for("an answer", 60, || dns.ask("web.default.svc.cluster.local A").contains("NOERROR").then_some(()));
         dns
     }
 

@@ -12,6 +12,8 @@ use portolan_dns::{Name, Rtype};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
+use crate::ports;
+
 /// What came by UDP, and from where.
 type Seen = Arc<Mutex<Vec<(SocketAddr, Vec<u8>)>>>;
 
@@ -116,15 +118,9 @@ async fn bind_both() -> (UdpSocket, TcpListener) {
     }
 }
 
-/// An address of the loopback where nobody listens, by UDP or TCP.
+/// An address of the loopback that nobody has.
 pub fn free_port() -> SocketAddr {
-    loop {
-        let udp = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port");
-        let addr = udp.local_addr().expect("a bound socket");
-        if std::net::TcpListener::bind(addr).is_ok() {
-            return addr;
-        }
-    }
+    (Ipv4Addr::LOCALHOST, ports::free()).into()
 }
 
 pub fn answer(query: &[u8]) -> Vec<u8> {

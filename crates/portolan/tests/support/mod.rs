@@ -151,6 +151,21 @@ pub fn world_with(name: &'static str, configure: impl FnOnce(&mut LabConfig)) ->
     })
 }
 
+/// A lab goes with its test, and its logs with it: whoever looks for why a test failed finds their ends beside its words.
+fn show_logs_on_panic(folder: PathBuf) {
+    const LINES: usize = 25;
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        usual(info);
+        for file in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let text = std::fs::read_to_string(file.path()).unwrap_or_default();
+            let lines: Vec<&str> = text.lines().collect();
+            let end = lines[lines.len().saturating_sub(LINES)..].join("\n  ");
+            eprintln!("the end of {}:\n  {end}", file.file_name().display());
+        }
+    }));
+}
+
 /// A test binary ends by `exit`, which drops no static.
 extern "C" fn down_at_exit() {
     if let Some(world) = WORLD.get() {
@@ -176,6 +191,7 @@ impl World {
         config.iptables_dir = Some(deb_bin());
         configure(&mut config);
         let handle = portolan_lab::up(&config, Attachment::Attached).expect("the lab comes up");
+        show_logs_on_panic(handle.logs());
         let home = tempfile::Builder::new().prefix("ptl-t-").tempdir().expect("a folder");
         World { handle, home, _turn: turn }
     }

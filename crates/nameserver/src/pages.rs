@@ -118,7 +118,7 @@ fn named(config: &Corefile) -> impl Iterator<Item = (Kind, SocketAddr)> {
     })
 }
 
-/// An address may come to this machine later, or be left in TIME-WAIT by who had it before.
+/// Tells once of an address that cannot be had for now.
 fn complain(addr: SocketAddr, kinds: &BTreeSet<Kind>, error: &std::io::Error) {
     let names: Vec<&str> = kinds.iter().map(|kind| kind.path()).collect();
     let names = names.join(", ");
@@ -133,6 +133,7 @@ fn complain(addr: SocketAddr, kinds: &BTreeSet<Kind>, error: &std::io::Error) {
     );
 }
 
+/// An address may come to this machine later, or be left in TIME-WAIT by who had it before.
 fn bind(addr: SocketAddr) -> std::io::Result<TcpListener> {
     let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_reuseaddr(true)?;

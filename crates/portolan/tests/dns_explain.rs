@@ -87,7 +87,7 @@ struct Beside {
 
 impl Beside {
     fn the_cluster() -> Beside {
-        let port = support::free_port();
+        let port = support::ports::free();
         let dir = tempfile::Builder::new().prefix("ptl-t-").tempdir().expect("a folder");
         std::fs::write(dir.path().join("resolv.conf"), "").expect("written");
         let mut command = portolan();

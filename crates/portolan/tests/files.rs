@@ -145,7 +145,7 @@ struct Dns {
 
 impl Dns {
     fn serve(file: &Path) -> Dns {
-        let port = support::free_port();
+        let port = support::ports::free();
         let dir = folder();
         let resolv_conf = dir.path().join("resolv.conf");
         std::fs::write(&resolv_conf, "").expect("written");

@@ -394,7 +394,7 @@ fn a_datagram_arrives_as_it_was_given_and_any_answer_counts() {
 #[test]
 fn a_source_port_is_taken_if_it_is_free_and_named_if_not() {
     let world = World::new();
-    // One that stays until all is over: what has the port for IPv4 does not have it for IPv6.
+    // Kept open, so that IPv4's connection still has its source port when IPv6 takes the same.
     let mut listeners = Vec::new();
     for row in ROWS {
         let to = address(row.server);

@@ -28,6 +28,8 @@ pub struct Files {
     node: Text,
     read: BTreeMap<PathBuf, Held>,
     told: BTreeMap<ObjectRef, Entry>,
+    /// A file's word is still to be told, since the file could not be read again.
+    owing: bool,
     facts: Facts,
 }
 
@@ -61,6 +63,7 @@ impl Files {
             node: node.into(),
             read: BTreeMap::new(),
             told: BTreeMap::new(),
+            owing: false,
             facts: Facts::default(),
         };
         let (inputs, problems) = files.look(SystemTime::now());
@@ -78,7 +81,7 @@ impl Files {
             Ok(listed) => listed,
             Err(problem) => return (Vec::new(), vec![problem]),
         };
-        let mut changed = false;
+        let mut changed = std::mem::take(&mut self.owing);
         for path in &listed {
             let stamp = stamp(path);
             let held = self.read.entry(path.clone()).or_default();
@@ -124,13 +127,25 @@ impl Files {
             }
         }
         let is_new = |key: &ObjectRef, entry: &Entry| self.told.get(key).is_none_or(|known| known.print != entry.print);
+        let (mut again, mut owed) = (BTreeMap::new(), Vec::new());
         for (key, (path, entry)) in wanted.iter().filter(|(key, (_, entry))| is_new(key, entry)) {
-            if let Some(object) = entry.object.clone().or_else(|| read_again(path, key)) {
-                self.facts.apply(fact(&object).0);
-                events.push(Event::Value(Arc::unwrap_or_clone(object)));
-            }
+            let at_home = || again.entry(*path).or_insert_with(|| read_again(path)).get(key).cloned();
+            let Some(object) = entry.object.clone().or_else(at_home) else {
+                owed.push(key.clone());
+                continue;
+            };
+            self.facts.apply(fact(&object).0);
+            events.push(Event::Value(Arc::unwrap_or_clone(object)));
         }
-        self.told = wanted.into_iter().map(|(key, (_, entry))| (key, entry.told())).collect();
+        let mut told: BTreeMap<_, _> = wanted.into_iter().map(|(key, (_, entry))| (key, entry.told())).collect();
+        self.owing = !owed.is_empty();
+        for key in owed {
+            match self.told.remove(&key) {
+                Some(known) => told.insert(key, known),
+                None => told.remove(&key),
+            };
+        }
+        self.told = told;
         for held in self.read.values_mut() {
             held.objects.iter_mut().for_each(|(_, entry)| *entry = entry.told());
         }
@@ -173,10 +188,10 @@ impl Entry {
     }
 }
 
-/// An object that was not told because another file's word counted. A file that changed meanwhile is looked at next time.
-fn read_again(path: &Path, reference: &ObjectRef) -> Option<Arc<Object>> {
-    let objects = objects_of(path).ok()?;
-    objects.into_iter().rev().find(|(key, _)| key == reference)?.1.object
+/// Objects of a file, some of which were not told because another file's word counted.
+fn read_again(path: &Path) -> BTreeMap<ObjectRef, Arc<Object>> {
+    let objects = objects_of(path).unwrap_or_default();
+    objects.into_iter().filter_map(|(key, entry)| Some((key, entry.object?))).collect()
 }
 
 fn stamp(path: &Path) -> Stamp {
@@ -200,3 +215,7 @@ fn objects_of(path: &Path) -> Result<Vec<(ObjectRef, Entry)>, Failure> {
     }
     Ok(objects)
 }
+
+#[cfg(test)]
+#[path = "files_tests.rs"]
+mod tests;

@@ -6,15 +6,15 @@
 // Each test binary uses its own part of this room.
 #![allow(dead_code)]
 
+#[path = "../../../nameserver/tests/upstreams/ports.rs"]
+pub mod ports;
 pub mod registry;
 pub mod user;
 
 use std::fs::File;
-use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use portolan_lab::{Attachment, Lab, LabConfig, LabHandle, Place};
@@ -93,20 +93,6 @@ impl Said {
     pub fn refused(self, code: i32) -> String {
         assert_eq!(self.code, Some(code), "{}{}", self.out, self.err);
         self.err
-    }
-}
-
-/// A port of the loopback that nobody has, by UDP or TCP; below those that the kernel gives to clients, so that none gets it
-/// meanwhile.
-pub fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let first = 20_000 + u16::try_from(std::process::id() % 600).expect("it is small") * 20;
-    loop {
-        let port = first + NEXT.fetch_add(1, Ordering::Relaxed) % 20;
-        let udp = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, port));
-        if udp.is_ok() && std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            return port;
-        }
     }
 }
 

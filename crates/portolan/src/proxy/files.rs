@@ -28,8 +28,6 @@ pub struct Files {
     node: Text,
     read: BTreeMap<PathBuf, Held>,
     told: BTreeMap<ObjectRef, Entry>,
-    /// A file's word is still to be told, since the file could not be read again.
-    owing: bool,
     facts: Facts,
 }
 
@@ -63,7 +61,6 @@ impl Files {
             node: node.into(),
             read: BTreeMap::new(),
             told: BTreeMap::new(),
-            owing: false,
             facts: Facts::default(),
         };
         let (inputs, problems) = files.look(SystemTime::now());
@@ -81,7 +78,7 @@ impl Files {
             Ok(listed) => listed,
             Err(problem) => return (Vec::new(), vec![problem]),
         };
-        let mut changed = std::mem::take(&mut self.owing);
+        let mut changed = false;
         for path in &listed {
             let stamp = stamp(path);
             let held = self.read.entry(path.clone()).or_default();
@@ -127,25 +124,23 @@ impl Files {
             }
         }
         let is_new = |key: &ObjectRef, entry: &Entry| self.told.get(key).is_none_or(|known| known.print != entry.print);
-        let (mut again, mut owed) = (BTreeMap::new(), Vec::new());
+        let (mut again, mut owed) = (BTreeMap::new(), BTreeSet::new());
         for (key, (path, entry)) in wanted.iter().filter(|(key, (_, entry))| is_new(key, entry)) {
             let at_home = || again.entry(*path).or_insert_with(|| read_again(path)).get(key).cloned();
             let Some(object) = entry.object.clone().or_else(at_home) else {
-                owed.push(key.clone());
+                owed.insert(key.clone());
                 continue;
             };
             self.facts.apply(fact(&object).0);
             events.push(Event::Value(Arc::unwrap_or_clone(object)));
         }
-        let mut told: BTreeMap<_, _> = wanted.into_iter().map(|(key, (_, entry))| (key, entry.told())).collect();
-        self.owing = !owed.is_empty();
-        for key in owed {
-            match self.told.remove(&key) {
-                Some(known) => told.insert(key, known),
-                None => told.remove(&key),
-            };
-        }
-        self.told = told;
+        // What is owed is told once its file is good again, which is a change of the file.
+        let mut before = std::mem::take(&mut self.told);
+        let told = wanted.into_iter().filter_map(|(key, (_, entry))| match owed.contains(&key) {
+            true => before.remove_entry(&key),
+            false => Some((key, entry.told())),
+        });
+        self.told = told.collect();
         for held in self.read.values_mut() {
             held.objects.iter_mut().for_each(|(_, entry)| *entry = entry.told());
         }
